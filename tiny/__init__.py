@@ -1,0 +1,54 @@
+"""Mixtral 8x7B from scratch, in NumPy.
+
+The book is this folder's modules in reading order: config, weights, tokenizer, chat, numerics, rms_norm, rope,
+attention, kv_cache, router, experts, ops, decoder, mixtral, sampling, generate. With one hour, read rms_norm, rope,
+attention, router, experts and decoder.
+
+Letters that stand for sizes everywhere:
+
+    T  tokens in this call, all sequences packed       S  rows of keys and values
+    D  dim                                             H  n_heads (queries)
+    G  n_kv_heads (groups)                             d  head_dim
+    F  hidden_dim                                      E  num_experts
+    K  num_experts_per_tok                             V  vocab_size
+    L  n_layers
+"""
+
+from pathlib import Path
+from types import ModuleType
+
+import tiny.ops
+from tiny.config import TinyError, read_hf_config, read_params
+from tiny.generate import Token, generate, generate_batch
+from tiny.mixtral import Mixtral
+from tiny.tokenizer import load_tokenizer
+from tiny.weights import Weights, choose_mode, find_files, open_tensors
+
+__all__ = ["Mixtral", "TinyError", "Token", "generate", "generate_batch", "load", "load_tokenizer", "ops"]
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+EMBEDDED = ("tiny-mixtral",)
+
+
+def load(folder: str | Path, ops: ModuleType = tiny.ops, precision: str = "float32", weights: str = "auto") -> Mixtral:
+    """Open a checkpoint in either released layout, or an embedded one by its name. Nothing is copied yet.
+
+    weights: "mapped" keeps only views of the files, "resident" keeps float32 copies, "auto" is resident if that fits
+    in half of the free memory. A folder without a tokenizer loads; using `model.tokenizer` then says what is missing.
+
+    Raises:  TinyError for a folder, file or tensor that is missing, broken, or of another model
+    """
+    folder = model_folder(folder)
+    layout, files = find_files(folder)
+    config = read_params(folder / "params.json") if layout == "mistral" else read_hf_config(folder / "config.json")
+    tensors = open_tensors(layout, files, config)
+    tokenizer = load_tokenizer(folder) if list(folder.glob("tokenizer.model*")) else None
+    if tokenizer and tokenizer.vocab_size != config.vocab_size:
+        raise TinyError(f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, the model {config.vocab_size}.",
+                        "Use the tokenizer that was released with this model.")
+    return Mixtral(config, Weights(tensors, choose_mode(weights, tensors)), tokenizer, ops, precision)
+
+
+def model_folder(name: str | Path) -> Path:
+    """The folder of a model: an embedded one's by its name, else the path itself."""
+    return CHECKPOINTS / name if str(name) in EMBEDDED else Path(name)

@@ -1,0 +1,76 @@
+"""Attention: every query averages the values of the keys it may see, weighted by how well they match.
+
+Tokens of several sequences lie packed in one array; each sequence attends only to its own keys. Read `kv_cache.py`
+next.
+
+>>> one = np.ones((1, 1, 2), np.float32)
+>>> attention(one, one, one, [1], [(0, 1)])
+array([[[1., 1.]]], dtype=float32)
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tiny.numerics import round_to, softmax
+
+QUERIES = 64  # Queries scored at a time: 64 x 131,072 scores of one head take 34 MB.
+
+
+def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequence[int],
+              spans: Sequence[tuple[int, int]], causal: bool = True, precision: str = "float32") -> np.ndarray:
+    """Grouped-query attention over packed sequences.
+
+    Sequence n owns lengths[n] consecutive rows of q and the rows spans[n] = (start, stop) of keys and values.
+    Its queries are the last of its positions: with causal, the last query sees all of its keys, the one before it
+    all but the last, and so on. Without causal (images) every query sees all keys of its own sequence.
+
+    Shapes:  q (T, H, d), keys (S, G, d), values (S, G, d) -> (T, H, d); query head h uses KV head h // (H / G)
+    Dtypes:  float32 -> float32
+    Order:   the scale 1 / sqrt(d) multiplies the scores, not the queries; an ordinary softmax over whole rows
+    Raises:  ValueError if the lengths do not cover q, or a span is outside the keys or shorter than its queries
+    Source:  arXiv:1706.03762 eq. 1; arXiv:2305.13245 (grouped queries); mistral-inference transformer_layers.py
+    """
+    T, H, d = q.shape
+    check_spans(T, len(keys), lengths, spans)
+    grouped = q.reshape(T, keys.shape[1], H // keys.shape[1], d)
+    out = np.empty_like(grouped)
+    first = 0
+    for length, (start, stop) in zip(lengths, spans):
+        # (1) a block of queries at a time, so that memory grows with the keys and not with their square
+        for block in range(0, length, QUERIES):
+            rows = slice(first + block, first + min(block + QUERIES, length))
+            # (2) the slice of keys that the block may see
+            seen = stop - length + min(block + QUERIES, length) if causal else stop
+            for g in range(keys.shape[1]):
+                out[rows, g] = attend(grouped[rows, g], keys[start:seen, g], values[start:seen, g], causal, precision)
+        first += length
+    return out.reshape(T, H, d)
+
+
+def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, causal: bool, precision: str) -> np.ndarray:
+    """Attention of one block of queries, all heads that share one KV head at once.
+
+    Shapes:  q (t, R, d), keys (s, d), values (s, d) -> (t, R, d); query i of t sees s - t + i + 1 keys if causal
+    """
+    t, R, d = q.shape
+    # (3) scores: how well each query matches each key
+    scores = round_to(q.reshape(t * R, d) @ keys.T, precision)
+    scores = round_to(scores * np.float32(d**-0.5), precision).reshape(t, R, -1)
+    # (4) causal mask: only the last t keys can lie ahead of a query
+    if causal and t > 1:
+        scores[:, :, -t:] += np.triu(np.full((t, t), -np.inf, np.float32), 1)[:, None]
+    # (5) softmax over the keys, (6) the weighted average of the values
+    weights = round_to(softmax(scores), precision)
+    return round_to(weights.reshape(t * R, -1) @ values, precision).reshape(t, R, d)
+
+
+def check_spans(T: int, S: int, lengths: Sequence[int], spans: Sequence[tuple[int, int]]) -> None:
+    """Raise ValueError unless the lengths cover T queries and every span fits in S keys and holds its queries."""
+    if len(lengths) != len(spans) or sum(lengths) != T or min(lengths) < 1:
+        raise ValueError(f"attention expects one length >= 1 and one span for each sequence, lengths adding up to {T}; "
+                         f"got lengths {list(lengths)} and {len(spans)} spans.")
+    for length, (start, stop) in zip(lengths, spans):
+        if not 0 <= start <= stop - length < stop <= S:
+            raise ValueError(f"attention expects spans inside the {S} keys that hold their own queries; "
+                             f"got span {(start, stop)} for {length} queries.")

@@ -1,0 +1,114 @@
+"""One decoder layer: tokens look at each other, then each thinks for itself.
+
+Both halves read the normalised residual stream and add their answer to it. Read `mixtral.py` next.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from tiny.config import Config
+from tiny.kv_cache import KVCache
+from tiny.numerics import round_to
+
+
+@dataclass
+class Pass:
+    """What all layers of one forward pass share: the packed sequences, their angles, the cache, the trace."""
+
+    lengths: Sequence[int]
+    cos: np.ndarray
+    sin: np.ndarray
+    cache: KVCache | None
+    trace: dict | None
+    ops: ModuleType
+    precision: str
+
+    def note(self, name: str, value: np.ndarray) -> None:
+        """Keep an intermediate result, if the caller asked for a trace. No array is changed after it is noted."""
+        if self.trace is not None:
+            self.trace[name] = value
+
+
+class ExpertMatrices(Sequence):
+    """One matrix of every expert of a layer, looked up when an operation asks for it and not before."""
+
+    def __init__(self, weights: Mapping[str, np.ndarray], layer: int, matrix: str, num_experts: int):
+        self.weights, self.num_experts = weights, num_experts
+        self.name = f"layers.{layer}.feed_forward.experts.%d.{matrix}.weight"
+
+    def __len__(self) -> int:
+        return self.num_experts
+
+    def __getitem__(self, expert: int) -> np.ndarray:
+        return self.weights[self.name % expert]
+
+
+def decoder_layer(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], config: Config,
+                  run: Pass) -> np.ndarray:
+    """Run one layer on the residual stream.
+
+    Shapes:  x (T, D) -> (T, D)
+    Dtypes:  float32 -> float32
+    Source:  arXiv:2401.04088 sec. 2; mistral-inference transformer_layers.py, TransformerBlock.forward
+    """
+    def w(name: str) -> np.ndarray:
+        return weights[f"layers.{layer}.{name}.weight"]
+
+    ops, precision = run.ops, run.precision
+    # (1) normalise, (2) tokens look at each other, (3) add
+    y = ops.rms_norm(x, w("attention_norm"), config.norm_eps, precision)
+    y = self_attention(y, layer, w, config, run)
+    x = round_to(x + y, precision)
+    # (4) normalise, (5) each token through its experts, or the one network of a dense layer, (6) add
+    y = ops.rms_norm(x, w("ffn_norm"), config.norm_eps, precision)
+    if config.moe is None:
+        y = ops.feed_forward(y, w("feed_forward.w1"), w("feed_forward.w2"), w("feed_forward.w3"), precision)
+    else:
+        y = mixture_of_experts(y, layer, weights, config, run)
+    x = round_to(x + y, precision)
+    run.note(f"layer{layer:02}", x)
+    return x
+
+
+def self_attention(x: np.ndarray, layer: int, w, config: Config, run: Pass) -> np.ndarray:
+    """Queries, keys and values of the new tokens; rotate; remember; attend; project back.
+
+    Shapes:  x (T, D) -> (T, D); w(name) -> the layer's weight
+    """
+    ops, precision, heads = run.ops, run.precision, (len(x), -1, config.head_dim)
+    # (1) project
+    q = ops.linear(x, w("attention.wq"), precision).reshape(heads)
+    k = ops.linear(x, w("attention.wk"), precision).reshape(heads)
+    v = ops.linear(x, w("attention.wv"), precision).reshape(heads)
+    # (2) rotate by position
+    q, k = ops.rope(q, run.cos, run.sin, precision), ops.rope(k, run.cos, run.sin, precision)
+    for name, value in (("q", q), ("k", k), ("v", v)):
+        run.note(f"{name}{layer:02}", value)
+    # (3) remember: with a cache, the keys of earlier calls are seen too
+    if run.cache is None:
+        stops = np.cumsum(run.lengths).tolist()
+        spans = list(zip([0, *stops], stops))
+    else:
+        spans = run.cache.append(layer, k, v, run.lengths)
+        k, v = run.cache.keys[layer], run.cache.values[layer]
+    # (4) attend, (5) mix the heads
+    y = ops.attention(q, k, v, run.lengths, spans, precision=precision).reshape(len(x), -1)
+    y = ops.linear(y, w("attention.wo"), precision)
+    run.note(f"attn{layer:02}", y)
+    return y
+
+
+def mixture_of_experts(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], config: Config,
+                       run: Pass) -> np.ndarray:
+    """Route every token, then let its experts answer. Shapes:  x (T, D) -> (T, D)."""
+    gate = weights[f"layers.{layer}.feed_forward.gate.weight"]
+    # (1) route
+    logits, chosen, scales = run.ops.route(x, gate, config.moe.num_experts_per_tok, run.precision)
+    for name, value in (("router_logits", logits), ("experts", chosen), ("expert_weights", scales)):
+        run.note(f"{name}{layer:02}", value)
+    # (2) the experts answer
+    w1, w2, w3 = (ExpertMatrices(weights, layer, name, config.moe.num_experts) for name in ("w1", "w2", "w3"))
+    return run.ops.experts(x, chosen, scales, w1, w2, w3, run.precision)

@@ -1,0 +1,178 @@
+"""Generation: read the prompts, then write one token after another.
+
+Several prompts of unequal length run together, packed, and each gets the tokens that it would get alone. This is the
+last module of the language half; its vision half begins with `image.py`.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tiny.config import TinyError
+from tiny.sampling import check_sampling, log_softmax, sample
+
+PREFILL = 2048  # Prompt tokens in one pass: enough for large products, and a bound on memory.
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token.
+
+    text:    what it adds to the text; the texts joined are the decoded ids
+    logprob: natural log of its probability under the raw logits, before temperature and top-p
+    experts: (n_layers, K) int, the experts that computed the logits it was picked from; None in a dense model
+    """
+
+    id: int
+    text: str
+    logprob: float
+    experts: np.ndarray | None
+
+
+class ExpertTrace(dict):
+    """A trace that keeps nothing but the chosen experts."""
+
+    def __setitem__(self, name: str, value: np.ndarray) -> None:
+        if name.startswith("experts"):
+            super().__setitem__(name, value)
+
+    def rows(self, last: np.ndarray) -> list[np.ndarray | None]:
+        """The choices at some rows, each (n_layers, K)."""
+        if not self:
+            return [None] * len(last)
+        return list(np.stack([self[name] for name in sorted(self)], axis=1)[last])
+
+
+def generate(model, ids: Sequence[int], images=(), max_tokens: int = 64, temperature: float = 0.0, top_p: float = 1.0,
+             seed: int | None = None, stop_at_eos: bool = True) -> Iterator[Token]:
+    """Continue one prompt, token by token.
+
+    Temperature 0 is greedy. The EOS that ends a text is not yielded. Where the context ends, generation ends, with a
+    warning.
+
+    Raises:  TinyError for a prompt that is empty or longer than the context, arguments out of range, or logits that
+             are not finite (the first layer that shows it is named)
+    Source:  mistral-inference generate.py
+    """
+    for _, token in continue_all(model, [ids], images, max_tokens, temperature, top_p, seed, stop_at_eos):
+        yield token
+
+
+def generate_batch(model, prompts: Sequence[Sequence[int]], images=(), max_tokens: int = 64, temperature: float = 0.0,
+                   top_p: float = 1.0, seed: int | None = None, stop_at_eos: bool = True) -> list[list[Token]]:
+    """Continue several prompts together; return each one's tokens, the same that `generate` gives it alone."""
+    texts: list[list[Token]] = [[] for _ in prompts]
+    for n, token in continue_all(model, prompts, images, max_tokens, temperature, top_p, seed, stop_at_eos):
+        texts[n].append(token)
+    return texts
+
+
+def continue_all(model, prompts, images, max_tokens, temperature, top_p, seed, stop_at_eos):
+    """Yield (prompt number, Token) as they are written. All prompts draw from generators of the same seed."""
+    check_sampling(max_tokens, temperature, top_p)
+    room = [check_prompt(model, ids, max_tokens) for ids in prompts]
+    cache = model.new_cache([len(ids) + limit for ids, limit in zip(prompts, room)])
+    writers = [Writer(model, ids, limit, temperature, top_p, seed, stop_at_eos) for ids, limit in zip(prompts, room)]
+    # (1) read the prompts
+    logits, experts = prefill(model, prompts, images, cache)
+    alive = list(range(len(prompts)))
+    while alive:
+        # (2) write one token of each text
+        for n, row, chosen in zip(alive, logits, experts):
+            yield from ((n, token) for token in writers[n].write(row, chosen))
+        # (3) score the next ones of those that go on
+        alive = [n for n in alive if not writers[n].ended]
+        if alive:
+            trace = ExpertTrace()
+            logits = model([writers[n].ids[-1] for n in alive], cache=cache.subset(alive), lengths=[1] * len(alive),
+                           last_only=True, trace=trace)
+            experts = trace.rows(np.arange(len(alive)))
+    for limit in {limit for limit in room if limit < max_tokens}:
+        if any(len(writer.ids) == model.config.max_seq_len for writer in writers):
+            warnings.warn(f"the context of {model.config.max_seq_len:,} tokens is full; the text ends here", stacklevel=2)
+            break
+
+
+def prefill(model, prompts, images, cache) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """Run all prompts through the model, packed, at most PREFILL tokens in a pass.
+
+    Shapes:  -> for each prompt the logits (V,) after its last token, and the experts chosen there
+    """
+    logits: list = [None] * len(prompts)
+    experts: list = [None] * len(prompts)
+    done = [0] * len(prompts)
+    while pending := [n for n, ids in enumerate(prompts) if done[n] < len(ids)]:
+        # (1) fill the pass with the next tokens of as many prompts as fit
+        pieces, space = {}, PREFILL if not len(images) else sum(map(len, prompts))
+        for n in pending:
+            if space:
+                pieces[n] = prompts[n][done[n] : done[n] + space]
+                space -= len(pieces[n])
+        # (2) run it, keep the last row of each prompt
+        lengths, trace = [len(piece) for piece in pieces.values()], ExpertTrace()
+        rows = model(np.concatenate(list(pieces.values())), images=images, cache=cache.subset(list(pieces)),
+                     lengths=lengths, last_only=True, trace=trace)
+        for n, row, chosen in zip(pieces, rows, trace.rows(np.cumsum(lengths) - 1)):
+            logits[n], experts[n], done[n] = row, chosen, done[n] + len(pieces[n])
+    return logits, experts
+
+
+class Writer:
+    """One text in the making: its ids so far, its random generator, and the characters not yet shown."""
+
+    def __init__(self, model, ids, room, temperature, top_p, seed, stop_at_eos):
+        self.model, self.ids, self.end = model, list(ids), len(ids) + room
+        self.temperature, self.top_p, self.rng = temperature, top_p, np.random.default_rng(seed)
+        self.tokenizer = model._tokenizer
+        self.eos_id = self.tokenizer.eos_id if stop_at_eos and self.tokenizer else None
+        self.stream = self.tokenizer.stream() if self.tokenizer else None
+        self.held: list[Token] = []
+        self.ended = False
+
+    def write(self, logits: np.ndarray, experts: np.ndarray | None) -> list[Token]:
+        """Choose a token; return those whose text is complete. A token inside a character waits for the next one."""
+        if not np.isfinite(logits).all():
+            raise not_finite(self.model, self.ids)
+        chosen = sample(logits, self.temperature, self.top_p, self.rng)
+        if chosen == self.eos_id:
+            return self.finish()
+        text = self.stream.push(chosen) if self.stream else ""
+        self.ids.append(chosen)
+        self.held.append(Token(chosen, text, float(log_softmax(logits)[chosen]), experts))
+        if len(self.ids) == self.end:
+            return self.finish()
+        if self.stream and not text:
+            return []
+        ready, self.held = self.held, []
+        return ready
+
+    def finish(self) -> list[Token]:
+        """End the text; bytes that never became a character go to the last token."""
+        self.ended = True
+        rest = self.stream.finish() if self.stream else ""
+        if self.held:
+            self.held[-1] = replace(self.held[-1], text=self.held[-1].text + rest)
+        ready, self.held = self.held, []
+        return ready
+
+
+def check_prompt(model, ids: Sequence[int], max_tokens: int) -> int:
+    """How many tokens a prompt can get: max_tokens, or what the context leaves."""
+    room = model.config.max_seq_len - len(ids)
+    if not len(ids) or room < 1:
+        raise TinyError(f"The prompt has {len(ids):,} tokens, the context {model.config.max_seq_len:,}.",
+                        "Give at least one token, and leave room for at least one more.")
+    return min(max_tokens, room)
+
+
+def not_finite(model, ids: Sequence[int]) -> TinyError:
+    """The error for NaN or infinity in the logits: run the text once more and name the first layer that has it."""
+    trace: dict = {}
+    with np.errstate(all="ignore"):
+        model(ids, trace=trace, last_only=True)
+    places = ["embed", *(f"layer{n:02}" for n in range(model.config.n_layers)), "norm", "logits"]
+    first = next((name for name in places if not np.isfinite(trace[name]).all()), "logits")
+    return TinyError(f"The logits hold NaN or infinity; it first appears in {first!r}.",
+                     "The weights of that place are damaged: compare the file's checksum with the release's.")

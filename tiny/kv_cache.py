@@ -1,0 +1,69 @@
+"""The KV cache: keys and values of every token so far, so that a new token costs one row and not a whole pass.
+
+Keys are kept after RoPE, and once for each KV head. Read `router.py` next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class Slot:
+    """The rows of one sequence: `capacity` rows from `start` on, `length` of them filled."""
+
+    start: int
+    capacity: int
+    length: int = 0
+
+
+class KVCache:
+    """Keys and values of several sequences, each in its own run of rows of one array.
+
+    Shapes:  keys, values (L, S, G, d) with S the sum of max_tokens
+    Dtypes:  float32; untouched rows cost no memory until they are written
+    Source:  mistral-inference cache.py, BufferCache, without its window
+    """
+
+    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, max_tokens: Sequence[int]):
+        shape = (n_layers, sum(max_tokens), n_kv_heads, head_dim)
+        self.keys, self.values = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        starts = np.cumsum([0, *max_tokens[:-1]])
+        self.slots = [Slot(int(start), capacity) for start, capacity in zip(starts, max_tokens)]
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many tokens each sequence holds."""
+        return [slot.length for slot in self.slots]
+
+    def subset(self, indices: Sequence[int]) -> "KVCache":
+        """The same rows and lengths, shared, for some of the sequences only."""
+        part = object.__new__(KVCache)
+        part.keys, part.values, part.slots = self.keys, self.values, [self.slots[n] for n in indices]
+        return part
+
+    def append(self, layer: int, k: np.ndarray, v: np.ndarray, lengths: Sequence[int]) -> list[tuple[int, int]]:
+        """Write the new rows of one layer behind the old ones; return each sequence's span, old and new rows.
+
+        Shapes:  k, v (T, G, d); lengths: new tokens of each sequence, T in all
+        Raises:  ValueError if a sequence would outgrow its rows
+        """
+        spans, first = [], 0
+        for slot, length in zip(self.slots, lengths, strict=True):
+            if slot.length + length > slot.capacity:
+                raise ValueError(f"The cache has {slot.capacity} rows for a sequence of {slot.length + length} tokens. "
+                                 "Ask new_cache for more.")
+            row = slot.start + slot.length
+            # (1) the rows behind those already filled
+            self.keys[layer, row : row + length] = k[first : first + length]
+            self.values[layer, row : row + length] = v[first : first + length]
+            # (2) what attention may see: everything from the start of the sequence on
+            spans.append((slot.start, row + length))
+            first += length
+        return spans
+
+    def advance(self, lengths: Sequence[int]) -> None:
+        """Count the new tokens once every layer has appended them."""
+        for slot, length in zip(self.slots, lengths, strict=True):
+            slot.length += length

@@ -1,0 +1,98 @@
+"""The language model: embed the tokens, run the layers, normalise, score every word of the vocabulary.
+
+With experts it is Mixtral; without, the dense decoder of the Mistral models. Read `sampling.py` next.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+import numpy as np
+
+import tiny.ops
+from tiny.config import Config, TinyError
+from tiny.decoder import Pass, decoder_layer
+from tiny.kv_cache import KVCache
+
+
+class Mixtral:
+    """A decoder with its weights. Built by `tiny.load`; any mapping from Mistral's tensor names to arrays serves."""
+
+    def __init__(self, config: Config, weights: Mapping[str, np.ndarray], tokenizer=None,
+                 ops: ModuleType = tiny.ops, precision: str = "float32"):
+        if precision not in ("float32", "bfloat16"):
+            raise TinyError(f"precision={precision!r} is unknown.", "Use 'float32' or 'bfloat16'.")
+        self.config, self.weights, self.ops, self.precision = config, weights, ops, precision
+        self._tokenizer = tokenizer
+
+    @property
+    def tokenizer(self):
+        """The tokenizer of the checkpoint. Raises TinyError if its folder holds none."""
+        if self._tokenizer is None:
+            raise TinyError("This checkpoint has no tokenizer.", "Put the release's tokenizer.model into its folder.")
+        return self._tokenizer
+
+    def new_cache(self, max_tokens: int | Sequence[int]) -> KVCache:
+        """An empty cache for one sequence of max_tokens, or for several with a limit each."""
+        limits = [max_tokens] if isinstance(max_tokens, int) else list(max_tokens)
+        return KVCache(self.config.n_layers, self.config.n_kv_heads, self.config.head_dim, limits)
+
+    def __call__(self, ids, images=(), cache: KVCache | None = None, lengths: Sequence[int] | None = None,
+                 last_only: bool = False, trace: dict | None = None) -> np.ndarray:
+        """Score the next token after every token, or after the last one of each sequence.
+
+        Several sequences lie packed in ids, with their lengths beside them. With a cache, ids are the tokens that
+        follow those already in it. A trace is filled with every intermediate array by its stable name.
+
+        Shapes:  ids (T,) -> logits (T, V), or (len(lengths), V) with last_only
+        Dtypes:  ids int -> float32
+        Raises:  TinyError if an id is not in the vocabulary, or a sequence outgrows the context
+        Source:  mistral-inference transformer.py, Transformer.forward
+        """
+        config, precision = self.config, self.precision
+        ids, lengths = self.check(ids, images, cache, lengths)
+        past = cache.lengths if cache else [0] * len(lengths)
+        # (1) an angle for each token's position in its own sequence
+        positions = np.concatenate([np.arange(n, n + length) for n, length in zip(past, lengths)])
+        cos, sin = self.ops.rope_table(positions, config.head_dim, config.rope_theta)
+        run = Pass(lengths, cos, sin, cache, trace, self.ops, precision)
+        # (2) a vector for each token
+        x = self.weights["tok_embeddings.weight"][ids].astype(np.float32)
+        run.note("embed", x)
+        # (3) the layers
+        for layer in range(config.n_layers):
+            x = decoder_layer(x, layer, self.weights, config, run)
+        if cache:
+            cache.advance(lengths)
+        # (4) normalise, (5) score the vocabulary
+        if last_only:
+            x = x[np.cumsum(lengths) - 1]
+        x = self.ops.rms_norm(x, self.weights["norm.weight"], config.norm_eps, precision)
+        run.note("norm", x)
+        logits = self.ops.linear(x, self.weights["output.weight"], precision)
+        run.note("logits", logits)
+        return logits
+
+    def check(self, ids, images, cache: KVCache | None, lengths) -> tuple[np.ndarray, list[int]]:
+        """Check the arguments of a call before anything is computed; return ids and lengths in proper form."""
+        ids = np.asarray(ids)
+        lengths = [len(ids)] if lengths is None else [int(length) for length in lengths]
+        if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
+            raise TinyError(f"The model takes one row of at least one token id; got shape {ids.shape}, {ids.dtype}.",
+                            "Encode the prompt and put BOS (id 1) in front.")
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            bad = int(np.argmax((ids < 0) | (ids >= self.config.vocab_size)))
+            raise TinyError(f"Token id {ids[bad]} at position {bad} is not in the vocabulary of {self.config.vocab_size}.",
+                            "Use the tokenizer that came with this model.")
+        if sum(lengths) != len(ids) or min(lengths) < 1:
+            raise TinyError(f"The lengths {lengths} do not add up to {len(ids)} tokens, or one is below 1.",
+                            "Give one length of at least 1 for each sequence.")
+        if len(images):
+            raise TinyError(f"This model reads text only; {len(images)} images came.", "Use a Pixtral checkpoint.")
+        if cache and len(cache.slots) != len(lengths):
+            raise TinyError(f"The cache holds {len(cache.slots)} sequences, the call {len(lengths)}.",
+                            "Give one length for each sequence of the cache.")
+        for past, length in zip(cache.lengths if cache else [0] * len(lengths), lengths):
+            if past + length > self.config.max_seq_len:
+                raise TinyError(f"A sequence of {past + length:,} tokens is longer than the context of "
+                                f"{self.config.max_seq_len:,}.", "Shorten the prompt.")
+        return ids, lengths

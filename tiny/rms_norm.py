@@ -1,0 +1,31 @@
+"""RMSNorm: divide each row by its root mean square, then scale each column.
+
+It stands before attention, before the experts and before the output of the model. Read `rope.py` next.
+
+>>> rms_norm(np.array([[3.0, 4.0]], np.float32), np.ones(2, np.float32), 0.0).round(4)
+array([[0.8485, 1.1314]], dtype=float32)
+"""
+
+import numpy as np
+
+from tiny.numerics import round_to
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, precision: str = "float32") -> np.ndarray:
+    """Normalise each token's vector by its root mean square.
+
+    Shapes:  x (T, D), weight (D,) -> (T, D)
+    Dtypes:  x float32; weight float32, bfloat16 or float16 -> float32
+    Order:   eps is added inside the root; the weight multiplies after the normalised value is rounded
+    Raises:  ValueError if the D of x and weight differ
+    Source:  arXiv:1910.07467; mistral-inference transformer_layers.py, RMSNorm
+    Differs: Gemma multiplies by 1 + weight, and before rounding
+    """
+    if x.shape[-1:] != weight.shape:
+        raise ValueError(f"rms_norm expects one weight for each column of x; got x {x.shape}, weight {weight.shape}.")
+    # (1) mean of squares
+    mean = np.einsum("td,td->t", x, x)[:, None] / np.float32(x.shape[1])
+    # (2) divide by the root
+    normed = x * (np.float32(1) / np.sqrt(mean + np.float32(eps)))
+    # (3) scale each column
+    return round_to(round_to(normed, precision) * weight.astype(np.float32), precision)
