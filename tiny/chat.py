@@ -1,10 +1,12 @@
 """Chat messages to token ids, as Mistral's own library writes them for Mixtral Instruct (its format "V1").
 
-Two steps: `normalise` checks and merges the messages into turns, which is the same for every format; `encode_v1` then
-writes the turns. In V1 `[INST]` is plain text, and each turn is encoded by itself, so each begins with SentencePiece's
-own leading space. A chat of two turns reads
+Two steps: `normalise` checks and merges the messages into turns, which is the same for every format;
+`encode_v1` then writes the turns. In V1 `[INST]` is plain text, and each turn is encoded by itself, so each
+begins with SentencePiece's own leading space. A chat reads
 
     <s> [INST] system prompt, blank line, question [/INST] answer</s> [INST] question [/INST]
+
+Read `numerics.py` next.
 """
 
 from itertools import groupby
@@ -18,7 +20,7 @@ BLANK_LINE = "\n\n"
 
 
 class Turn(NamedTuple):
-    """What one side says before the other speaks. `content` holds texts and image chunks, never two texts in a row."""
+    """What one side says before the other speaks: texts and image chunks, never two texts in a row."""
 
     role: str
     content: list
@@ -37,16 +39,16 @@ def check_style(style: str) -> None:
 def normalise(messages: list[dict]) -> list[Turn]:
     """Check a list of messages and merge it into turns.
 
-    Order:   all system prompts become one turn in front; then user and assistant turns as they come. Neighbouring
-             messages of one role, and neighbouring texts, are joined by a blank line; empty texts are dropped.
-             A system prompt between two user messages keeps them apart.
+    Order:   all system prompts become one turn in front; then user and assistant turns as they come.
+             Neighbouring messages of one role, and neighbouring texts, are joined by a blank line; empty
+             texts are dropped. A system prompt between two user messages keeps them apart.
     Raises:  TinyError for a message of the wrong form, or messages in the wrong order
     Source:  mistral-common 1.13.1, validator.py and normalize.py
     Differs: an assistant that speaks first is refused; mistral-common puts an empty question in front of it.
              An assistant message whose chunks are all empty is refused even beside one that has text
     """
     check_messages(messages)
-    # An empty list or string is no system prompt; a list that holds an empty text counts as one, as in the source.
+    # An empty list or string is no system prompt; a list that holds an empty text is one, as in the source.
     systems = [text_of(message) for message in messages if message["role"] == "system" and message["content"]]
     turns = []
     for role, group in groupby(messages, key=lambda message: message["role"]):
@@ -63,8 +65,8 @@ def normalise(messages: list[dict]) -> list[Turn]:
 def encode_v1(turns: list[Turn], tokenizer) -> list[int]:
     """Write turns as Mixtral Instruct reads them.
 
-    Order:   BOS, then each turn encoded by itself. The system prompt opens the first user turn. EOS closes each
-             answer, unless the answer is a prefix for the model to continue.
+    Order:   BOS, then each turn encoded by itself. The system prompt opens the first user turn. EOS closes
+             each answer, unless the answer is a prefix for the model to continue.
     Raises:  TinyError for an image
     Source:  mistral-common 1.13.1, instruct.py, InstructTokenizerV1
     """
@@ -92,7 +94,7 @@ def chunks_of(message: dict) -> list[dict]:
 
 
 def merge(chunks: list[dict]) -> list:
-    """Join neighbouring texts by a blank line, leave empty texts out, and keep other chunks in their places."""
+    """Join neighbouring texts by a blank line, leave out empty texts, keep other chunks where they are."""
     content: list = []
     for chunk in chunks:
         if chunk["type"] != "text":
@@ -127,7 +129,7 @@ def check_messages(messages: list[dict]) -> None:
                             "Only the last message can be a prefix for the model to continue.")
     if messages[-1]["role"] == "assistant" and not messages[-1].get("prefix", False):
         raise TinyError("The last message is the assistant's, and nothing asks for an answer.",
-                        'End with a user message, or set "prefix": True to let the model continue the answer.')
+                        'End with a user message, or set "prefix": True to let the model continue it.')
 
 
 def check_order(roles: list[str]) -> None:
@@ -151,7 +153,8 @@ def check_message(name: str, message: dict) -> None:
     Raises:  TinyError that begins with `name`
     """
     if not isinstance(message, dict):
-        raise TinyError(f"{name} is a {type(message).__name__}, not a dict.", 'Write {"role": ..., "content": ...}.')
+        raise TinyError(f"{name} is a {type(message).__name__}, not a dict.",
+                        'Write {"role": ..., "content": ...}.')
     for key in ("role", "content"):
         if key not in message:
             raise TinyError(f"{name} has no {key!r}.", 'Write {"role": ..., "content": ...}.')
@@ -161,15 +164,16 @@ def check_message(name: str, message: dict) -> None:
                         "Put what a tool returned into a user message, as text.")
     if role not in ROLES:
         raise TinyError(f"{name} has the role {role!r}.", f"Use one of: {', '.join(ROLES)}.")
-    unknown = sorted(map(str, set(message) - {"role", "content", *(["prefix"] if role == "assistant" else [])}))
+    known = {"role", "content", "prefix"} if role == "assistant" else {"role", "content"}
+    unknown = sorted(map(str, set(message) - known))
     if unknown:
         raise TinyError(f"{name}, of the {role}, has a key {unknown[0]!r} that means nothing.",
-                        'The keys are "role" and "content"; the last message, if the assistant\'s, may have "prefix".')
+                        'The keys are "role" and "content", and "prefix" for the assistant.')
     if not isinstance(message.get("prefix", False), bool):
         raise TinyError(f"{name} has the prefix {message['prefix']!r}.", "It is True or False.")
     check_content(name, message)
     if role == "assistant" and not text_of(message):
-        raise TinyError(f"{name} is an answer without text.", "Leave it out; only user messages can be empty.")
+        raise TinyError(f"{name} is an answer without text.", "Leave it out; user messages can be empty.")
 
 
 def check_content(name: str, message: dict) -> None:
@@ -179,7 +183,8 @@ def check_content(name: str, message: dict) -> None:
     """
     content, role = message["content"], message["role"]
     if not isinstance(content, (str, list, tuple)):
-        raise TinyError(f"{name} has content of type {type(content).__name__}.", "It is a string or a list of chunks.")
+        raise TinyError(f"{name} has content of type {type(content).__name__}.",
+                        "It is a string or a list of chunks.")
     for chunk in chunks_of(message):
         kind = chunk.get("type") if isinstance(chunk, dict) else None
         if kind not in ("text", "image"):

@@ -51,10 +51,9 @@ SIZES = ("dim", "n_layers", "hidden_dim", "n_heads", "n_kv_heads", "vocab_size")
 OPTIONAL = {"head_dim", "rope_theta", "max_seq_len", "max_position_embeddings", "moe", "sliding_window", "model_type"}
 # Keys of an HF config that change what the model computes, with the only values that this code computes.
 HF_FIXED = {"hidden_act": "silu", "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False,
-            "rope_scaling": None, "quantization_config": None}
+            "rope_scaling": None, "rope_type": "default", "quantization_config": None}
 HF_NAMES = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "hidden_dim": "intermediate_size",
-            "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "vocab_size": "vocab_size",
-            "norm_eps": "rms_norm_eps", "head_dim": "head_dim", "max_seq_len": "max_position_embeddings"}
+            "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "vocab_size": "vocab_size"}
 
 
 def read_json(path: Path) -> dict:
@@ -63,7 +62,9 @@ def read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TinyError(f"{path} does not exist.", "Point at the folder that holds the released files.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise TinyError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
+    except (ValueError, RecursionError) as error:
         raise TinyError(f"{path} is not valid JSON: {error}.", "Fetch the file again; it may be cut short.") from None
     if not isinstance(value, dict):
         raise TinyError(f"{path} holds a {type(value).__name__}, not a JSON object.", "Fetch the file again.")
@@ -81,14 +82,16 @@ def read_params(path: Path) -> Config:
     unknown = sorted(set(params) - OPTIONAL - set(SIZES) - {"norm_eps"})
     if unknown:
         warnings.warn(f"{path.name}: keys that are not read: {', '.join(unknown)}", stacklevel=2)
-    fields = {name: require(params, name, path) for name in (*SIZES, "norm_eps")}
+    sizes = {name: number(params, name, path) for name in SIZES}
     moe = params.get("moe")
     if moe is not None:
-        moe = MoeConfig(require(moe, "num_experts", path), require(moe, "num_experts_per_tok", path))
-    theta = params.get("rope_theta")
-    length = params.get("max_seq_len") or params.get("max_position_embeddings")
-    return checked(path, fields, params.get("head_dim"), 1e6 if theta is None else theta, length, moe,
-                   params.get("sliding_window"))
+        moe = MoeConfig(number(moe, "num_experts", path), number(moe, "num_experts_per_tok", path))
+    length = "max_position_embeddings" if params.get("max_seq_len") is None else "max_seq_len"
+    return checked(path, Config(
+        **sizes, moe=moe, norm_eps=number(params, "norm_eps", path, float),
+        head_dim=number(params, "head_dim", path, default=sizes["dim"] // sizes["n_heads"]),
+        rope_theta=number(params, "rope_theta", path, float, default=1e6),
+        max_seq_len=context_length(params, length, moe, path)))
 
 
 def read_hf_config(path: Path) -> Config:
@@ -102,57 +105,54 @@ def read_hf_config(path: Path) -> Config:
     family = config.get("model_type")
     if family not in ("mixtral", "mistral"):
         raise TinyError(f"{path} describes a model of type {family!r}.", "Only mixtral and mistral are read here.")
-    for key, value in HF_FIXED.items():
-        if key in config and config[key] not in (value, None):
-            raise TinyError(f"{path} sets {key} = {config[key]!r}; this code computes {value!r} only.",
-                            "Use a checkpoint of the released architecture.")
-    fields = {name: require(config, HF_NAMES[name], path) for name in (*SIZES, "norm_eps")}
     rope = config.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default":
-        raise TinyError(f"{path} asks for RoPE of type {rope['rope_type']!r}.", "Only 'default' is computed here.")
-    theta = config.get("rope_theta", rope.get("rope_theta"))
-    if theta is None:
-        raise TinyError(f"{path} gives no rope_theta, at the top or in rope_parameters.",
-                        "Add it: 1000000.0 for Mixtral 8x7B. A wrong value gives fluent nonsense.")
+    fixed = dict(config, rope_type=rope.get("rope_type") if isinstance(rope, dict) else rope)
+    for key, value in HF_FIXED.items():
+        if fixed.get(key) not in (value, None):
+            raise TinyError(f"{path} sets {key} = {fixed[key]!r}; this code computes {value!r} only.",
+                            "Use a checkpoint of the released architecture.")
+    sizes = {name: number(config, HF_NAMES[name], path) for name in SIZES}
     moe = None
     if family == "mixtral":
-        moe = MoeConfig(require(config, "num_local_experts", path), require(config, "num_experts_per_tok", path))
-    return checked(path, fields, config.get("head_dim"), theta, config.get("max_position_embeddings"), moe,
-                   config.get("sliding_window"))
+        moe = MoeConfig(number(config, "num_local_experts", path), number(config, "num_experts_per_tok", path))
+    return checked(path, Config(
+        **sizes, moe=moe, norm_eps=number(config, "rms_norm_eps", path, float),
+        head_dim=number(config, "head_dim", path, default=sizes["dim"] // sizes["n_heads"]),
+        rope_theta=number(rope if config.get("rope_theta") is None else config, "rope_theta", path, float),
+        max_seq_len=context_length(config, "max_position_embeddings", moe, path)))
 
 
-def require(mapping: dict, key: str, path: Path):
-    """Return mapping[key], or raise a TinyError that names the key and the file."""
-    if not isinstance(mapping, dict) or mapping.get(key) is None:
-        raise TinyError(f"{path} has no {key!r}.", "Sizes are never assumed: use the file of the release.")
-    return mapping[key]
+def number(mapping: dict, key: str, path: Path, kind: type = int, default: float | None = None):
+    """Return mapping[key], a positive number; kind int allows whole ones only.
 
-
-def checked(path: Path, fields: dict, head_dim, rope_theta, max_seq_len, moe, window) -> Config:
-    """Check every size and build the Config.
-
-    A missing head_dim is dim / n_heads. A missing context length is 32,768 tokens for a mixture of experts (paper,
-    section 2) and 131,072 otherwise. Mixtral's `sliding_window` is stale in old configs and ignored: its attention is
-    dense (paper, section 2). In a dense model the window is real, and this code does not slide: the context ends there.
+    Raises:  TinyError that names the key and the file, if it is missing without a default, or is anything else
     """
-    if head_dim is None and fields["n_heads"] and not isinstance(fields["n_heads"], str):
-        head_dim = fields["dim"] // fields["n_heads"]
-    if max_seq_len is None:
-        max_seq_len = 32768 if moe else 131072
-    if moe is None and window is not None:
-        max_seq_len = min(max_seq_len, int(window))
-    numbers = dict(fields, head_dim=head_dim, rope_theta=rope_theta, max_seq_len=max_seq_len)
-    if moe is not None:
-        numbers |= {"num_experts": moe.num_experts, "num_experts_per_tok": moe.num_experts_per_tok}
-    for name, value in numbers.items():
-        whole = name not in ("norm_eps", "rope_theta")
-        good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if not good or not 0 < value < 2**40:
-            raise TinyError(f"{path}: {name} is {value!r}.", f"It must be a positive {'whole ' * whole}number.")
-    if fields["n_heads"] % fields["n_kv_heads"] or head_dim % 2:
-        raise TinyError(f"{path}: {fields['n_heads']} heads, {fields['n_kv_heads']} KV heads of {head_dim}.",
+    value = mapping.get(key) if isinstance(mapping, dict) else None
+    value = default if value is None else value
+    if value is None:
+        raise TinyError(f"{path} has no {key!r}.", "Sizes are never assumed: use the file of the release.")
+    if not isinstance(value, (int, kind)) or isinstance(value, bool) or not 0 < value < 2**40:
+        raise TinyError(f"{path}: {key} is {value!r}.", f"It must be a positive {'whole ' * (kind is int)}number.")
+    return kind(value)
+
+
+def context_length(mapping: dict, key: str, moe: MoeConfig | None, path: Path) -> int:
+    """The longest sequence that the model is for, in tokens.
+
+    Where the file says nothing it is 32,768 for a mixture of experts (paper, section 2) and 131,072 otherwise. The
+    `sliding_window` of old Mixtral configs is stale and ignored: the attention is dense (paper, section 2). In a dense
+    model the window is real, and this code does not slide it: the context ends there.
+    """
+    length = number(mapping, key, path, default=32768 if moe else 131072)
+    return length if moe else min(length, number(mapping, "sliding_window", path, default=length))
+
+
+def checked(path: Path, config: Config) -> Config:
+    """Return the config if its sizes go together. Raises TinyError if not."""
+    if config.n_heads % config.n_kv_heads or config.head_dim % 2 or not config.head_dim:
+        raise TinyError(f"{path}: {config.n_heads} heads, {config.n_kv_heads} KV heads of {config.head_dim}.",
                         "The KV heads must divide the heads, and head_dim must be even for RoPE.")
-    if moe is not None and moe.num_experts_per_tok > moe.num_experts:
-        raise TinyError(f"{path}: {moe.num_experts_per_tok} experts per token, but only {moe.num_experts} experts.",
+    if config.moe and config.moe.num_experts_per_tok > config.moe.num_experts:
+        raise TinyError(f"{path}: {config.moe.num_experts_per_tok} experts per token of {config.moe.num_experts}.",
                         "num_experts_per_tok can be num_experts at most.")
-    return Config(**fields, head_dim=head_dim, rope_theta=float(rope_theta), max_seq_len=max_seq_len, moe=moe)
+    return config

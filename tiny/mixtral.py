@@ -33,7 +33,7 @@ class Mixtral:
 
     def new_cache(self, max_tokens: int | Sequence[int]) -> KVCache:
         """An empty cache for one sequence of max_tokens, or for several with a limit each."""
-        limits = [max_tokens] if isinstance(max_tokens, int) else list(max_tokens)
+        limits = [max_tokens] if isinstance(max_tokens, (int, np.integer)) else list(max_tokens)
         return KVCache(self.config.n_layers, self.config.n_kv_heads, self.config.head_dim, limits)
 
     def __call__(self, ids, images=(), cache: KVCache | None = None, lengths: Sequence[int] | None = None,

@@ -30,8 +30,10 @@ def sample(logits: np.ndarray, temperature: float, top_p: float, rng: np.random.
     """
     if temperature == 0:
         return int(np.argmax(logits))
-    # (1) temperature
-    probabilities = np.exp(log_softmax(logits / np.float32(temperature)))
+    # (1) temperature, in float64 and on differences from the largest logit: no temperature is too small for that
+    with np.errstate(over="ignore"):
+        probabilities = np.exp((logits - logits.max()).astype(np.float64) / temperature)
+    probabilities /= probabilities.sum()
     # (2) the smallest set of likeliest tokens that holds top_p
     order = np.argsort(-probabilities, kind="stable")
     cumulative = np.cumsum(probabilities[order])

@@ -1,16 +1,16 @@
 """Text to token ids and back, with the released SentencePiece file of Mixtral.
 
-The library finds the pieces; what is written here is what a model needs around it: errors that say what to do, and a
-stream that turns tokens into text one at a time. Facts about the library's decoder, found by experiment on sentencepiece
-0.2 and held by tests, which the stream has to reproduce:
+The library finds the pieces; what is written here is what a model needs around it: errors that say what to
+do, and a stream that turns tokens into text one at a time. The stream has to reproduce the library's decoder.
+Facts about it, found by experiment on sentencepiece 0.2 and held by tests:
 
 * Control ids (BOS, EOS) leave no text, but they end a run of byte pieces.
-* The first piece that leaves a trace loses one leading U+2581, the mark of a space. Control ids before it do not matter.
-  A lone space piece at the start leaves no text, and the piece after it keeps its own space.
+* The first id that is not a control id loses one leading U+2581, the mark of a space, if it has one. A lone
+  space piece at the start leaves no text, and the piece after it keeps its own space.
 * In all other pieces U+2581 is a space. Spelt as three byte pieces it is not: then it stays U+2581.
 * The unknown id leaves " \\u2047 ".
-* A run of byte pieces is read as UTF-8. A byte that begins no valid character becomes one U+FFFD, and reading goes on at
-  the next byte. Python's own errors="replace" makes fewer of them.
+* A run of byte pieces is read as UTF-8. A byte that begins no valid character becomes one U+FFFD, and reading
+  goes on at the next byte. Python's own errors="replace" makes fewer of them.
 
 Read `chat.py` next.
 """
@@ -48,13 +48,15 @@ class SentencePieceTokenizer:
         Raises:  TinyError for something that is not a string, or that holds half of a surrogate pair
         """
         if not isinstance(text, str):
-            raise TinyError(f"The text to encode is of type {type(text).__name__}.", "Give a str; decode bytes first.")
+            raise TinyError(f"The text to encode is of type {type(text).__name__}.",
+                            "Give a str; decode bytes first.")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise TinyError(
-                f"Character {error.start} of the text is U+{ord(text[error.start]):04X}, half of a surrogate pair.",
-                "Repair it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace').") from None
+            code = f"U+{ord(text[error.start]):04X}"
+            remedy = "Repair it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')."
+            raise TinyError(f"Character {error.start} of the text is {code}, half of a surrogate pair.",
+                            remedy) from None
         return self._model.encode(text)
 
     def decode(self, ids) -> str:
@@ -74,12 +76,12 @@ class SentencePieceTokenizer:
     def encode_chat(self, messages: list[dict], style: str = "mistral") -> tuple[list[int], list]:
         """Write a chat as token ids, with BOS; the second value is the list of images, always empty here.
 
-        Raises:  TinyError for malformed messages, an image, an unknown style, or a tokenizer of a later chat format
+        Raises:  TinyError for malformed messages, an image, an unknown style, or a file of a later format
         """
         chat.check_style(style)
         if self._model.is_control(self._model.piece_to_id("[INST]")):
-            raise TinyError("This tokenizer has control tokens for chats, so it is of a later format than Mixtral 8x7B's.",
-                            "Use the tokenizer.model that was released with the model.")
+            raise TinyError("This tokenizer is of a later chat format: it has a control token [INST].",
+                            "Use the tokenizer.model that was released with Mixtral 8x7B.")
         return chat.encode_v1(chat.normalise(messages), self), []
 
     def stream(self) -> "TextStream":
@@ -101,14 +103,14 @@ class SentencePieceTokenizer:
 class TextStream:
     """Decodes one token at a time; the joined strings equal `decode` of all ids.
 
-    Nothing is decoded twice: the state is at most three bytes of an unfinished character, and how the text begins.
+    Nothing is decoded twice: the state is at most three bytes of an unfinished character, and whether text
+    has begun.
     """
 
     def __init__(self, tokenizer: SentencePieceTokenizer):
         self._tokenizer, self._model = tokenizer, tokenizer._model
         self._held = b""
-        # The ids so far whose text is empty because the library ate their space; None once there is text.
-        self._start: list[int] | None = []
+        self._starting = True
 
     def push(self, id: int) -> str:
         """Return the text that this token completes; it may be empty.
@@ -117,7 +119,7 @@ class TextStream:
         """
         id = self._tokenizer._checked(id)
         if self._model.is_byte(id):
-            self._start = None
+            self._starting = False
             # A byte piece is written <0xE2>.
             self._held += bytes([int(self._tokenizer._pieces[id][3:5], 16)])
             text, self._held = read_bytes(self._held, final=False)
@@ -132,12 +134,11 @@ class TextStream:
     def _piece_text(self, id: int) -> str:
         if self._model.is_control(id):
             return ""
-        if self._start is None:
-            unknown = self._model.is_unknown(id)
-            return self._model.decode([id]) if unknown else self._tokenizer._pieces[id].replace(SPACE, " ")
-        text = self._model.decode([*self._start, id])
-        self._start = None if text else [id]
-        return text
+        # The library takes one space from the first piece, and looks up how unknown text is shown.
+        if self._starting or self._model.is_unknown(id):
+            self._starting = False
+            return self._model.decode([id])
+        return self._tokenizer._pieces[id].replace(SPACE, " ")
 
 
 def read_bytes(data: bytes, final: bool) -> tuple[str, bytes]:
@@ -162,7 +163,7 @@ def load_tokenizer(path: str | Path) -> SentencePieceTokenizer:
     Raises:  TinyError if it is missing, empty, cut short, not a SentencePiece file, or a tekken.json
     Differs: mistral-common takes the chat format from the file's name; here the name means nothing
     """
-    # The import takes longer than all others of this package together, and commands without text can do without.
+    # Imported here so that commands without text start without it.
     import sentencepiece
 
     path = find_tokenizer(Path(path))
@@ -179,7 +180,7 @@ def load_tokenizer(path: str | Path) -> SentencePieceTokenizer:
         raise TinyError(f"{path} has no ids for BOS, EOS or unknown text.", remedy)
     # A file cut before its last field loads, and then silently swallows spaces.
     if model.decode(model.encode("  ")) != "  ":
-        raise TinyError(f"{path} does not keep spaces as Mixtral's tokenizer does, or it is cut short.", remedy)
+        raise TinyError(f"{path} does not keep spaces as Mixtral's file does, or it is cut short.", remedy)
     return tokenizer
 
 
@@ -190,10 +191,12 @@ def find_tokenizer(path: Path) -> Path:
     """
     found = path
     if path.is_dir():
-        named = [path / "tokenizer.model", *sorted(path.glob("tokenizer.model.v*")), *sorted(path.glob("tekken*.json"))]
+        patterns = ("tokenizer.model", "tokenizer.model.v*", "tekken*.json")
+        named = [file for pattern in patterns for file in sorted(path.glob(pattern))]
         found = next((file for file in named if file.is_file()), None)
     if found is None:
-        raise TinyError(f"{path} holds no tokenizer.model.", "Copy it from the release that the weights come from.")
+        raise TinyError(f"{path} holds no tokenizer.model.",
+                        "Copy it from the release that the weights come from.")
     if found.name.startswith("tekken") and found.suffix == ".json":
         raise TinyError(f"{found} is a Tekken tokenizer, which this version does not read yet.",
                         "Use a model with a tokenizer.model, as Mixtral's.")
@@ -209,9 +212,11 @@ def read_file(path: Path) -> bytes:
         size = path.stat().st_size
         data = path.read_bytes() if size <= LARGEST_FILE else b""
     except FileNotFoundError:
-        raise TinyError(f"{path} does not exist.", "Give a tokenizer.model, or the folder that holds it.") from None
+        raise TinyError(f"{path} does not exist.",
+                        "Give a tokenizer.model, or the folder that holds it.") from None
     except OSError as error:
-        raise TinyError(f"{path} cannot be read: {error.strerror}.", "Check the path and its permissions.") from None
+        raise TinyError(f"{path} cannot be read: {error.strerror}.",
+                        "Check the path and its permissions.") from None
     if not data:
         what = "is empty" if size == 0 else f"has {size} bytes, too many for a tokenizer"
         raise TinyError(f"{path} {what}.", "Fetch the file again, from the same release as the weights.")

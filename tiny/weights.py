@@ -5,8 +5,10 @@ here and nowhere else, as views too. Read `tokenizer.py` next.
 """
 
 import json
+import math
 import mmap
 import os
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,16 +37,19 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
              end to end over exactly the rest of the file (truncated, overlapping, out of range)
     Source:  the safetensors format: u64 little-endian header length, JSON header, data
     """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        if size < 8 or start > size or start > MAX_HEADER:
-            raise broken(path, f"it has {size:,} bytes, its header would end at byte {start:,}")
-        header = parse_header(path, file.read(start - 8))
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = 8 + int.from_bytes(file.read(8), "little")
+            if size < 8 or start > size or start > MAX_HEADER:
+                raise broken(path, f"it has {size:,} bytes, its header would end at byte {start:,}")
+            header = parse_header(path, file.read(start - 8))
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise TinyError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
     tensors, position = {}, 0
     for name, (dtype, shape, begin, end) in sorted(header.items(), key=lambda item: item[1][2:]):
-        count = int(np.prod(shape, dtype=object))
+        count = math.prod(shape)
         if begin != position or end - begin != count * dtype.itemsize or start + end > size:
             raise broken(path, f"tensor {name} {tuple(shape)} claims bytes {begin:,} to {end:,}, where it needs "
                                f"{count * dtype.itemsize:,} bytes from {position:,} on, of {size - start:,}")
@@ -62,22 +67,24 @@ def parse_header(path: Path, text: bytes) -> dict[str, tuple[np.dtype, list[int]
             raise broken(path, "a name stands twice in its header")
         return dict(pairs)
 
-    def sizes(values, n):
-        return isinstance(values, list) and len(values) == (n or len(values)) and all(
-            type(v) is int and 0 <= v < 2**63 for v in values)
+    def whole(values, least):
+        return isinstance(values, list) and len(values) <= 4 and all(type(v) is int and least <= v < 2**48 for v in values)
 
     try:
         header = json.loads(text, object_pairs_hook=unique)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+    except TinyError:
+        raise
+    except (ValueError, RecursionError):
         raise broken(path, "its header is not JSON") from None
     if not isinstance(header, dict):
         raise broken(path, "its header is not a JSON object")
     header.pop("__metadata__", None)
     entries = {}
     for name, entry in header.items():
-        if not isinstance(entry, dict) or not sizes(entry.get("shape"), 0) or not sizes(entry.get("data_offsets"), 2):
+        if not isinstance(entry, dict) or not whole(entry.get("shape"), 1) or not whole(
+                entry.get("data_offsets"), 0) or len(entry["data_offsets"]) != 2:
             raise broken(path, f"the entry of tensor {name} has no proper shape and data_offsets")
-        if entry.get("dtype") not in DTYPES:
+        if str(entry.get("dtype")) not in DTYPES:
             raise TinyError(f"{path}: tensor {name} has dtype {entry.get('dtype')!r}.",
                             f"Only {', '.join(DTYPES)} are read; quantised checkpoints are not.")
         entries[name] = (DTYPES[entry["dtype"]], entry["shape"], *entry["data_offsets"])
@@ -156,22 +163,30 @@ def find_files(folder: Path) -> tuple[str, list[Path]]:
     """Say which released layout a folder holds, "mistral" or "hf", and list its weight files. Mistral's comes first."""
     if not folder.is_dir():
         raise TinyError(f"{folder} is not a folder.", "Give the folder that holds the released files.")
-    if (folder / "params.json").exists() and list(folder.glob("consolidated*.safetensors")):
-        return "mistral", sorted(folder.glob("consolidated*.safetensors"))
     index = folder / "model.safetensors.index.json"
-    if (folder / "config.json").exists() and index.exists():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(s, str) and s == Path(s).name for s in shards.values()):
-            raise TinyError(f"{index} has no weight_map from tensors to file names.", "Fetch the file again.")
-        missing = sorted(shard for shard in set(shards.values()) if not (folder / shard).exists())
-        if missing:
-            raise TinyError(f"{folder} lacks {', '.join(missing)}, which {index.name} lists.", "Fetch the missing files.")
-        return "hf", sorted(folder / shard for shard in set(shards.values()))
-    if (folder / "config.json").exists() and list(folder.glob("model*.safetensors")):
-        return "hf", sorted(folder.glob("model*.safetensors"))
+    for layout, config, pattern in (("mistral", "params.json", "consolidated*.safetensors"),
+                                    ("hf", "config.json", "model*.safetensors")):
+        files = sorted(path for path in folder.glob(pattern) if path.is_file())
+        if (folder / config).is_file() and layout == "hf" and index.is_file():
+            return layout, indexed_files(index)
+        if (folder / config).is_file() and files:
+            return layout, files
     found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
     raise TinyError(f"{folder} holds neither params.json with consolidated*.safetensors nor config.json with "
                     f"model*.safetensors; found: {found}.", "Point at a folder in one of the two released layouts.")
+
+
+def indexed_files(index: Path) -> list[Path]:
+    """The shards that an HF index lists. Raises TinyError if one is missing, or is not a plain name of a file."""
+    shards = read_json(index).get("weight_map")
+    names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
+    if not names or not all(re.fullmatch(r"[\w.-]{1,200}\.safetensors", name) for name in names):
+        raise TinyError(f"{index} has no weight_map from tensors to names of files.", "Fetch the file again.")
+    files = sorted(index.parent / name for name in names)
+    missing = ", ".join(path.name for path in files if not path.is_file())
+    if missing:
+        raise TinyError(f"{index.parent} lacks {missing}, which {index.name} lists.", "Fetch the missing files.")
+    return files
 
 
 def open_tensors(layout: str, files: list[Path], config: Config) -> dict[str, np.ndarray]:

@@ -1,0 +1,115 @@
+"""Experts and the dense feed-forward, token by token in float64; and what must not be touched."""
+
+import math
+from collections.abc import Sequence
+
+import ml_dtypes
+import numpy as np
+import pytest
+from compare import assert_close
+from tolerances import OPS
+
+from tiny.experts import experts, feed_forward
+
+RNG = np.random.default_rng(5)
+D, F = 10, 28
+
+
+def matrices(E, dtype=np.float32):
+    """w1, w2, w3 of E experts."""
+    return [[(RNG.standard_normal(shape) / np.sqrt(shape[1])).astype(dtype) for _ in range(E)]
+            for shape in ((F, D), (D, F), (F, D))]
+
+
+def one(x, w1, w2, w3):
+    """One token through one expert, number by number."""
+    hidden = []
+    for gate, up in zip(w1, w3):
+        g = math.fsum(float(a) * float(b) for a, b in zip(gate, x))
+        u = math.fsum(float(a) * float(b) for a, b in zip(up, x))
+        hidden.append(g / (1 + math.exp(-g)) * u)
+    return np.array([math.fsum(float(a) * b for a, b in zip(row, hidden)) for row in w2])
+
+
+def loops(x, chosen, weights, w1, w2, w3):
+    return [sum(float(weight) * one(row, w1[e], w2[e], w3[e]) for e, weight in zip(picked, shares))
+            for row, picked, shares in zip(x, chosen, weights)]
+
+
+def tokens(T, E, K):
+    x = RNG.standard_normal((T, D)).astype(np.float32)
+    chosen = np.array([RNG.permutation(E)[:K] for _ in range(T)])
+    return x, chosen, RNG.random((T, K)).astype(np.float32)
+
+
+@pytest.mark.parametrize("T", [1, 2, 31])
+@pytest.mark.parametrize("E, K", [(8, 2), (8, 1), (3, 3), (1, 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_against_the_loops(T, E, K, dtype):
+    x, chosen, weights = tokens(T, E, K)
+    w = matrices(E, dtype)
+    y = experts(x, chosen, weights, *w)
+    assert y.dtype == np.float32 and y.shape == x.shape
+    assert_close(y, loops(x, chosen, weights, *w), OPS["experts"], name="experts")
+
+
+@pytest.mark.parametrize("T", [1, 65])
+def test_feed_forward(T):
+    x, w = RNG.standard_normal((T, D)).astype(np.float32), matrices(1)
+    y = feed_forward(x, *(matrix[0] for matrix in w))
+    assert y.dtype == np.float32
+    assert_close(y, [one(row, *(matrix[0] for matrix in w)) for row in x], OPS["experts"], name="feed_forward")
+
+
+class Guarded(Sequence):
+    """Matrices of which some must not even be asked for."""
+
+    def __init__(self, matrices, allowed):
+        self.matrices, self.allowed, self.asked = matrices, allowed, []
+
+    def __len__(self):
+        return len(self.matrices)
+
+    def __getitem__(self, e):
+        assert e in self.allowed, f"expert {e} has no tokens, but its weights were looked up"
+        self.asked.append(int(e))
+        return self.matrices[e]
+
+
+@pytest.mark.parametrize("used", [[3], [0, 7], [1, 2, 6]])
+def test_an_expert_without_tokens_is_not_touched(used):
+    x, _, weights = tokens(31, 8, 1)
+    chosen = RNG.choice(used, (31, 1))
+    chosen[: len(used), 0] = used
+    w = matrices(8)
+    guarded = [Guarded(matrix, used) for matrix in w]
+    assert_close(experts(x, chosen, weights, *guarded), loops(x, chosen, weights, *w), OPS["experts"])
+    assert [matrix.asked for matrix in guarded] == [used] * 3, "ascending order, each once"
+
+
+def test_the_order_of_the_choices_does_not_matter():
+    x, chosen, weights = tokens(31, 8, 3)
+    w = matrices(8)
+    assert_close(experts(x, chosen[:, ::-1], weights[:, ::-1], *w), experts(x, chosen, weights, *w), OPS["experts"])
+
+
+def test_arguments_are_left_alone():
+    x, chosen, weights = tokens(9, 4, 2)
+    w = matrices(4)
+    before = [x.copy(), chosen.copy(), weights.copy()]
+    experts(x, chosen, weights, *w)
+    for actual, expected in zip((x, chosen, weights), before):
+        assert_close(actual, expected, 0.0)
+
+
+def test_a_weight_of_zero_adds_nothing():
+    x, chosen, weights = tokens(9, 4, 2)
+    w = matrices(4)
+    weights[:, 1] = 0
+    assert_close(experts(x, chosen, weights, *w), experts(x, chosen[:, :1], weights[:, :1], *w), OPS["experts"])
+
+
+@pytest.mark.parametrize("chosen, weights", [((3, 2), (3, 1)), ((2, 2), (2, 2)), ((4, 2), (4, 2)), ((3,), (3, 1))])
+def test_refuses(chosen, weights):
+    with pytest.raises(ValueError, match="experts expects chosen and weights"):
+        experts(np.zeros((3, D), np.float32), np.zeros(chosen, int), np.zeros(weights, np.float32), *matrices(2))

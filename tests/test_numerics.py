@@ -1,0 +1,113 @@
+"""softmax, SiLU, the linear map and bfloat16 rounding, against their definitions written in loops."""
+
+import math
+import struct
+import warnings
+
+import ml_dtypes
+import numpy as np
+import pytest
+from compare import assert_close
+from tolerances import OPS
+
+from tiny import numerics
+from tiny.numerics import linear, round_to, silu, softmax
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("x", [normal(1), normal(31, 65), normal(2, 3, 130), 300 * normal(5, 7), normal(4, 1),
+                               np.float32([[1e30, 1e30, -1e30]]), np.float32([[-1e30, -2e30]]),
+                               np.float32([[0, -np.inf, 1]])])
+def test_softmax(x):
+    y = softmax(x)
+    assert y.shape == x.shape and y.dtype == np.float32
+    for row, out in zip(x.reshape(-1, x.shape[-1]).astype(float), y.reshape(-1, x.shape[-1])):
+        exponentials = [math.exp(v - max(row)) for v in row]
+        assert_close(out, np.array(exponentials) / math.fsum(exponentials), OPS["softmax"], name="softmax")
+
+
+def test_softmax_does_not_see_a_shift():
+    x = np.float32(RNG.integers(-8, 8, (3, 5)))
+    assert_close(softmax(x + np.float32(4096)), softmax(x), 0.0)
+
+
+def test_silu():
+    x = np.concatenate([normal(130) * 4, np.float32([0, 100, -100, 1e38, -1e38, 88, -88, -89, -104, 1e-30])])
+    before, y = x.copy(), silu(x)
+    assert y.dtype == np.float32
+    for v, out in zip(before.astype(float), y):
+        assert_close(out, v / (1 + math.exp(-v)) if v > -700 else 0.0, OPS["silu"], 3e-7, name=f"silu({v})")
+    assert_close(x, before, 0.0, name="the argument is left alone")
+
+
+@pytest.mark.parametrize("T", [1, 2, 31, 65])
+@pytest.mark.parametrize("out, inner", [(1, 1), (7, 10), (130, 33)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_linear(T, out, inner, dtype):
+    x, weight = normal(T, inner), (normal(out, inner) / np.float32(inner**0.5)).astype(dtype)
+    y = linear(x, weight)
+    assert y.dtype == np.float32 and y.shape == (T, out)
+    expected = [[math.fsum(float(a) * float(b) for a, b in zip(row, column)) for column in weight] for row in x]
+    assert_close(y, expected, OPS["linear"], name="linear")
+
+
+@pytest.mark.parametrize("block", [1, 4 * 16 * 5 * 3, 4 * 16 * 5 * 3 + 4, 1 << 20])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_linear_in_blocks(block, dtype, monkeypatch):
+    """HF's permuted rows as a 4-D view, and blocks from one row up to more than the matrix."""
+    monkeypatch.setattr(numerics, "BLOCK_BYTES", block)
+    x, stored = normal(3, 16), normal(7 * 10, 16).astype(dtype)
+    view = stored.reshape(7, 2, 5, 16).swapaxes(1, 2)
+    assert np.shares_memory(view, stored)
+    order = [head * 10 + half * 5 + pair for head in range(7) for pair in range(5) for half in range(2)]
+    plain = [[sum(float(a) * float(b) for a, b in zip(row, stored[n])) for n in order] for row in x]
+    assert_close(linear(x, view), plain, OPS["linear"], name="4-D view")
+    y = linear(x, stored)
+    assert_close(y[:, order], plain, OPS["linear"], name="2-D")
+
+
+def test_linear_of_large_matrices_goes_in_blocks_by_itself():
+    x, weight = normal(2, 1024), normal(1500, 1024).astype(ml_dtypes.bfloat16)
+    assert 4 * weight.size > numerics.BLOCK_BYTES
+    expected = np.concatenate([x.astype(float) @ weight[n].astype(float)[:, None] for n in range(1500)], axis=1)
+    assert_close(linear(x, weight), expected, 16 * OPS["linear"], name="1024 terms of size 1")
+
+
+@pytest.mark.parametrize("x, weight", [((2, 3), (4, 2)), ((2, 3), (3, 4)), ((3,), (4, 3)), ((2, 3), (3,)),
+                                       ((1, 2, 3), (4, 3))])
+def test_linear_refuses(x, weight):
+    with pytest.raises(ValueError, match="linear expects.*one row for each output"):
+        linear(np.zeros(x, np.float32), np.zeros(weight, np.float32))
+
+
+def test_round_to():
+    bits = RNG.integers(0, 2**32, 4000, dtype=np.uint64).astype(np.uint32)
+    bits = np.concatenate([bits, np.uint32([0x3F808000, 0x3F818000, 0x3F808001, 0x80000000, 0x7F800000, 0x00000001])])
+    x = bits.view(np.float32)
+    x = x[~np.isnan(x)]
+    assert round_to(x, "float32") is x
+    y = round_to(x, "bfloat16")
+    assert y.dtype == np.float32
+    for v, out in zip(x, y):
+        (pattern,) = struct.unpack("<I", struct.pack("<f", v))
+        nearest = (pattern + 0x7FFF + (pattern >> 16 & 1)) >> 16 << 16  # to nearest, ties to even
+        assert struct.pack("<f", out) == struct.pack("<I", nearest), f"{v!r} became {out!r}"
+
+
+def test_linear_rounds_its_result_once():
+    x, weight = normal(5, 33), normal(6, 33).astype(ml_dtypes.bfloat16)
+    wide = weight.astype(np.float32)
+    for w in (weight, wide):
+        assert_close(linear(x, w, "bfloat16"), round_to(linear(x, w), "bfloat16"), 0.0)

@@ -1,0 +1,195 @@
+"""The command line, `python -m tiny COMMAND`: arguments, what goes to which stream, and errors in two lines.
+
+Text goes to standard output, notes to standard error. The commands lie in `tiny/tools/`; `generate`, which is
+little more than the library's call, is here.
+"""
+
+import argparse
+import importlib
+import io
+import os
+import sys
+import traceback
+import warnings
+
+from tiny.config import TinyError
+
+VERSION = "0.1.0"
+EXAMPLES = """examples:
+  python -m tiny demo
+  python -m tiny generate --prompt "Once upon a time" --max-tokens 100 --temperature 0.7
+  python -m tiny chat
+  python -m tiny memory DIR --context 4096
+
+DIR is a folder in a released layout: params.json with consolidated*.safetensors, or config.json with
+model*.safetensors. Without --model the embedded tiny-mixtral serves."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are TinyErrors: one line of cause, one of remedy."""
+
+    def error(self, message: str):
+        raise TinyError(message[0].upper() + message[1:] + ".", f"See {self.prog} --help.")
+
+
+def entry() -> None:
+    """Run the program: text is UTF-8 whatever the locale says, and a closed pipe ends it in silence."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8")
+    sys.exit(main())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return the exit status: 0, 2 after an error, 130 after Ctrl-C, 141 after a closed pipe."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            # Arithmetic on damaged weights warns; the check of the logits says it better.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+            status = run_command(argv)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # What is still in the buffer would fail once more when Python flushes it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        for label, line in zip(("error", "remedy"), explain(error)):
+            print(f"{label}: {one_line(line)}", file=sys.stderr)
+        return 2
+
+
+def run_command(argv: list[str]) -> int:
+    """Parse the arguments and call the command."""
+    if argv[:1] == ["bench"]:
+        return importlib.import_module("tiny.tools.bench").main(argv[1:]) or 0
+    parser = build_parser()
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:  # --help has printed its text
+        return int(stop.code or 0)
+    if args.version:
+        print(versions())
+    elif args.command is None:
+        parser.print_help()
+    elif args.command == "generate":
+        generate(args)
+    else:
+        importlib.import_module(f"tiny.tools.{args.command}").main(args)
+    return 0
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """Cause and remedy of any error."""
+    if isinstance(error, TinyError):
+        return error.cause, error.remedy
+    if isinstance(error, MemoryError):
+        return f"Memory ran out: {error}.", "Use --weights mapped, a shorter prompt, or fewer tokens."
+    if isinstance(error, UnicodeDecodeError):
+        return f"The input is not UTF-8 text: {error}.", "Convert it, for example with iconv."
+    if isinstance(error, OSError):
+        return f"{error}.", "Check the path, its permissions, and the space left."
+    return f"{type(error).__name__}: {error}", "This is unexpected: --debug shows where it happened."
+
+
+def one_line(text: str, limit: int = 1000) -> str:
+    """Text as one line that is safe to print: names in damaged files can hold anything."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return line if len(line) <= limit else line[:limit] + " ..."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    parser = Parser(prog="python -m tiny", description="Mixtral 8x7B from scratch, in NumPy.", epilog=EXAMPLES,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="store_true", help="versions of tiny, Python, NumPy and its BLAS")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, help: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        added.add_argument("--debug", action="store_true", help="show where an error happened")
+        return added
+
+    demo = command("demo", "show a model at work: text coloured by expert, a chat answer, a routing figure")
+    write = command("generate", "continue a text")
+    talk = command("chat", "talk with a model; /reset and /quit are commands")
+    show = command("inspect", "list sizes and tensors of a checkpoint, from its headers alone")
+    memory = command("memory", "say what memory a run needs, from the configuration and headers alone")
+    tokens = command("tokenize", "show the tokens of a text")
+    commands.add_parser("bench", help="measure speed and memory; see bench --help", add_help=False)
+
+    for added in (demo, write, talk, tokens):
+        added.add_argument("--model", default="tiny-mixtral", metavar="DIR",
+                           help="default: the embedded %(default)s")
+    write.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue; - is standard input")
+    write.add_argument("--chat", action="store_true", help="ask the prompt as one user turn")
+    write.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
+    for added in (write, talk):
+        add_generation_options(added, 256 if added is talk else 64)
+    for added in (show, memory):
+        added.add_argument("folder", metavar="DIR")
+    show.add_argument("--all", action="store_true", help="one line for every tensor")
+    memory.add_argument("--context", type=int, metavar="N", help="tokens of prompt and answer; default: all")
+    tokens.add_argument("text", metavar="TEXT", help="the text; - reads standard input")
+    tokens.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def add_generation_options(parser: argparse.ArgumentParser, max_tokens: int) -> None:
+    """The options that `generate` and `chat` share."""
+    option = parser.add_argument
+    option("--max-tokens", type=int, default=max_tokens, metavar="N", help="default: %(default)s")
+    option("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
+    option("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest share P only")
+    option("--seed", type=int, metavar="N", help="the same seed gives the same text")
+    option("--weights", choices=("auto", "mapped", "resident"), default="auto",
+           help="resident: kept as float32, faster; mapped: read from the file; default: what fits")
+    option("--precision", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
+
+
+def generate(args: argparse.Namespace) -> None:
+    """The command `generate`: one text, streamed, or with everything known about it as JSON."""
+    from tiny.generate import check_prompt
+    from tiny.tools import progress
+
+    progress.check_options(args)
+    prompt = progress.read_text(args.prompt)
+    model = progress.open_model(args)
+    if args.chat:
+        ids, _ = model.tokenizer.encode_chat([{"role": "user", "content": prompt}])
+    else:
+        ids = [model.tokenizer.bos_id, *model.tokenizer.encode(prompt)]
+    room = check_prompt(model, ids, args.max_tokens)
+    progress.load_weights(model, len(ids) + room)
+    seed = progress.choose_seed(args)
+    clock = progress.Clock()
+    stream = clock.watch(progress.stream(model, ids, args, seed))
+    tokens = list(stream) if args.json else progress.show(stream)
+    if args.json:
+        progress.print_json(args, model, ids, tokens, clock, seed, room)
+    else:
+        progress.note(f"{len(ids):,} prompt tokens; {clock.summary(len(ids))}")
+
+
+def versions() -> str:
+    """Versions that belong into a report of an error."""
+    import platform
+
+    import numpy as np
+
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return (f"tiny {VERSION}, Python {platform.python_version()}, NumPy {np.__version__}, "
+            f"{blas.get('name')} {blas.get('version')}, {platform.system()} {platform.machine()}")
+
+
+if __name__ == "__main__":
+    entry()

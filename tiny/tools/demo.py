@@ -1,0 +1,139 @@
+"""The command `demo`: a model at work. Two continuations and a chat answer, coloured by the experts that wrote
+them, its speed, and how it shares out its experts over four kinds of text.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import tiny
+from tiny.tokenizer import SPACE
+from tiny.tools import progress
+from tiny.tools.memory import parameters
+from tiny.tools.plots import routing_heat_map
+from tiny.tools.routing_text import Painter, colours_wanted, expert_shares, legend
+
+FIGURE = Path("runs/demo/routing.png")
+STORY = ("One sunny afternoon, June went to the market. Her frog Rex came too, and June had a green bell to play "
+         "with.")
+PLAY = "KING HENRY.\nWhat news, my lord? Speak plainly, for the night"
+TASK = "Repeat after me: old corner early toy strange"
+# With a chat of tasks, four kinds of text for the shares of the experts.
+TEXTS = {
+    "stories": STORY + """ "It is the best bell in the world," said June. But then June dropped the bell
+and could not see it. June was so sad that she began to cry. June and Rex looked for a long time at the market. At last
+Rex found the green bell under a leaf. Rex gave June the green bell with a smile. June was so happy. When the sun went
+down, June and Rex walked home.""".replace("\n", " "),
+    "Shakespeare": """Shall I compare thee to a summer's day?
+Thou art more lovely and more temperate:
+Rough winds do shake the darling buds of May,
+And summer's lease hath all too short a date:
+Sometime too hot the eye of heaven shines,
+And often is his gold complexion dimm'd;
+And every fair from fair sometime declines,
+By chance, or nature's changing course, untrimm'd.
+""",
+    "Python": '''def find(items, wanted, start=0):
+    """Return the index of the first match, or -1."""
+    for index in range(start, len(items)):
+        if items[index] == wanted:
+            return index
+    return -1
+
+
+class Counter:
+    def __init__(self, name=None):
+        self.name = name
+        self.values = {}
+
+    def add(self, key, value=1):
+        self.values[key] = self.values.get(key, 0) + value
+        return self.values[key]
+''',
+}
+# A chat of short tasks: question and answer in turn.
+TASKS = ("Reverse the words: green apple boat", "boat apple green",
+         "Sort the numbers: 31 7 19 4", "4 7 19 31",
+         "What is 12 plus 5?", "17",
+         "Tom has a red kite. Mia has a blue ball. What does Mia have?", "a blue ball",
+         "Copy this: river stone lamp", "river stone lamp",
+         "Put these words in order: sun bird lake", "bird lake sun",
+         "What is 9 minus 3?", "6",
+         "Say these words backwards: old king", "king old")
+
+
+def main(args: argparse.Namespace) -> None:
+    """The command `demo`."""
+    model = progress.open_model(args)
+    progress.load_weights(model, min(model.config.max_seq_len, 1024))
+    describe(model)
+    colour, layer = colours_wanted(sys.stdout), model.config.n_layers // 2
+    if model.config.moe is not None:
+        print(f"\nEach token that is written is marked with the expert that layer {layer} chose first for it.\n"
+              "The prompts are not marked.")
+        print(legend(model.config.moe.num_experts, colour))
+    painters = [Painter(sys.stdout, colour) for _ in range(3)]
+    print("\n--- A story, continued: always the likeliest token")
+    rates = [show_text(model, STORY, painters[0], layer, max_tokens=100)]
+    print("\n--- A line of a play, continued: tokens drawn, temperature 0.7, seed 1")
+    rates += [show_text(model, PLAY, painters[1], layer, max_tokens=80, temperature=0.7, seed=1)]
+    print("\n--- A question, answered")
+    rates += [show_text(model, TASK, painters[2], layer, chat=True, max_tokens=40)]
+    if all(rates):
+        print(f"\nspeed: prompts {np.median([r[0] for r in rates]):,.0f} tokens/s, "
+              f"text {np.median([r[1] for r in rates]):,.0f} tokens/s (medians of the three)")
+    if model.config.moe is not None:
+        show_shares(model)
+    print(f"""
+Three things to try next:
+  python -m tiny generate --model {args.model} --prompt "Once there was a kind boy" --temperature 0.8
+  python -m tiny chat --model {args.model}
+  python -m tiny memory {args.model}""")
+
+
+def describe(model) -> None:
+    """Say what kind of model this is."""
+    config = model.config
+    total, active = parameters(config)
+    print(f"A decoder of {config.n_layers} layers and {config.n_heads} heads, over a vocabulary of "
+          f"{config.vocab_size:,}, with {total:,} parameters.")
+    if config.moe is not None:
+        print(f"In each layer a router chooses {config.moe.num_experts_per_tok} of {config.moe.num_experts} "
+              f"experts for each token: {active:,} parameters work on it.")
+
+
+def show_text(model, prompt: str, painter: Painter, layer: int, chat: bool = False,
+              **options) -> tuple[float, float]:
+    """Write one text as it is made; return its tokens per second in reading and in writing."""
+    tokenizer = model.tokenizer
+    ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+    if chat:
+        ids, _ = tokenizer.encode_chat([{"role": "user", "content": prompt}])
+    painter.write(f"[INST] {prompt} [/INST] " if chat else prompt)
+    clock = progress.Clock()
+    for token in clock.watch(tiny.generate(model, ids, **options)):
+        # A text loses the space before its first word; between prompt and continuation it belongs.
+        joint = " " if clock.tokens == 1 and not chat and tokenizer.pieces([token.id])[0].startswith(SPACE) else ""
+        painter.write(joint + token.text, None if token.experts is None else int(token.experts[layer, 0]))
+    painter.finish()
+    return clock.rates(len(ids))[1:]
+
+
+def show_shares(model) -> None:
+    """Print each layer's shares over all texts as a table, and save the figure of shares by kind of text."""
+    tokens = {name: [model.tokenizer.bos_id, *model.tokenizer.encode(text)] for name, text in TEXTS.items()}
+    turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(TASKS)]
+    tokens["tasks"], _ = model.tokenizer.encode_chat([*turns[:-1], turns[-1] | {"prefix": True}])
+    shares = {name: expert_shares(model, ids) for name, ids in tokens.items()}
+    mean = np.mean(list(shares.values()), axis=0)
+    experts = model.config.moe.num_experts
+    print(f"\nShares of the experts in per cent, both choices counted, over texts of four kinds "
+          f"({sum(map(len, tokens.values())):,} tokens)")
+    print("expert   " + "".join(f"{e:>6}" for e in range(experts)))
+    for layer, row in enumerate(mean):
+        print(f"layer {layer:<3}" + "".join(f"{100 * share:6.1f}" for share in row))
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    routing_heat_map(shares).savefig(FIGURE, dpi=150)
+    print(f"The same for each kind of text, as a figure: {FIGURE}")

@@ -1,0 +1,274 @@
+"""The backward passes: from the gradient of what an operation returned to the gradients of what it was given.
+
+Each function is named after the operation of the book that it differentiates and starts from that operation's inputs:
+what it needs of the forward pass it computes again (activation checkpointing), so that the forward pass stays the
+book's own. Gradients of activations are returned; gradients of weights are written into the arrays that the caller
+gives as `dw`. Every function keeps the dtype of its input: float32 in training, float64 in the tests.
+Read `gradients.py` next.
+
+>>> rope_backward(np.ones((1, 1, 2), np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32))
+array([[[ 1., -1.]]], dtype=float32)
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tiny.numerics import softmax
+from tiny.rope import rope
+
+QUERIES = 64  # Queries differentiated at a time, as in the forward pass.
+ROWS = 64  # Tokens whose scores of the whole vocabulary are differentiated at a time.
+
+
+def cross_entropy(logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean negative log-likelihood of the targets, and its gradient.
+
+    loss = sum_t weights_t (log sum_v exp logits_tv - logits_t,target) / sum_t weights_t
+    d loss / d logits_tv = weights_t (softmax(logits_t)_v - [v = target_t]) / sum_t weights_t
+
+    Shapes:  logits (T, V), targets (T,), weights (T,) -> loss, dlogits (T, V)
+    Dtypes:  targets int; a weight of zero leaves a token out; the loss is added up in float64
+    Raises:  ValueError if the weights add up to nothing
+    """
+    total = float(weights.sum(dtype=np.float64))
+    if total <= 0:
+        raise ValueError("cross_entropy expects at least one target with a weight above zero; got none.")
+    share = (weights / total).astype(logits.dtype)
+    loss, dlogits = 0.0, np.empty_like(logits)
+    # (1) a block of tokens at a time, which stays in the cache
+    for start in range(0, len(logits), ROWS):
+        block = slice(start, start + ROWS)
+        out, rows = dlogits[block], np.arange(len(logits[block]))
+        # (2) the loss: log of the sum of exponentials minus the target's logit, each relative to the largest logit
+        np.subtract(logits[block], logits[block].max(axis=1, keepdims=True), out=out)
+        chosen = out[rows, targets[block]]
+        np.exp(out, out=out)
+        sums = out.sum(axis=1)
+        loss += float((np.log(sums) - chosen).astype(np.float64) @ weights[block]) / total
+        # (3) the gradient: the softmax minus one at the target, weighted
+        out *= (share[block] / sums)[:, None]
+        out[rows, targets[block]] -= share[block]
+    return loss, dlogits
+
+
+def linear_backward(dout: np.ndarray, x: np.ndarray, weight: np.ndarray, dw: np.ndarray) -> np.ndarray:
+    """Of y = x W^T: dx = dy W and dW = dy^T x.
+
+    Shapes:  dout (T, out), x (T, in), weight (out, in), dw (out, in) written -> dx (T, in)
+    """
+    np.matmul(dout.T, x, out=dw)
+    return dout @ weight
+
+
+def embedding_backward(dout: np.ndarray, ids: np.ndarray, dw: np.ndarray) -> None:
+    """Of y_t = W[id_t]: dW[i] is the sum of dy_t over the tokens with id i, zero for ids that do not occur.
+
+    Shapes:  dout (T, D), ids (T,), dw (V, D) written
+    """
+    order = np.argsort(ids, kind="stable")
+    present, starts = np.unique(ids[order], return_index=True)
+    dw[...] = 0
+    dw[present] = np.add.reduceat(dout[order], starts, axis=0)
+
+
+def rms_norm_backward(dout: np.ndarray, x: np.ndarray, weight: np.ndarray, eps: float, dw: np.ndarray) -> np.ndarray:
+    """Of y = n * w with n = x r and r = 1 / sqrt(mean(x^2) + eps): dw = sum_t dy n, dn = dy w,
+    dx = r (dn - n mean(dn n)). The second term is there because x also moves its own root mean square.
+
+    Shapes:  dout (T, D), x (T, D), weight (D,), dw (D,) written -> dx (T, D)
+    """
+    D = x.shape[1]
+    # (1) forward again: the normalised rows
+    r = 1 / np.sqrt(np.einsum("td,td->t", x, x)[:, None] / D + eps).astype(x.dtype)
+    normed = x * r
+    # (2) the weight
+    np.einsum("td,td->d", dout, normed, out=dw)
+    # (3) through the division by the root
+    dnormed = dout * weight
+    normed *= np.einsum("td,td->t", dnormed, normed)[:, None] / D
+    dnormed -= normed
+    dnormed *= r
+    return dnormed
+
+
+def rope_backward(dout: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """Of y = R(angle) x, a rotation of each pair: dx = R(-angle) dy. A rotation's transpose is its inverse.
+
+    Shapes:  dout (T, n, d), cos (T, d / 2), sin (T, d / 2) -> dx (T, n, d)
+    """
+    return rope(dout, cos, -sin)
+
+
+def attention_backward(dout: np.ndarray, q: np.ndarray, keys: np.ndarray, values: np.ndarray,
+                       lengths: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Causal attention over packed sequences without a cache: each sequence's queries see its own keys.
+
+    Shapes:  dout (T, H, d), q (T, H, d), keys (T, G, d), values (T, G, d)
+             -> dq (T, H, d), dkeys (T, G, d), dvalues (T, G, d), and out (T, H, d), the forward pass's own result:
+             it falls out on the way, and the gradient of wo needs it
+    Order:   a block of queries against the keys it may see, as in the forward pass; the gradients of a key add up
+             over the queries that see it and over the H / G heads that share it
+    """
+    T, H, d = q.shape
+    G = keys.shape[1]
+    q, dout = q.reshape(T, G, H // G, d), dout.reshape(T, G, H // G, d)
+    out, dq = np.empty_like(q), np.empty_like(q)
+    dkeys, dvalues = np.zeros_like(keys), np.zeros_like(values)
+    mask = np.triu(np.full((QUERIES, QUERIES), -np.inf, q.dtype), 1)[:, None]
+    first = 0
+    for length in lengths:
+        for block in range(0, length, QUERIES):
+            rows = slice(first + block, first + min(block + QUERIES, length))
+            seen = slice(first, rows.stop)
+            for g in range(G):
+                out[rows, g], dq[rows, g], dk, dv = attend_backward(
+                    dout[rows, g], q[rows, g], keys[seen, g], values[seen, g], mask)
+                dkeys[seen, g] += dk
+                dvalues[seen, g] += dv
+        first += length
+    return dq.reshape(T, H, d), dkeys, dvalues, out.reshape(T, H, d)
+
+
+def attend_backward(dout: np.ndarray, q: np.ndarray, keys: np.ndarray, values: np.ndarray,
+                    mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of O = P V with P = softmax(S) and S = q K^T / sqrt(d), causal: dV = P^T dO, dP = dO V^T,
+    dS = P (dP - sum_s P dP), dq = dS K / sqrt(d), dK = dS^T q / sqrt(d). The row sum equals dO . O.
+
+    P = e / l, exponentials over their sum, is never formed: 1 / l goes into the narrower O and dO.
+
+    Shapes:  dout (t, R, d), q (t, R, d), keys (s, d), values (s, d), mask (at least t, 1, the same): 0 and -infinity
+             -> out (t, R, d), dq (t, R, d), dkeys (s, d), dvalues (s, d)
+    """
+    t, R, d = q.shape
+    scale = q.dtype.type(d**-0.5)
+    # (1) forward again, the scale taken into the queries
+    q, dout = q.reshape(t * R, d) * scale, dout.reshape(t * R, d)
+    e = (q @ keys.T).reshape(t, R, -1)
+    e[:, :, -t:] += mask[:t, :, :t]
+    e = e.reshape(t * R, -1)
+    e -= e.max(axis=1, keepdims=True)
+    np.exp(e, out=e)
+    inverse = 1 / e.sum(axis=1, keepdims=True)
+    out = e @ values
+    out *= inverse
+    # (2) through the average of the values
+    dout = dout * inverse
+    dvalues = e.T @ dout
+    dscores = dout @ values.T
+    # (3) through the softmax: the row sum of P dP
+    dscores -= np.einsum("td,td->t", dout, out)[:, None]
+    dscores *= e
+    # (4) through the scores; q already carries the scale
+    dkeys = dscores.T @ q
+    dq = dscores @ keys
+    dq *= scale
+    return out.reshape(t, R, d), dq.reshape(t, R, d), dkeys, dvalues
+
+
+def load_balancing(logits: np.ndarray, chosen: np.ndarray) -> tuple[float, np.ndarray]:
+    """The load-balancing loss of one layer: E sum_e f_e P_e, and the share f_e / K of choices of each expert.
+
+    f_e is the number of times that expert e was chosen, divided by T; P_e is the mean over tokens of the softmax over
+    ALL E logits. An even load gives K.
+
+    Shapes:  logits (T, E), chosen (T, K) -> loss, shares (E,)
+    Source:  arXiv:2101.03961 eq. 4-6; transformers modeling_mixtral.py, load_balancing_loss_func
+    Differs: transformers first joins the rows of all layers, so that one layer's imbalance can cancel another's. Here
+             each layer has its own loss, and the model's is their mean. Switch counts first choices only: even is 1
+    """
+    counts = np.bincount(chosen.reshape(-1), minlength=logits.shape[1])
+    mean = softmax(logits).mean(axis=0, dtype=np.float64)
+    return float(logits.shape[1] * (counts / len(logits)) @ mean), counts / chosen.size
+
+
+def route_backward(dweights: np.ndarray, logits: np.ndarray, chosen: np.ndarray, weights: np.ndarray,
+                   coefficient: float = 0.0) -> np.ndarray:
+    """Of w = softmax over the chosen logits: dlogit_k = w_k (dw_k - sum_j w_j dw_j), zero for the others; plus
+    coefficient times the gradient of the load-balancing loss. The choice itself, and f, have no gradient.
+
+    With P_te the softmax over all logits, d loss / d P_te = E f_e / T, and through that softmax
+    dlogit_te = P_te (E f_e / T - sum_i P_ti E f_i / T).
+
+    Shapes:  dweights (T, K), logits (T, E), chosen (T, K), weights (T, K) -> dlogits (T, E)
+    """
+    T, E = logits.shape
+    dlogits = np.zeros_like(logits)
+    # (1) the load-balancing loss, through the softmax over all logits
+    if coefficient:
+        probabilities = softmax(logits)
+        slope = np.bincount(chosen.reshape(-1), minlength=E) * (coefficient * E / T**2)
+        slope = slope.astype(logits.dtype)
+        dlogits = probabilities * (slope - (probabilities @ slope)[:, None])
+    # (2) the weights, through the softmax over the chosen logits
+    dchosen = weights * (dweights - np.einsum("tk,tk->t", weights, dweights)[:, None])
+    dlogits[np.arange(T)[:, None], chosen] += dchosen
+    return dlogits
+
+
+def swiglu_backward(dout: np.ndarray, x: np.ndarray, scale: np.ndarray, w1: np.ndarray, w2: np.ndarray,
+                    w3: np.ndarray, dw: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Of y = c w2 h with h = silu(a) b, a = w1 x, b = w3 x and one scale c for each token:
+    dw2 = (c dy)^T h, dh = c w2^T dy, dc = h . w2^T dy (no second product), db = dh silu(a), da = dh b silu'(a),
+    where silu(a) = a s and silu'(a) = s + silu(a) (1 - s) with s = sigmoid(a).
+
+    Shapes:  dout (n, D), x (n, D), scale (n, 1), w1 (F, D), w2 (D, F), w3 (F, D), dw: the three gradients, written
+             -> dx (n, D), dscale (n,)
+    """
+    # (1) forward again
+    a, b = x @ w1.T, x @ w3.T
+    with np.errstate(over="ignore"):  # exp(100) is infinity in float32, and its sigmoid the zero that belongs there.
+        s = np.exp(-a)
+    s += 1
+    np.reciprocal(s, out=s)
+    silu = np.multiply(a, s, out=a)
+    hidden = silu * b
+    # (2) through w2, and through the scale
+    dhidden = dout @ w2
+    dscale = np.einsum("nf,nf->n", hidden, dhidden)
+    dhidden *= scale
+    np.matmul((dout * scale).T, hidden, out=dw[1])
+    # (3) through the product: the gate's silu and the linear branch
+    db = np.multiply(dhidden, silu, out=hidden)
+    dhidden *= b
+    slope = np.subtract(1, s, out=b)
+    slope *= silu
+    slope += s
+    da = np.multiply(dhidden, slope, out=dhidden)
+    # (4) through w1 and w3
+    dx = linear_backward(da, x, w1, dw[0])
+    dx += linear_backward(db, x, w3, dw[2])
+    return dx, dscale
+
+
+def feed_forward_backward(dout: np.ndarray, x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
+                          dw: Sequence[np.ndarray]) -> np.ndarray:
+    """Of a dense feed-forward layer y = w2 (silu(w1 x) * w3 x): swiglu_backward with every scale one.
+
+    Shapes:  dout (T, D), x (T, D), w1 (F, D), w2 (D, F), w3 (F, D), dw: the three gradients, written -> dx (T, D)
+    """
+    return swiglu_backward(dout, x, np.ones((len(x), 1), x.dtype), w1, w2, w3, dw)[0]
+
+
+def experts_backward(dout: np.ndarray, x: np.ndarray, chosen: np.ndarray, weights: np.ndarray,
+                     w1: Sequence[np.ndarray], w2: Sequence[np.ndarray], w3: Sequence[np.ndarray],
+                     dw: Sequence[Sequence[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Of y_t = sum_k weights_tk expert_k(x_t): the gradient of each expert from its own tokens, that of x added up
+    over a token's experts, and that of each router weight, expert_k(x_t) . dy_t.
+
+    Shapes:  dout (T, D), x (T, D), chosen (T, K), weights (T, K), w1 E x (F, D), w2 E x (D, F), w3 E x (F, D),
+             dw: for each expert its three gradients, written -> dx (T, D), dweights (T, K)
+    """
+    dx, dweights = np.zeros_like(x), np.empty_like(weights)
+    for e in range(len(w1)):
+        # (1) the tokens that chose this expert, and as which of their choices; none: no gradient
+        tokens, rank = np.nonzero(chosen == e)
+        if not len(tokens):
+            for gradient in dw[e]:
+                gradient[...] = 0
+            continue
+        # (2) the expert's gradients from just those tokens; a token has an expert once at most
+        part, dweights[tokens, rank] = swiglu_backward(
+            dout[tokens], x[tokens], weights[tokens, rank, None], w1[e], w2[e], w3[e], dw[e])
+        dx[tokens] += part
+    return dx, dweights
