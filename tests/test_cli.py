@@ -18,7 +18,7 @@ import tiny
 from tiny.__main__ import VERSION, main
 from tiny.tokenizer import SentencePieceTokenizer
 from tiny.tools import memory
-from tiny.weights import read_safetensors, save_safetensors
+from tiny.safetensors import read_safetensors, save_safetensors
 
 MODEL = str(GOLDEN / "mixtral-a" / "mistral")
 HF = str(GOLDEN / "mixtral-a" / "hf")

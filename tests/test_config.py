@@ -159,7 +159,7 @@ def test_files_that_are_no_json_object(tmp_path, data):
 
 
 def test_files_that_are_not_there(tmp_path):
-    refused(lambda: read_params(tmp_path / "params.json"), "params.json cannot be read")
+    refused(lambda: read_params(tmp_path / "params.json"), "params.json")
     (tmp_path / "config.json").mkdir()
     refused(lambda: read_hf_config(tmp_path / "config.json"), "config.json")
 

@@ -67,7 +67,8 @@ def test_linear(T, out, inner, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_linear_in_blocks(block, dtype, monkeypatch):
     """HF's permuted rows as a 4-D view, and blocks from one row up to more than the matrix."""
-    monkeypatch.setattr(numerics, "BLOCK_BYTES", block)
+    monkeypatch.setattr(numerics, "FEW_BYTES", block)
+    monkeypatch.setattr(numerics, "MANY_BYTES", block)
     x, stored = normal(3, 16), normal(7 * 10, 16).astype(dtype)
     view = stored.reshape(7, 2, 5, 16).swapaxes(1, 2)
     assert np.shares_memory(view, stored)
@@ -78,9 +79,10 @@ def test_linear_in_blocks(block, dtype, monkeypatch):
     assert_close(y[:, order], plain, OPS["linear"], name="2-D")
 
 
-def test_linear_of_large_matrices_goes_in_blocks_by_itself():
-    x, weight = normal(2, 1024), normal(1500, 1024).astype(ml_dtypes.bfloat16)
-    assert 4 * weight.size > numerics.BLOCK_BYTES
+@pytest.mark.parametrize("T", [2, numerics.FEW, numerics.FEW + 1])
+def test_linear_of_large_matrices_goes_in_blocks_by_itself(T):
+    x, weight = normal(T, 1024), normal(1500, 1024).astype(ml_dtypes.bfloat16)
+    assert 4 * weight.size > numerics.MANY_BYTES > numerics.FEW_BYTES
     expected = np.concatenate([x.astype(float) @ weight[n].astype(float)[:, None] for n in range(1500)], axis=1)
     assert_close(linear(x, weight), expected, 16 * OPS["linear"], name="1024 terms of size 1")
 

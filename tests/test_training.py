@@ -2,8 +2,16 @@
 
 import numpy as np
 from compare import assert_close
-from test_backward import loop_attention, loop_balance, loop_cross_entropy, loop_experts, loop_rms_norm, loop_rope
-from test_backward import loop_feed_forward, loop_weights
+from test_backward import (
+    loop_attention,
+    loop_balance,
+    loop_cross_entropy,
+    loop_experts,
+    loop_feed_forward,
+    loop_rms_norm,
+    loop_rope,
+    loop_weights,
+)
 
 from tiny.config import Config, MoeConfig
 from tiny.mixtral import Mixtral
@@ -38,7 +46,7 @@ def reference_loss(config, weights, batch, choices):
     cos, sin = np.cos(angles), np.sin(angles)
     x, aux = weights["tok_embeddings.weight"][batch.ids], []
     for layer in range(config.n_layers):
-        w = lambda name: weights[f"layers.{layer}.{name}.weight"]
+        w = lambda name, layer=layer: weights[f"layers.{layer}.{name}.weight"]
         y = loop_rms_norm(x, w("attention_norm"), config.norm_eps)
         q, k, v = ((y @ w(f"attention.{name}").T).reshape(len(x), -1, config.head_dim) for name in ("wq", "wk", "wv"))
         y = loop_attention(loop_rope(q, cos, sin), loop_rope(k, cos, sin), v, batch.lengths)
@@ -50,7 +58,8 @@ def reference_loss(config, weights, batch, choices):
             x = x + loop_experts(y, chosen, loop_weights(logits, chosen), *experts)
             aux.append(loop_balance(logits, chosen))
         else:
-            x = x + np.stack([loop_feed_forward(row, *(w(f"feed_forward.{m}") for m in ("w1", "w2", "w3"))) for row in y])
+            network = [w(f"feed_forward.{m}") for m in ("w1", "w2", "w3")]
+            x = x + np.stack([loop_feed_forward(row, *network) for row in y])
     logits = loop_rms_norm(x, weights["norm.weight"], config.norm_eps) @ weights["output.weight"].T
     loss = loop_cross_entropy(logits, batch.targets, batch.weights)
     return loss + COEFFICIENT * np.mean(aux) if aux else loss

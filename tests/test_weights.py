@@ -11,6 +11,7 @@ from small import file_bytes, hf_tensors, random_tensors, raw_file, sizes, write
 import tiny
 from tiny import weights as module
 from tiny.config import TinyError
+from tiny.safetensors import read_safetensors, save_safetensors
 from tiny.weights import (
     Weights,
     choose_mode,
@@ -21,8 +22,6 @@ from tiny.weights import (
     hf_name,
     open_tensors,
     pairs_to_halves,
-    read_safetensors,
-    save_safetensors,
 )
 
 CONFIG = sizes(n_layers=1, moe=(2, 1))

@@ -35,6 +35,8 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
     check_spans(T, len(keys), lengths, spans)
     grouped = q.reshape(T, keys.shape[1], H // keys.shape[1], d)
     out = np.empty_like(grouped)
+    longest = max(stop - start for start, stop in spans)
+    scores = np.empty(min(max(lengths), QUERIES) * grouped.shape[2] * longest, np.float32)  # reused by every block
     first = 0
     for length, (start, stop) in zip(lengths, spans):
         # (1) a block of queries at a time, so that memory grows with the keys and not with their square
@@ -43,26 +45,31 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
             # (2) the slice of keys that the block may see
             seen = stop - length + min(block + QUERIES, length) if causal else stop
             for g in range(keys.shape[1]):
-                out[rows, g] = attend(grouped[rows, g], keys[start:seen, g], values[start:seen, g], causal, precision)
+                out[rows, g] = attend(grouped[rows, g], keys[start:seen, g], values[start:seen, g], scores, causal,
+                                      precision)
         first += length
     return out.reshape(T, H, d)
 
 
-def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, causal: bool, precision: str) -> np.ndarray:
+def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scores: np.ndarray, causal: bool,
+           precision: str) -> np.ndarray:
     """Attention of one block of queries, all heads that share one KV head at once.
 
-    Shapes:  q (t, R, d), keys (s, d), values (s, d) -> (t, R, d); query i of t sees s - t + i + 1 keys if causal
+    Shapes:  q (t, R, d), keys (s, d), values (s, d), scores: scratch of at least t * R * s -> (t, R, d);
+             query i of t sees s - t + i + 1 keys if causal
     """
     t, R, d = q.shape
     # (3) scores: how well each query matches each key
-    scores = round_to(q.reshape(t * R, d) @ keys.T, precision)
-    scores = round_to(scores * np.float32(d**-0.5), precision).reshape(t, R, -1)
+    scores = scores[: t * R * len(keys)].reshape(t * R, len(keys))
+    scores = round_to(np.matmul(q.reshape(t * R, d), keys.T, out=scores), precision)
+    scores *= np.float32(d**-0.5)
+    scores = round_to(scores, precision)
     # (4) causal mask: only the last t keys can lie ahead of a query
     if causal and t > 1:
-        scores[:, :, -t:] += np.triu(np.full((t, t), -np.inf, np.float32), 1)[:, None]
+        scores.reshape(t, R, -1)[:, :, -t:] += np.triu(np.full((t, t), -np.inf, np.float32), 1)[:, None]
     # (5) softmax over the keys, (6) the weighted average of the values
-    weights = round_to(softmax(scores), precision)
-    return round_to(weights.reshape(t * R, -1) @ values, precision).reshape(t, R, d)
+    weights = round_to(softmax(scores, out=scores), precision)
+    return round_to(weights @ values, precision).reshape(t, R, d)
 
 
 def check_spans(T: int, S: int, lengths: Sequence[int], spans: Sequence[tuple[int, int]]) -> None:

@@ -52,10 +52,10 @@ def normalise(messages: list[dict]) -> list[Turn]:
     systems = [text_of(message) for message in messages if message["role"] == "system" and message["content"]]
     turns = []
     for role, group in groupby(messages, key=lambda message: message["role"]):
-        group = list(group)
+        same = list(group)
         if role != "system":
-            content = merge([chunk for message in group for chunk in chunks_of(message)])
-            turns.append(Turn(role, content, any(message.get("prefix", False) for message in group)))
+            content = merge([chunk for message in same for chunk in chunks_of(message)])
+            turns.append(Turn(role, content, any(message.get("prefix", False) for message in same)))
     # A system prompt alone is put before an empty question.
     turns = turns or [Turn("user", [])]
     system = BLANK_LINE.join(systems)

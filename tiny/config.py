@@ -1,7 +1,7 @@
 """The sizes of a model, as its files state them.
 
 Both released layouts are read: Mistral's `params.json` and Hugging Face's `config.json`. The field names are those of
-`params.json`. No size has a default: a missing one is an error that names it. Read `weights.py` next.
+`params.json`. No size has a default: a missing one is an error that names it. Read `safetensors.py` next.
 """
 
 import json
@@ -122,7 +122,7 @@ def read_hf_config(path: Path) -> Config:
         max_seq_len=context_length(config, "max_position_embeddings", moe, path)))
 
 
-def number(mapping: dict, key: str, path: Path, kind: type = int, default: float | None = None):
+def number(mapping: dict, key: str, path: Path, kind: type[int] | type[float] = int, default: float | None = None):
     """Return mapping[key], a positive number; kind int allows whole ones only.
 
     Raises:  TinyError that names the key and the file, if it is missing without a default, or is anything else

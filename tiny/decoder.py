@@ -3,13 +3,13 @@
 Both halves read the normalised residual stream and add their answer to it. Read `mixtral.py` next.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
 
-from tiny.config import Config
+from tiny.config import Config, MoeConfig
 from tiny.kv_cache import KVCache
 from tiny.numerics import round_to
 
@@ -32,7 +32,7 @@ class Pass:
             self.trace[name] = value
 
 
-class ExpertMatrices(Sequence):
+class ExpertMatrices(Sequence[np.ndarray]):
     """One matrix of every expert of a layer, looked up when an operation asks for it and not before."""
 
     def __init__(self, weights: Mapping[str, np.ndarray], layer: int, matrix: str, num_experts: int):
@@ -42,7 +42,7 @@ class ExpertMatrices(Sequence):
     def __len__(self) -> int:
         return self.num_experts
 
-    def __getitem__(self, expert: int) -> np.ndarray:
+    def __getitem__(self, expert):
         return self.weights[self.name % expert]
 
 
@@ -67,13 +67,13 @@ def decoder_layer(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], 
     if config.moe is None:
         y = ops.feed_forward(y, w("feed_forward.w1"), w("feed_forward.w2"), w("feed_forward.w3"), precision)
     else:
-        y = mixture_of_experts(y, layer, weights, config, run)
+        y = mixture_of_experts(y, layer, weights, config.moe, run)
     x = round_to(x + y, precision)
     run.note(f"layer{layer:02}", x)
     return x
 
 
-def self_attention(x: np.ndarray, layer: int, w, config: Config, run: Pass) -> np.ndarray:
+def self_attention(x: np.ndarray, layer: int, w: Callable[[str], np.ndarray], config: Config, run: Pass) -> np.ndarray:
     """Queries, keys and values of the new tokens; rotate; remember; attend; project back.
 
     Shapes:  x (T, D) -> (T, D); w(name) -> the layer's weight
@@ -101,14 +101,14 @@ def self_attention(x: np.ndarray, layer: int, w, config: Config, run: Pass) -> n
     return y
 
 
-def mixture_of_experts(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], config: Config,
+def mixture_of_experts(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], moe: MoeConfig,
                        run: Pass) -> np.ndarray:
     """Route every token, then let its experts answer. Shapes:  x (T, D) -> (T, D)."""
     gate = weights[f"layers.{layer}.feed_forward.gate.weight"]
     # (1) route
-    logits, chosen, scales = run.ops.route(x, gate, config.moe.num_experts_per_tok, run.precision)
+    logits, chosen, scales = run.ops.route(x, gate, moe.num_experts_per_tok, run.precision)
     for name, value in (("router_logits", logits), ("experts", chosen), ("expert_weights", scales)):
         run.note(f"{name}{layer:02}", value)
     # (2) the experts answer
-    w1, w2, w3 = (ExpertMatrices(weights, layer, name, config.moe.num_experts) for name in ("w1", "w2", "w3"))
+    w1, w2, w3 = (ExpertMatrices(weights, layer, name, moe.num_experts) for name in ("w1", "w2", "w3"))
     return run.ops.experts(x, chosen, scales, w1, w2, w3, run.precision)

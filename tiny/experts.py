@@ -14,6 +14,9 @@ import numpy as np
 from tiny.numerics import linear, round_to, silu
 
 
+TOKENS = 1024  # Tokens of one block in feed_forward.
+
+
 def feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
                  precision: str = "float32") -> np.ndarray:
     """SwiGLU: w2 (silu(w1 x) * w3 x). One expert, or the feed-forward layer of a dense model.
@@ -22,9 +25,16 @@ def feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
     Dtypes:  x float32; weights float32, bfloat16 or float16 -> float32
     Source:  arXiv:2002.05202; mistral-inference transformer_layers.py, FeedForward (w1 gate, w3 up, w2 down)
     """
-    hidden = round_to(silu(linear(x, w1, precision)), precision)
-    hidden *= linear(x, w3, precision)
-    return linear(round_to(hidden, precision), w2, precision)
+    out = np.empty_like(x)
+    # (1) a block of tokens at a time, for the hidden states are the widest arrays of the model
+    for start in range(0, len(x), TOKENS):
+        rows = x[start : start + TOKENS]
+        # (2) the gate, through SiLU, times the linear branch
+        hidden = round_to(silu(linear(rows, w1, precision)), precision)
+        hidden *= linear(rows, w3, precision)
+        # (3) back to the width of the model
+        out[start : start + TOKENS] = linear(round_to(hidden, precision), w2, precision)
+    return out
 
 
 def experts(x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence[np.ndarray],

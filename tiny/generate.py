@@ -89,10 +89,9 @@ def continue_all(model, prompts, images, max_tokens, temperature, top_p, seed, s
             logits = model([writers[n].ids[-1] for n in alive], cache=cache.subset(alive), lengths=[1] * len(alive),
                            last_only=True, trace=trace)
             experts = trace.rows(np.arange(len(alive)))
-    for limit in {limit for limit in room if limit < max_tokens}:
-        if any(len(writer.ids) == model.config.max_seq_len for writer in writers):
-            warnings.warn(f"the context of {model.config.max_seq_len:,} tokens is full; the text ends here", stacklevel=2)
-            break
+    context = model.config.max_seq_len
+    if any(limit < max_tokens and len(writer.ids) == context for limit, writer in zip(room, writers)):
+        warnings.warn(f"the context of {context:,} tokens is full; the text ends here", stacklevel=2)
 
 
 def prefill(model, prompts, images, cache) -> tuple[list[np.ndarray], list[np.ndarray | None]]:

@@ -81,8 +81,8 @@ class Mixtral:
                             "Encode the prompt and put BOS (id 1) in front.")
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:
             bad = int(np.argmax((ids < 0) | (ids >= self.config.vocab_size)))
-            raise TinyError(f"Token id {ids[bad]} at position {bad} is not in the vocabulary of {self.config.vocab_size}.",
-                            "Use the tokenizer that came with this model.")
+            raise TinyError(f"Token id {ids[bad]} at position {bad} is not in the vocabulary of "
+                            f"{self.config.vocab_size}.", "Use the tokenizer that came with this model.")
         if sum(lengths) != len(ids) or min(lengths) < 1:
             raise TinyError(f"The lengths {lengths} do not add up to {len(ids)} tokens, or one is below 1.",
                             "Give one length of at least 1 for each sequence.")

@@ -10,7 +10,9 @@ array([[0.5, 0.5]], dtype=float32)
 import ml_dtypes
 import numpy as np
 
-BLOCK_BYTES = 4 << 20  # Scratch for one block of converted weights: stays in the cache, is large enough for BLAS.
+# Bytes of converted weights at a time, for few tokens and for many. Few only read the block once, which is fastest
+# while it is in the cache; many use it for a product, which gains from larger blocks.
+FEW, FEW_BYTES, MANY_BYTES = 16, 512 << 10, 4 << 20
 
 
 def round_to(x: np.ndarray, precision: str) -> np.ndarray:
@@ -25,16 +27,16 @@ def round_to(x: np.ndarray, precision: str) -> np.ndarray:
     return x.astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
-def softmax(x: np.ndarray) -> np.ndarray:
-    """Exponentials of the last axis, divided by their sum.
+def softmax(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Exponentials of the last axis, divided by their sum; written into out if it is given (it may be x itself).
 
     Shapes:  x (..., n) -> (..., n)
     Dtypes:  float32 -> float32
     Order:   the maximum is subtracted first, so that no exponential overflows
     """
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    e /= e.sum(axis=-1, keepdims=True)
-    return e
+    out = np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
+    np.exp(out, out=out)
+    return np.divide(out, out.sum(axis=-1, keepdims=True), out=out)
 
 
 def silu(x: np.ndarray) -> np.ndarray:
@@ -67,7 +69,7 @@ def linear(x: np.ndarray, weight: np.ndarray, precision: str = "float32") -> np.
         return round_to(x @ weight.T, precision)
     group = int(np.prod(weight.shape[1:-1]))  # rows of the output for each index of the first axis
     out = np.empty((len(x), len(weight) * group), np.float32)
-    step = max(1, BLOCK_BYTES // (4 * group * weight.shape[-1]))
+    step = max(1, (FEW_BYTES if len(x) <= FEW else MANY_BYTES) // (4 * group * weight.shape[-1]))
     scratch = np.empty((min(step, len(weight)), *weight.shape[1:]), np.float32)
     for start in range(0, len(weight), step):
         block = scratch[: min(step, len(weight) - start)]

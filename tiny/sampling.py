@@ -30,6 +30,8 @@ def sample(logits: np.ndarray, temperature: float, top_p: float, rng: np.random.
     """
     if temperature == 0:
         return int(np.argmax(logits))
+    if rng is None:
+        raise ValueError("sample expects a random generator when the temperature is above 0; got None.")
     # (1) temperature, in float64 and on differences from the largest logit: no temperature is too small for that
     with np.errstate(over="ignore"):
         probabilities = np.exp((logits - logits.max()).astype(np.float64) / temperature)

@@ -189,7 +189,7 @@ def find_tokenizer(path: Path) -> Path:
 
     Raises:  TinyError if there is none, or only a tekken.json
     """
-    found = path
+    found: Path | None = path
     if path.is_dir():
         patterns = ("tokenizer.model", "tokenizer.model.v*", "tekken*.json")
         named = [file for pattern in patterns for file in sorted(path.glob(pattern))]

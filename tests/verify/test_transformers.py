@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -53,15 +54,22 @@ def prompts_for(model) -> list[list[int]]:
     return [[1], [1, *random], *([1, *model.tokenizer.encode(text)] for text in TEXTS)]
 
 
-def test_logits_agree(case):
+def test_logits_agree(case, request, record_property):
     model, prompts, reference = case
-    for n, ids in enumerate(prompts):
-        assert_close(model(ids), reference[f"logits{n}"], atol=ATOL, name=f"logits of prompt {n}")
+    used = [assert_close(model(ids), reference[f"logits{n}"], atol=ATOL, name=f"logits of prompt {n}")
+            for n, ids in enumerate(prompts)]
+    # For the README: `python -m tiny.tools.readme --verify` reads these from pytest's report.
+    for package in ("torch", "transformers", "numpy"):
+        record_property(f"version {package}", version(package))
+    name = request.node.callspec.params["case"]
+    record_property(f"{name} in transformers, largest error of the logits", f"{max(used) * ATOL:.1e}")
 
 
-def test_greedy_tokens_are_the_same(case):
+def test_greedy_tokens_are_the_same(case, request, record_property):
     model, prompts, reference = case
     for n, ids in enumerate(prompts):
         tokens = [token.id for token in tiny.generate(model, ids, max_tokens=TOKENS, stop_at_eos=False)]
         assert tokens == reference[f"greedy{n}"].tolist(), (
             f"prompt {n}; the winning logit leads by {reference[f'gap{n}'].round(5).tolist()}")
+    name = request.node.callspec.params["case"]
+    record_property(f"{name} in transformers, equal greedy tokens", f"all {len(prompts) * TOKENS}")

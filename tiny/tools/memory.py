@@ -15,8 +15,9 @@ import numpy as np
 import tiny
 from tiny.attention import QUERIES
 from tiny.config import Config, TinyError, read_hf_config, read_params
+from tiny.experts import TOKENS
 from tiny.generate import PREFILL
-from tiny.numerics import BLOCK_BYTES
+from tiny.numerics import MANY_BYTES
 from tiny.weights import choose_mode, expected_shapes, find_files, free_memory, open_tensors
 
 PROGRAM = 100_000_000  # Python, NumPy, the tokenizer and the buffers of BLAS: 47 MB measured, more with more threads.
@@ -90,16 +91,16 @@ def activation_bytes(config: Config, context: int) -> int:
     """The most that one pass of a prefill holds in arrays, in float32.
 
     Two places can be the peak. In attention: the residual stream, the layer's input, the normalised copy, the
-    queries, keys and values, the rotated ones or the answer, and the scores of one block of queries, three times in
-    the softmax. In the experts, if each gets all tokens: stream, input, copy, sum, the tokens gathered, the last
-    expert's answer, and the hidden layer twice.
+    queries, keys and values, the rotated ones or the answer, and the scores of one block of queries. In the experts,
+    if one gets all tokens: stream, input, copy, sum, the tokens gathered, its answer, and the hidden states of a
+    block of tokens, twice, and those of the block before.
     """
     T, D, F = min(context, PREFILL), config.dim, config.hidden_dim
     query, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     heads = config.n_heads // config.n_kv_heads
-    scores = 3 * min(T, QUERIES) * heads * context
-    attention = T * (3 * D + 2 * query + 3 * kv + 2 * config.head_dim) + max(scores, T * max(D, query))
-    experts = T * (6 * D + 2 * F + config.head_dim + 16)  # 16: ids, choices, and the like
+    scores = min(T, QUERIES) * heads * (context + 4 * config.head_dim)
+    attention = T * (3 * D + 2 * query + 3 * kv + 2 * config.head_dim) + scores + T * max(D, query)
+    experts = T * (6 * D + config.head_dim + 16) + min(2 * T, 3 * TOKENS) * F  # 16: ids and choices
     return 4 * (max(attention, experts) + 2 * config.vocab_size)
 
 
@@ -109,7 +110,7 @@ def scratch_bytes(tensors: Mapping[str, np.ndarray]) -> int:
     for tensor in tensors.values():
         if tensor.ndim > 1 and (tensor.dtype != np.float32 or tensor.ndim > 2):
             rows = 4 * math.prod(tensor.shape[1:])
-            blocks.append(rows * min(len(tensor), max(1, BLOCK_BYTES // rows)))
+            blocks.append(rows * min(len(tensor), max(1, MANY_BYTES // rows)))
     return max(blocks)
 
 

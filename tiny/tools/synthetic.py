@@ -17,7 +17,8 @@ import ml_dtypes
 import numpy as np
 
 from tiny.config import HF_NAMES, Config, MoeConfig
-from tiny.weights import expected_shapes, hf_name, pairs_to_halves, save_safetensors
+from tiny.safetensors import save_safetensors
+from tiny.weights import expected_shapes, hf_name, pairs_to_halves
 
 SIZES = {"dim": 1024, "n_layers": 8, "head_dim": 64, "hidden_dim": 3584, "n_heads": 16, "n_kv_heads": 4,
          "vocab_size": 32000, "num_experts": 8, "num_experts_per_tok": 2}
@@ -73,9 +74,8 @@ class HFTensors(Mapping):
 
 
 def params_json(config: Config) -> dict:
-    """What `params.json` says of a model. Source: the released file; it gives no context length."""
-    values = {name: getattr(config, name) for name in HF_NAMES if name != "max_seq_len"}
-    values["rope_theta"] = config.rope_theta
+    """What `params.json` says of a model. Source: the released file, which gives neither theta nor context length."""
+    values = {name: getattr(config, name) for name in (*HF_NAMES, "head_dim", "norm_eps", "rope_theta", "max_seq_len")}
     if config.moe is not None:
         values["moe"] = {"num_experts_per_tok": config.moe.num_experts_per_tok,
                          "num_experts": config.moe.num_experts}
@@ -85,14 +85,15 @@ def params_json(config: Config) -> dict:
 def hf_config_json(config: Config) -> dict:
     """What Hugging Face's `config.json` says of a model. Source: transformers configuration_mixtral.py."""
     values = {hf: getattr(config, name) for name, hf in HF_NAMES.items()}
-    family = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+    family: dict[str, object] = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
     if config.moe is not None:
         family = {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"],
                   "num_local_experts": config.moe.num_experts,
                   "num_experts_per_tok": config.moe.num_experts_per_tok}
-    return family | values | {"rope_theta": config.rope_theta, "sliding_window": None, "hidden_act": "silu",
-                              "tie_word_embeddings": False, "torch_dtype": "bfloat16", "bos_token_id": 1,
-                              "eos_token_id": 2}
+    return family | values | {"head_dim": config.head_dim, "rms_norm_eps": config.norm_eps,
+                              "rope_theta": config.rope_theta, "max_position_embeddings": config.max_seq_len,
+                              "sliding_window": None, "hidden_act": "silu", "tie_word_embeddings": False,
+                              "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2}
 
 
 def save_checkpoint(folder: Path, layout: str, config: Config, tensors: Mapping[str, np.ndarray]) -> None:

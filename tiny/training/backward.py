@@ -111,23 +111,27 @@ def attention_backward(dout: np.ndarray, q: np.ndarray, keys: np.ndarray, values
              over the queries that see it and over the H / G heads that share it
     """
     T, H, d = q.shape
-    G = keys.shape[1]
-    q, dout = q.reshape(T, G, H // G, d), dout.reshape(T, G, H // G, d)
+    G, R = keys.shape[1], H // keys.shape[1]
+    # (1) KV heads first, so that one call handles all of them: queries (G, T R, d), keys (G, T, d)
+    q, dout = (x.reshape(T, G, R, d).swapaxes(0, 1).reshape(G, T * R, d) for x in (q, dout))
+    keys, values = (np.ascontiguousarray(x.swapaxes(0, 1)) for x in (keys, values))
     out, dq = np.empty_like(q), np.empty_like(q)
     dkeys, dvalues = np.zeros_like(keys), np.zeros_like(values)
-    mask = np.triu(np.full((QUERIES, QUERIES), -np.inf, q.dtype), 1)[:, None]
+    # (2) the mask: 0 where a query (column, repeated for its heads) may see a key (row), -infinity elsewhere
+    mask = np.repeat(np.tril(np.full((QUERIES, QUERIES), -np.inf, q.dtype), -1), R, axis=1)
     first = 0
     for length in lengths:
         for block in range(0, length, QUERIES):
-            rows = slice(first + block, first + min(block + QUERIES, length))
-            seen = slice(first, rows.stop)
-            for g in range(G):
-                out[rows, g], dq[rows, g], dk, dv = attend_backward(
-                    dout[rows, g], q[rows, g], keys[seen, g], values[seen, g], mask)
-                dkeys[seen, g] += dk
-                dvalues[seen, g] += dv
+            t = min(QUERIES, length - block)
+            rows = slice((first + block) * R, (first + block + t) * R)
+            seen = slice(first, first + block + t)
+            out[:, rows], dq[:, rows], dk, dv = attend_backward(
+                dout[:, rows], q[:, rows], keys[:, seen], values[:, seen], mask[:t, : t * R])
+            dkeys[:, seen] += dk
+            dvalues[:, seen] += dv
         first += length
-    return dq.reshape(T, H, d), dkeys, dvalues, out.reshape(T, H, d)
+    dq, out = (x.reshape(G, T, R, d).swapaxes(0, 1).reshape(T, H, d) for x in (dq, out))
+    return dq, dkeys.swapaxes(0, 1), dvalues.swapaxes(0, 1), out
 
 
 def attend_backward(dout: np.ndarray, q: np.ndarray, keys: np.ndarray, values: np.ndarray,
@@ -135,35 +139,34 @@ def attend_backward(dout: np.ndarray, q: np.ndarray, keys: np.ndarray, values: n
     """Of O = P V with P = softmax(S) and S = q K^T / sqrt(d), causal: dV = P^T dO, dP = dO V^T,
     dS = P (dP - sum_s P dP), dq = dS K / sqrt(d), dK = dS^T q / sqrt(d). The row sum equals dO . O.
 
+    All scores lie transposed, a row for each key: sums over keys then run along whole rows of memory, which is faster.
     P = e / l, exponentials over their sum, is never formed: 1 / l goes into the narrower O and dO.
 
-    Shapes:  dout (t, R, d), q (t, R, d), keys (s, d), values (s, d), mask (at least t, 1, the same): 0 and -infinity
-             -> out (t, R, d), dq (t, R, d), dkeys (s, d), dvalues (s, d)
+    Shapes:  dout, q (G, n, d) with n = t R, keys, values (G, s, d), mask (t, n), for the last t keys
+             -> out, dq (G, n, d), dkeys, dvalues (G, s, d)
     """
-    t, R, d = q.shape
-    scale = q.dtype.type(d**-0.5)
+    scale = q.dtype.type(q.shape[-1] ** -0.5)
     # (1) forward again, the scale taken into the queries
-    q, dout = q.reshape(t * R, d) * scale, dout.reshape(t * R, d)
-    e = (q @ keys.T).reshape(t, R, -1)
-    e[:, :, -t:] += mask[:t, :, :t]
-    e = e.reshape(t * R, -1)
+    q = q * scale
+    e = keys @ q.mT
+    e[:, -len(mask) :] += mask
     e -= e.max(axis=1, keepdims=True)
     np.exp(e, out=e)
-    inverse = 1 / e.sum(axis=1, keepdims=True)
-    out = e @ values
+    inverse = 1 / e.sum(axis=1)[..., None]
+    out = e.mT @ values
     out *= inverse
     # (2) through the average of the values
     dout = dout * inverse
-    dvalues = e.T @ dout
-    dscores = dout @ values.T
+    dvalues = e @ dout
+    dscores = values @ dout.mT
     # (3) through the softmax: the row sum of P dP
-    dscores -= np.einsum("td,td->t", dout, out)[:, None]
+    dscores -= np.einsum("gnd,gnd->gn", dout, out)[:, None]
     dscores *= e
     # (4) through the scores; q already carries the scale
-    dkeys = dscores.T @ q
-    dq = dscores @ keys
+    dkeys = dscores @ q
+    dq = dscores.mT @ keys
     dq *= scale
-    return out.reshape(t, R, d), dq.reshape(t, R, d), dkeys, dvalues
+    return out, dq, dkeys, dvalues
 
 
 def load_balancing(logits: np.ndarray, chosen: np.ndarray) -> tuple[float, np.ndarray]:

@@ -114,7 +114,8 @@ def build_streams(tokenizer, texts, tokens: dict[str, int], held_out: bool) -> d
         ids = encode_text(tokenizer, texts[domain][held_out])
         streams[domain] = Stream(ids, np.ones(len(ids), np.bool_), np.zeros(0, np.int64))
     for domain, draw in (("stories", _story_documents), ("tasks", _chat_documents)):
-        documents, count, block = [], 0, 0
+        documents: list = []
+        count, block = 0, 0
         while count < tokens[domain]:
             new = draw(tokenizer, 2 * block + 1000 + held_out, held_out)
             count += sum(len(ids) for document in new for ids, _ in document)

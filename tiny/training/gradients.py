@@ -11,9 +11,18 @@ import numpy as np
 from tiny.config import Config
 from tiny.rms_norm import rms_norm
 from tiny.rope import rope_table
-from tiny.training.backward import (attention_backward, cross_entropy, embedding_backward, experts_backward,
-                                    feed_forward_backward, linear_backward, load_balancing, rms_norm_backward,
-                                    rope_backward, route_backward)
+from tiny.training.backward import (
+    attention_backward,
+    cross_entropy,
+    embedding_backward,
+    experts_backward,
+    feed_forward_backward,
+    linear_backward,
+    load_balancing,
+    rms_norm_backward,
+    rope_backward,
+    route_backward,
+)
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -29,7 +38,8 @@ def loss_and_gradients(model, batch, coefficient: float, grads: Tensors) -> dict
              over layers), `shares` (n_layers, E) of the choices; aux 0 and shares None for a dense model
     Dtypes:  float32
     """
-    config, weights, trace = model.config, model.weights, {}
+    config, weights = model.config, model.weights
+    trace: dict[str, np.ndarray] = {}
     # (1) the forward pass
     model(batch.ids, lengths=batch.lengths, trace=trace)
     # (2) the loss
@@ -41,7 +51,8 @@ def loss_and_gradients(model, batch, coefficient: float, grads: Tensors) -> dict
     # (4) the layers, last to first
     positions = np.concatenate([np.arange(length) for length in batch.lengths])
     angles = rope_table(positions, config.head_dim, config.rope_theta)
-    aux, shares = [], []
+    aux: list[float] = []
+    shares: list[np.ndarray] = []
     for layer in reversed(range(config.n_layers)):
         x = trace[f"layer{layer - 1:02}"] if layer else trace["embed"]
         dx += mixture_backward(dx, x, layer, config, weights, grads, trace, coefficient / config.n_layers)
@@ -76,9 +87,9 @@ def mixture_backward(dout: np.ndarray, x: np.ndarray, layer: int, config: Config
         gate = named("feed_forward.gate")
         dnormed += linear_backward(dlogits, normed, weights[gate], grads[gate])
     else:
-        names = [named(f"feed_forward.{w}") for w in ("w1", "w2", "w3")]
-        dnormed = feed_forward_backward(dout, normed, *(weights[name] for name in names),
-                                        [grads[name] for name in names])
+        n1, n2, n3 = (named(f"feed_forward.{w}") for w in ("w1", "w2", "w3"))
+        dnormed = feed_forward_backward(dout, normed, weights[n1], weights[n2], weights[n3],
+                                        [grads[n1], grads[n2], grads[n3]])
     # (4) the norm
     return rms_norm_backward(dnormed, middle, norm, config.norm_eps, grads[named("ffn_norm")])
 

@@ -212,7 +212,8 @@ def spellings():
 
 def compile_phrase(beat, needs, does, text):
     """Return the Phrase of one phrasing of an entry."""
-    parts, pattern = [], ""
+    parts: list = []
+    pattern = ""
     for piece in filter(None, re.split(r"(\{[^}]+\}|\[[^\]]+\])", text)):
         if piece[0] == "{":
             view, _, variable = piece[1:-1].rpartition(".")
@@ -227,7 +228,7 @@ def compile_phrase(beat, needs, does, text):
             pattern += re.escape(piece)
     slots = [part for part in parts if isinstance(part, tuple)]
     variables = {variable for _, variable in slots}
-    return Phrase(beat, [re.fullmatch(r"([\w.]+?)(!?=)(\w+)", need).groups() for need in needs.split()],
+    return Phrase(beat, re.findall(r"([\w.]+?)(!?=)(\w+)", needs),
                   [tuple(fact.split("=")) for fact in does.split() if fact[0] != "+"],
                   set(re.findall(r"\+(\w)", does)), parts, slots, re.compile(pattern), variables,
                   "X" in variables and ("", "X") not in slots,
@@ -236,10 +237,10 @@ def compile_phrase(beat, needs, does, text):
 
 def compile_table():
     """Return {name of what happens: [Phrase, ...]}."""
-    phrases = {}
+    phrases: dict = {}
     for line in TABLE.strip().splitlines():
         if line[0] != " ":
-            beat, needs, does = re.fullmatch(r"(\w+): (.*?) ?->(.*)", line).groups()
+            beat, needs, does = re.findall(r"^(\w+): (.*?) ?->(.*)$", line)[0]
         else:
             texts = line.strip().split(" / ")
             phrases.setdefault(beat, []).extend(compile_phrase(beat, needs, does, text) for text in texts)
@@ -353,7 +354,7 @@ def bindings(phrase, opening, state, draw):
     visited = [place for place in state["been"] if place != "home"]
     unseen = draw([place for place in PLACES if place not in visited])
     elsewhere = state["lies"] if state["has"] == "nobody" else unseen
-    for x, y in ("AB", "BA")[::draw((1, -1))]:
+    for x, y in (("A", "B"), ("B", "A"))[::draw((1, -1))]:
         x, y = state[x], state[y]
         goal = state[f"at.{y}"] if ("at.Y", "=", "Q") in phrase.needs else elsewhere
         yield dict(X=x, Y=y, P=state[f"at.{x}"], Q=goal, R=draw(visited)) | {v: new[v] for v in phrase.new}
@@ -382,7 +383,8 @@ def generate(rng: np.random.Generator, held_out: bool = False) -> Story:
     def draw(options):
         return options[int(next(numbers) * len(options))]
 
-    opening, state, sentences = choose_opening(draw, held_out), {}, []
+    state: dict = {}
+    opening, sentences = choose_opening(draw, held_out), []
     for beat in choose_plot(draw):
         phrases = sorted(PHRASES[beat], key=lambda _: next(numbers))
         phrase, bind = next((phrase, bind) for phrase in phrases
@@ -429,7 +431,8 @@ def split(text):
 
 def check(text: str) -> Report:
     """Return a Report on a text: is it a story of this grammar, and does it keep to its own facts?"""
-    sentences, state, errors = split(text), {}, []
+    state: dict = {}
+    sentences, errors = split(text), []
     if not 6 <= len(sentences) <= 10:
         errors.append(f"length: {len(sentences)} sentences, not 6 to 10")
     for number, sentence in enumerate(sentences, 1):

@@ -93,7 +93,7 @@ def _one(rng, items):
 
 def _some(rng, items, count: int) -> list:
     """Draw `count` different items in random order."""
-    chosen = []
+    chosen: list = []
     while len(chosen) < count:
         item = _one(rng, items)
         if item not in chosen:

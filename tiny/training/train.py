@@ -1,7 +1,7 @@
 """The training run: one recipe, one loop, and a state on disk from which it goes on to the same numbers.
 
-A step is a pure function of the state and of the step's number: batches, rate and sizes follow from the recipe. So a run
-that is stopped at any moment and started again gives the weights that it would have given. Read `evaluate.py` next.
+A step is a pure function of the state and of the step's number: batches, rate and sizes follow from the recipe. So a
+run that is stopped at any moment and started again gives the weights that it would have given. Read `evaluate.py` next.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import signal
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,8 @@ class Trainer:
         self.weights, self.grads = views(self.parameters, shapes), views(self.gradients, shapes)
         initialise(self.weights, recipe.n_layers, recipe.seed)
         self.model = Mixtral(config, self.weights)
-        self.smoothed = {"loss": 0.0, "aux": 0.0, "shares": np.zeros((recipe.n_layers, recipe.num_experts))}
+        shares = np.zeros((recipe.n_layers, recipe.num_experts))
+        self.smoothed: dict[str, Any] = {"loss": 0.0, "aux": 0.0, "shares": shares}
 
     def advance(self) -> dict:
         """Train one step; return its loss, aux, shares, rate and gradient norm."""

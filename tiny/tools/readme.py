@@ -1,0 +1,306 @@
+"""The generated parts of README.md: tables and counts, from the tree and from recorded measurements.
+
+    python -m tiny.tools.readme               write them
+    python -m tiny.tools.readme --check       exit with 1 if they are not up to date
+    python -m tiny.tools.readme --tests FILE  first record a test run, which `pytest --junitxml FILE` wrote
+    python -m tiny.tools.readme --verify FILE the same for a run of tests/verify
+
+A part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. Measurements lie in `records/`, as JSON.
+"""
+
+import argparse
+import ast
+import io
+import json
+import re
+import statistics
+import sys
+import tokenize
+import xml.etree.ElementTree
+from collections import Counter
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+import tiny
+from tiny.config import Config, MoeConfig
+from tiny.tools import memory
+from tiny.training.train import Recipe
+from tiny.weights import expected_shapes
+
+ROOT = Path(__file__).parents[2]
+RECORDS = Path(__file__).parent / "records"
+CARD = ROOT / "tiny/checkpoints/tiny-mixtral/card.json"
+SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING,
+          tokenize.ENDMARKER}
+# The sizes of the release, from its params.json.
+MIXTRAL_8X7B = Config(dim=4096, n_layers=32, head_dim=128, hidden_dim=14336, n_heads=32, n_kv_heads=8, norm_eps=1e-5,
+                      vocab_size=32000, rope_theta=1e6, max_seq_len=32768, moe=MoeConfig(8, 2))
+
+
+def reading_order() -> list[str]:
+    """The modules of the book in reading order, as the docstring of `tiny` lists them."""
+    listed = re.search(r"in reading order: ([\w,\s]+)\.", tiny.__doc__ or "")
+    return re.findall(r"\w+", listed[1]) if listed else []
+
+
+def book() -> list[Path]:
+    """The files of the book: the flat modules of `tiny` in reading order, then its front page; not the command line."""
+    return [ROOT / f"tiny/{name}.py" for name in (*reading_order(), "__init__")]
+
+
+def first_sentence(path: Path) -> str:
+    """The first sentence of a module's docstring, in one line."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return re.split(r"(?<=[.:])\s*\n\n|(?<=\.)\s", text + "\n\n")[0].replace("\n", " ").strip()
+
+
+def code_lines(source: str) -> set[int]:
+    """Numbers of the lines that hold code: not blank, not a comment, not part of a docstring."""
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in SILENT:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            lines.difference_update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return lines
+
+
+def function_lengths(path: Path) -> dict[str, int]:
+    """The lines of code of every function and method of a file, by qualified name."""
+    source = path.read_text(encoding="utf-8")
+    lines, lengths = code_lines(source), {}
+
+    def visit(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef):
+                lengths[prefix + child.name] = len(lines & set(range(child.lineno, (child.end_lineno or 0) + 1)))
+            name = getattr(child, "name", None)
+            visit(child, f"{prefix}{name}." if isinstance(name, str) else prefix)
+
+    visit(ast.parse(source), "")
+    return lengths
+
+
+def lines_of(path: Path) -> int:
+    """The lines of code of a file."""
+    return len(code_lines(path.read_text(encoding="utf-8")))
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    ruler = ["---"] * len(head)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ruler, *rows))
+
+
+def link(path: Path) -> str:
+    """A link to a file of the repository, shown by its name."""
+    return f"[{path.name}]({path.relative_to(ROOT).as_posix()})"
+
+
+def tests_of(module: str) -> list[Path]:
+    """The test file that bears the name of a module of the book; for others, those that import the module."""
+    parent, _, name = module.rpartition(".")
+    own = ROOT / f"tests/test_{name}.py"
+    if own.exists() and parent == "tiny":
+        return [own]
+    wanted = re.compile(rf"^(?:from|import) {re.escape(module)}\b|^from {re.escape(parent)} import .*\b{name}\b", re.M)
+    found = [path for path in sorted((ROOT / "tests").glob("test_*.py"))
+             if wanted.search(path.read_text(encoding="utf-8"))]
+    return found or [ROOT / "tests/test_cli.py"] * (parent == "tiny.tools" and is_command(name))
+
+
+def is_command(name: str) -> bool:
+    """Whether a tool is a command of `python -m tiny`, so that the tests of the command line run it."""
+    return f'"{name}"' in (ROOT / "tiny/__main__.py").read_text(encoding="utf-8")
+
+
+def map_block() -> str:
+    """Every module with its role, its lines of code and its tests: the book by number, then tools and trainer."""
+    paths = [(str(n), ROOT / f"tiny/{name}.py") for n, name in enumerate(reading_order(), 1)]
+    paths = [("", ROOT / "tiny/__init__.py"), *paths, ("", ROOT / "tiny/__main__.py")]
+    paths += [("", path) for folder in ("tiny/tools", "tiny/training") for path in sorted((ROOT / folder).glob("*.py"))
+              if path.name != "__init__.py"]
+    rows = []
+    for number, path in paths:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        name = f"[{module.removeprefix('tiny.')}]({path.relative_to(ROOT).as_posix()})"
+        rows.append([number, name, first_sentence(path).replace("|", "\\|"), str(lines_of(path)),
+                     ", ".join(map(link, tests_of(module)[:2]))])
+    return table(["", "module", "what it is", "lines", "tests"], rows)
+
+
+def count_mutants() -> int:
+    """How many classic mistakes `tests/mutants.py` lists."""
+    source = (ROOT / "tests/mutants.py").read_text(encoding="utf-8")
+    listed = source.partition("\nMUTANTS = ")[2].partition(" in (")[2].partition(")")[0]
+    return len(re.findall(r"\w+", listed))
+
+
+def counts_block() -> str:
+    """The size of the book, and the last recorded test run."""
+    lengths = {f"{path.stem}.{name}": n for path in book() for name, n in function_lengths(path).items()}
+    longest = max(lengths, key=lambda name: lengths[name])
+    text = (f"The book is {sum(map(lines_of, book())):,} lines of code in {len(book())} files. The median function has "
+            f"{statistics.median(lengths.values()):g} lines, the longest, `{longest}`, {lengths[longest]}. "
+            f"{count_mutants()} classic mistakes are each refused by a test.")
+    tests = record("tests.json")
+    if not tests:
+        return text + " No test run has been recorded yet."
+    reasons = " ".join(f"{count} × \"{reason}\"" for reason, count in tests["skips"].items())
+    return (f"{text} Its tests: {tests['passed']:,} passed, {tests['skipped']} skipped, {tests['failed']} failed in "
+            f"{tests['seconds']:.0f} s ({tests['date']}). {'Skipped: ' + reasons if reasons else ''}".rstrip())
+
+
+def memory_block() -> str:
+    """What the real model needs, by the estimate that the command `memory` prints."""
+    # Arrays of full shape over one stored number: they have sizes, and take no memory.
+    tensors = {name: np.broadcast_to(np.zeros((), ml_dtypes.bfloat16), shape)
+               for name, shape in expected_shapes(MIXTRAL_8X7B).items()}
+    total, active = memory.parameters(MIXTRAL_8X7B)
+    rows = []
+    for context in (1024, 4096, 32768):
+        need = memory.estimate(MIXTRAL_8X7B, tensors, context)
+        rows.append([f"{context:,}", *map(memory.amount, (need.stored, need.kv_cache, need.peak("mapped"),
+                                                          need.peak("resident")))])
+    head = ["tokens, prompt and answer", "bfloat16 files", "KV cache", "peak, `mapped`", "peak, `resident`"]
+    return (f"{table(head, rows)}\n\nOf {total:,} parameters {active:,} work on a token: mapped, each token reads up "
+            f"to {memory.amount(2 * active)} of the files, from the page cache if they fit there, else from the disk.")
+
+
+def record(name: str) -> dict:
+    """A recorded measurement, or an empty dict if there is none yet."""
+    path = RECORDS / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def provenance(entry: dict) -> str:
+    """Date, machine and versions of a record in one line."""
+    versions = ", ".join(f"{name} {version}" for name, version in entry.get("versions", {}).items())
+    return "; ".join(part for part in (entry.get("date"), entry.get("machine"), entry.get("kernel"), versions) if part)
+
+
+def cell(value) -> str:
+    """A value as it stands in a table; numbers with three digits or in full."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def rows_table(rows: list[dict]) -> str:
+    """A table of rows {"what", "value", "unit", "note"}."""
+    return table(["what", "measured", "note"], [
+        [row["what"], f"{cell(row['value'])} {row.get('unit', '')}".strip(), row.get("note", "")] for row in rows])
+
+
+def bench_block() -> str:
+    """The recorded benchmark: one table for each number of threads."""
+    entry = record("bench.json")
+    if not entry:
+        return "Not measured yet: `python -m tiny bench --save` measures and records it."
+    parts = [f"{provenance(entry)}."]
+    for threads, part in sorted(entry["threads"].items(), key=lambda item: int(item[0])):
+        parts += [f"{threads} thread{'s' * (threads != '1')}:", rows_table(part["rows"])]
+    return "\n\n".join(parts)
+
+
+def verify_block() -> str:
+    """What was run by hand against other implementations."""
+    entry = record("verify.json")
+    if not entry:
+        return "Not recorded yet: `make verify` runs it."
+    return f"{provenance(entry)}.\n\n{rows_table(entry['rows'])}"
+
+
+def model_block() -> str:
+    """The recipe, and the embedded model's card in short: held-out loss by domain, shares of the experts, gates."""
+    r = Recipe()
+    text = (f"It has {r.num_experts} experts, {r.num_experts_per_tok} of them for each token, in {r.n_layers} layers "
+            f"of dimension {r.dim}, and a vocabulary of {r.vocab_size:,} pieces. `make train` trains it again from "
+            f"nothing, on {r.tokens / 1e6:.0f} million tokens.")
+    if not CARD.exists():
+        return text + " The model is being trained; its card will stand here."
+    card = json.loads(CARD.read_text(encoding="utf-8"))
+    domains = [[name, *(f"{values[key]:.3f}" for key in ("nats_per_token", "bits_per_character"))]
+               for name, values in card["held_out"].items()]
+    return "\n\n".join([text, table(["held-out text", "nats per token", "bits per character"], domains),
+                        rows_table(card["rows"])])
+
+
+def record_tests(report: Path) -> None:
+    """Keep the counts of a test run, and why tests were skipped, from pytest's JUnit report."""
+    suite = xml.etree.ElementTree.parse(report).getroot().find("testsuite")
+    assert suite is not None, f"{report} holds no test suite"
+    total, skipped, failed, errors = (int(suite.get(key, 0)) for key in ("tests", "skipped", "failures", "errors"))
+    skips = Counter(skip.get("message", "") for skip in suite.iter("skipped"))
+    entry = {"date": suite.get("timestamp", "")[:10], "passed": total - skipped - failed - errors, "skipped": skipped,
+             "failed": failed + errors, "seconds": round(float(suite.get("time", 0)), 1), "skips": skips}
+    keep("tests.json", entry)
+
+
+def record_verify(report: Path) -> None:
+    """Keep what the tests of a JUnit report recorded as properties: "version NAME", and results by what they are."""
+    suite = xml.etree.ElementTree.parse(report).getroot().find("testsuite")
+    assert suite is not None, f"{report} holds no test suite"
+    found = {entry.get("name", ""): entry.get("value", "") for entry in suite.iter("property")}
+    versions = {name.removeprefix("version "): value for name, value in found.items() if name.startswith("version ")}
+    rows = [{"what": name, "value": value} for name, value in found.items() if not name.startswith("version ")]
+    counts = {key: int(suite.get(key, 0)) for key in ("tests", "skipped", "failures", "errors")}
+    passed = counts["tests"] - counts["skipped"] - counts["failures"] - counts["errors"]
+    rows.append({"what": "tests", "value": f"{passed} passed, {counts['skipped']} skipped, "
+                                           f"{counts['failures'] + counts['errors']} failed"})
+    cpu = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpu.read_text(encoding="utf-8")) if cpu.exists() else []
+    keep("verify.json", {"date": suite.get("timestamp", "")[:10], "machine": names[0] if names else "",
+                         "versions": versions, "rows": rows})
+
+
+def keep(name: str, entry: dict) -> None:
+    """Write a record."""
+    RECORDS.mkdir(exist_ok=True)
+    (RECORDS / name).write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+
+
+BLOCKS = {"MAP": map_block, "COUNTS": counts_block, "MEMORY": memory_block, "BENCH": bench_block,
+          "MODEL": model_block, "VERIFY": verify_block}
+
+
+def fill(text: str) -> str:
+    """The text of README.md with every generated part made anew."""
+    for name, block in BLOCKS.items():
+        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.S)
+        found = pattern.findall(text)
+        if len(found) != 1:
+            raise tiny.TinyError(f"README.md has {len(found)} parts {name}.",
+                                 f"Put <!-- begin {name} --> and <!-- end {name} --> once, each on its own line.")
+        start, end = found[0]
+        text = pattern.sub((start + block() + "\n" + end).replace("\\", r"\\"), text)
+    return text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write or check the generated parts; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tiny.tools.readme", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 if something would change")
+    parser.add_argument("--tests", type=Path, metavar="FILE", help="a JUnit report of pytest to record first")
+    parser.add_argument("--verify", type=Path, metavar="FILE", help="the same, of tests/verify")
+    options = parser.parse_args(arguments)
+    if options.tests:
+        record_tests(options.tests)
+    if options.verify:
+        record_verify(options.verify)
+    path = ROOT / "README.md"
+    old = path.read_text(encoding="utf-8")
+    new = fill(old)
+    if options.check and new != old:
+        print("README.md is not up to date: run python -m tiny.tools.readme", file=sys.stderr)
+        return 1
+    if new != old:
+        path.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
