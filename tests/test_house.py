@@ -105,8 +105,7 @@ def test_first_sentences():
         "RMSNorm: divide each row by its root mean square, then scale each column.",
         "The experts: feed-forward networks of which each token visits a few."]
     for path in PROGRAMS:
-        if path.read_text(encoding="utf-8"):
-            assert readme.first_sentence(path), f"{path} does not say what it is"
+        assert readme.first_sentence(path), f"{path} does not say what it is"
 
 
 # ---- arrows
@@ -133,11 +132,21 @@ def test_no_circles():
     assert not arrows, f"these import each other in a circle: {sorted(arrows)}"
 
 
-def test_nothing_in_tiny_imports_tests_or_frameworks():
-    for path in (ROOT / "tiny").rglob("*.py"):
-        found = set(imports(parsed(path)))
-        assert not found & {"torch", "transformers", "tests", "kernels", "cupy"}, path
-        assert "matplotlib" not in found or path.parent.name in ("tools", "training"), path
+def test_nothing_in_tiny_needs_frameworks_or_tests():
+    """Matplotlib is for tools and trainer. Torch is for functions of tools when they are called, and for programs of
+    tools that nobody imports.
+    """
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tiny").rglob("*.py")}
+    for path in sources:
+        flat, found = path.parent.name == "tiny", set(imports(parsed(path)))
+        at_once = {name for node in parsed(path).body for name in imports(ast.Module([node], []))
+                   if not isinstance(node, ast.FunctionDef)}
+        assert not found & {"tests", "conftest", "compare", "cupy"}, path
+        assert not flat or not found & {"torch", "transformers", "matplotlib"}, path
+        importer = re.compile(rf"^ *(?:import|from) .*\b{path.stem}\b", re.M)
+        if at_once & {"torch", "transformers"}:
+            assert path.parent.name == "tools" and not any(map(importer.search, sources.values())), path
+        assert "kernels" not in found or path.name == "__main__.py", path
 
 
 def test_ops_defines_nothing():
@@ -315,8 +324,9 @@ def test_blocks_of_rows(tmp_path, monkeypatch):
 
 
 def test_the_readme_is_short():
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert len(lines) < 200
+    """What is written by hand, that is."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(re.sub(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", "", text, flags=re.S).splitlines()) < 150
 
 
 def test_links():
@@ -325,6 +335,22 @@ def test_links():
             for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
                 if not re.match(r"https?:|#|mailto:", target):
                     assert (path.parent / target.partition("#")[0]).exists(), f"{path.name} links to {target}"
+
+
+def test_commands_of_the_readme():
+    """Every `make` target and every command that the README names is there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    assert {"demo", "test", "train"} <= set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)) <= targets
+    commands = set(re.findall(r"-m tiny (\w+)", text))
+    assert {"chat", "memory", "generate"} <= commands and all(map(readme.is_command, commands))
+
+
+def test_the_code_of_the_readme_runs():
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)[1]
+    names = {}
+    exec(inspect.cleandoc(block).replace("tiny-mixtral", str(ROOT / "tests/golden/mixtral-a/mistral")), names)
+    assert names["logits"].shape[1] == names["model"].config.vocab_size and "layer00" in names["trace"]
 
 
 def test_tolerances_of_the_readme_are_those_of_the_tests():

@@ -1,8 +1,8 @@
 """Mixtral 8x7B from scratch, in NumPy.
 
-The book is this folder's modules in reading order: config, safetensors, weights, tokenizer, chat, numerics, rms_norm, rope,
-attention, kv_cache, router, experts, ops, decoder, mixtral, sampling, generate. With one hour, read rms_norm, rope,
-attention, router, experts and decoder.
+The book is this folder's modules in reading order: config, safetensors, weights, tokenizer, chat, numerics, rms_norm,
+rope, attention, kv_cache, router, experts, ops, decoder, mixtral, sampling, generate. With one hour, read rms_norm,
+rope, attention, router, experts and decoder.
 
 Letters that stand for sizes everywhere:
 

@@ -55,8 +55,8 @@ def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scores: np.ndarr
            precision: str) -> np.ndarray:
     """Attention of one block of queries, all heads that share one KV head at once.
 
-    Shapes:  q (t, R, d), keys (s, d), values (s, d), scores: scratch of at least t * R * s -> (t, R, d);
-             query i of t sees s - t + i + 1 keys if causal
+    Shapes:  q (t, R, d) with R = H / G, keys (s, d), values (s, d), scores: scratch of at least t * R * s
+             -> (t, R, d); query i of t sees s - t + i + 1 keys if causal
     """
     t, R, d = q.shape
     # (3) scores: how well each query matches each key

@@ -13,7 +13,6 @@ import numpy as np
 
 from tiny.numerics import linear, round_to, silu
 
-
 TOKENS = 1024  # Tokens of one block in feed_forward.
 
 

@@ -118,17 +118,19 @@ def is_command(name: str) -> bool:
 
 
 def map_block() -> str:
-    """Every module with its role, its lines of code and its tests: the book by number, then tools and trainer."""
-    paths = [(str(n), ROOT / f"tiny/{name}.py") for n, name in enumerate(reading_order(), 1)]
-    paths = [("", ROOT / "tiny/__init__.py"), *paths, ("", ROOT / "tiny/__main__.py")]
-    paths += [("", path) for folder in ("tiny/tools", "tiny/training") for path in sorted((ROOT / folder).glob("*.py"))
-              if path.name != "__init__.py"]
+    """The book by number, each module with its role, its lines of code and its tests; then the rest by folder."""
+    numbered = [(str(n), ROOT / f"tiny/{name}.py") for n, name in enumerate(reading_order(), 1)]
     rows = []
-    for number, path in paths:
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        name = f"[{module.removeprefix('tiny.')}]({path.relative_to(ROOT).as_posix()})"
+    for number, path in [("", ROOT / "tiny/__init__.py"), *numbered, ("", ROOT / "tiny/__main__.py")]:
+        name = f"[{path.stem}]({path.relative_to(ROOT).as_posix()})"
         rows.append([number, name, first_sentence(path).replace("|", "\\|"), str(lines_of(path)),
-                     ", ".join(map(link, tests_of(module)[:2]))])
+                     ", ".join(map(link, tests_of(f"tiny.{path.stem}")[:2]))])
+    for folder in (ROOT / "tiny/tools", ROOT / "tiny/training"):
+        paths = [path for path in sorted(folder.glob("*.py")) if lines_of(path)]
+        tests = sorted({test for path in paths for test in tests_of(f"tiny.{folder.name}.{path.stem}")})
+        rows.append(["", f"[{folder.name}](tiny/{folder.name})", first_sentence(folder / "__init__.py") + " "
+                     + ", ".join(f"[{path.stem}]({path.relative_to(ROOT).as_posix()})" for path in paths),
+                     f"{sum(map(lines_of, paths)):,}", ", ".join(map(link, tests))])
     return table(["", "module", "what it is", "lines", "tests"], rows)
 
 
@@ -215,7 +217,11 @@ def verify_block() -> str:
 
 
 def model_block() -> str:
-    """The recipe, and the embedded model's card in short: held-out loss by domain, shares of the experts, gates."""
+    """The recipe, and the embedded model's card in short.
+
+    The card holds `held_out`, {domain: {"nats_per_token", "bits_per_character"}}, and `rows` as `rows_table` takes
+    them: shares of the experts, gates, cost.
+    """
     r = Recipe()
     text = (f"It has {r.num_experts} experts, {r.num_experts_per_tok} of them for each token, in {r.n_layers} layers "
             f"of dimension {r.dim}, and a vocabulary of {r.vocab_size:,} pieces. `make train` trains it again from "

@@ -1,0 +1,1 @@
+"""The trainer of the embedded model, in NumPy: backward passes, optimiser, data and the run itself."""
