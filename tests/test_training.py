@@ -41,9 +41,8 @@ def small_model(config, seed=0):
     """Random weights, gradients full of NaN, and a packed batch."""
     rng = np.random.default_rng(seed)
     shapes = layout(config)
-    flat, grads = np.zeros((2, sum(int(np.prod(shape)) for shape in shapes.values())), np.float32)
-    flat[:] = rng.standard_normal(len(flat)) * 0.5
-    grads[:] = np.nan
+    flat = rng.standard_normal(sum(int(np.prod(shape)) for shape in shapes.values()), np.float32) * np.float32(0.5)
+    grads = np.full_like(flat, np.nan)
     lengths = [5, 1, 6]
     batch = data.Batch(rng.integers(0, 11, 12), rng.integers(0, 11, 12), rng.random(12).astype(np.float32), lengths)
     return Mixtral(config, views(flat, shapes)), views(grads, shapes), batch
@@ -112,7 +111,7 @@ def test_gradients_of_the_whole_dense_model():
 
 def test_one_batch_is_learnt_by_heart():
     model, grads, batch = small_model(dataclasses.replace(small_config(), dim=32, head_dim=8, hidden_dim=32))
-    parameters, gradients = (next(iter(views.values())).base for views in (model.weights, grads))
+    parameters, gradients = (named["norm.weight"].base for named in (model.weights, grads))
     optimiser.initialise(model.weights, 2, 0)
     moments = np.zeros((2, len(parameters)), np.float32)
     for step in range(1, 151):
@@ -181,7 +180,7 @@ def test_initial_weights_have_the_stated_spread():
 # ---- runs
 
 RECIPE = train.Recipe(dim=16, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=8, hidden_dim=16, num_experts=4,
-                      vocab_size=50, tokens=288, windows=(8, 16), batch_tokens=(24, 48), answers=0.4,
+                      vocab_size=50, tokens=480, windows=(8, 16), batch_tokens=(24, 48), answers=0.25, answers_tokens=40,
                       shares=(("text", 0.6), ("chats", 0.4)), answer_shares=(("text", 0.3), ("chats", 0.7)))
 
 
@@ -210,12 +209,12 @@ def assert_same(a, b):
 
 def test_a_run_goes_on_to_the_same_bits(run, tmp_path):
     straight = run(folder="straight")
-    assert straight.step == len(straight.sizes) == 9
+    assert straight.step == len(straight.sizes) == 15
     assert run(stop_after=3).step == 3 and run(stop_after=1).step == 4
     resumed = run()
     assert_same(resumed, straight)
     steps = [line["step"] for line in read_log(tmp_path / "run/log.jsonl")]
-    assert steps == list(range(1, 10)), "every step is logged once"
+    assert steps == list(range(1, 16)), "every step is logged once"
     losses = [[line["step_loss"] for line in read_log(tmp_path / f"{name}/log.jsonl")] for name in ("run", "straight")]
     assert losses[0] == losses[1]
 
@@ -265,7 +264,7 @@ def test_states_are_written_at_intervals(run, monkeypatch):
     saved, save = [], train.Trainer.save
     monkeypatch.setattr(train.Trainer, "save", lambda self, path: (saved.append(self.step), save(self, path)))
     run(save_minutes=0.0)
-    assert saved == [*range(1, 10), 9]
+    assert saved == [*range(1, 16), 15]
 
 
 def test_a_state_of_another_recipe_is_refused(run, streams):
@@ -303,10 +302,10 @@ def test_steps_windows_and_the_last_part_follow_the_recipe(streams, monkeypatch)
     while trainer.step < len(trainer.sizes):
         trainer.advance()
     sizes, windows, answers = zip(*((tokens, window, only) for *_, tokens, window, only in drawn))
-    assert sizes == (24,) * 6 + (48,) * 3
-    assert windows == (8,) * 5 + (16,) * 4, "the first half ends before the sixth step does"
-    assert answers == (False,) * 7 + (True,) * 2
-    assert [dict(arguments[1]) for arguments in drawn[6:8]] == [dict(RECIPE.shares), dict(RECIPE.answer_shares)]
+    assert sizes == (24,) * 10 + (48,) * 2 + (40,) * 3
+    assert windows == (8,) * 9 + (16,) * 6, "the first half ends within the tenth step"
+    assert answers == (False,) * 12 + (True,) * 3
+    assert [dict(arguments[1]) for arguments in drawn[11:13]] == [dict(RECIPE.shares), dict(RECIPE.answer_shares)]
 
 
 def test_a_log_cut_short_is_read_up_to_there(tmp_path):

@@ -41,11 +41,11 @@ def normalise(messages: list[dict]) -> list[Turn]:
 
     Order:   all system prompts become one turn in front; then user and assistant turns as they come.
              Neighbouring messages of one role, and neighbouring texts, are joined by a blank line; empty
-             texts are dropped. A system prompt between two user messages keeps them apart.
+             texts are dropped. A system prompt between two user messages keeps them apart. Where the assistant
+             speaks first, an empty question stands before it.
     Raises:  TinyError for a message of the wrong form, or messages in the wrong order
     Source:  mistral-common 1.13.1, validator.py and normalize.py
-    Differs: an assistant that speaks first is refused; mistral-common puts an empty question in front of it.
-             An assistant message whose chunks are all empty is refused even beside one that has text
+    Differs: an assistant message whose chunks are all empty is refused even beside one that has text
     """
     check_messages(messages)
     # An empty list or string is no system prompt; a list that holds an empty text is one, as in the source.
@@ -56,8 +56,8 @@ def normalise(messages: list[dict]) -> list[Turn]:
         if role != "system":
             content = merge([chunk for message in same for chunk in chunks_of(message)])
             turns.append(Turn(role, content, any(message.get("prefix", False) for message in same)))
-    # A system prompt alone is put before an empty question.
-    turns = turns or [Turn("user", [])]
+    if not turns or turns[0].role == "assistant":
+        turns.insert(0, Turn("user", []))
     system = BLANK_LINE.join(systems)
     return [Turn("system", [system]), *turns] if system else turns
 
@@ -135,12 +135,10 @@ def check_messages(messages: list[dict]) -> None:
 def check_order(roles: list[str]) -> None:
     """Check who speaks after whom.
 
-    Raises:  TinyError if the assistant speaks before any user, or a system prompt follows an answer
+    Raises:  TinyError if the assistant speaks alone, or a system prompt follows an answer
     """
-    speakers = [role for role in roles if role != "system"]
-    if speakers and speakers[0] == "assistant":
-        raise TinyError("The assistant speaks before any user message.",
-                        "Begin with a user message, after the system prompt if there is one.")
+    if roles == ["assistant"]:
+        raise TinyError("The only message is the assistant's.", "Put a user message before it.")
     for number, (before, role) in enumerate(zip(roles, roles[1:]), 2):
         if before == "assistant" and role == "system":
             raise TinyError(f"Message {number} is a system prompt that follows an answer.",
