@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import types
 
 import numpy as np
 import pytest
@@ -114,10 +113,10 @@ def test_one_batch_is_learnt_by_heart():
     parameters, gradients = (named["norm.weight"].base for named in (model.weights, grads))
     optimiser.initialise(model.weights, 2, 0)
     moments = np.zeros((2, len(parameters)), np.float32)
-    for step in range(1, 151):
+    for step in range(1, 41):
         loss = loss_and_gradients(model, batch, 0.02, grads)["loss"]
         optimiser.adamw(parameters, gradients, *moments, step, 1e-2, optimiser.clip_factor(gradients, 1.0)[1])
-    assert loss < 0.05, f"{loss:.3f} nats after 150 steps on one batch"
+    assert loss < 0.05, f"{loss:.3f} nats after 40 steps on one batch"
 
 
 # ---- the optimiser
@@ -180,8 +179,9 @@ def test_initial_weights_have_the_stated_spread():
 # ---- runs
 
 RECIPE = train.Recipe(dim=16, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=8, hidden_dim=16, num_experts=4,
-                      vocab_size=50, tokens=480, windows=(8, 16), batch_tokens=(24, 48), answers=0.25, answers_tokens=40,
-                      shares=(("text", 0.6), ("chats", 0.4)), answer_shares=(("text", 0.3), ("chats", 0.7)))
+                      vocab_size=50, tokens=480, windows=(8, 16), batch_tokens=(24, 48), answers=0.25,
+                      answers_tokens=40, shares=(("text", 0.6), ("chats", 0.4)),
+                      answer_shares=(("text", 0.3), ("chats", 0.7)))
 
 
 @pytest.fixture
@@ -202,9 +202,10 @@ def run(monkeypatch, streams, tmp_path):
 
 def assert_same(a, b):
     """Two trainers stand at the same step with the same bits."""
-    assert a.step == b.step and a.smoothed["loss"] == b.smoothed["loss"]
+    assert a.step == b.step
     for name in train.ARRAYS:
         assert getattr(a, name).tobytes() == getattr(b, name).tobytes(), name
+    assert a.smoothed["loss"] == b.smoothed["loss"]
 
 
 def test_a_run_goes_on_to_the_same_bits(run, tmp_path):
@@ -359,7 +360,8 @@ def test_the_command_line_trains_and_writes_the_card(run, monkeypatch, tmp_path,
     assert asked == [(dataclasses.replace(train.Recipe(), tokens=1000, seed=5, rate=1e-3), 2.0)] * 2
     written = json.loads((tmp_path / "run/card.json").read_text())
     assert written["rows"] == card["rows"] and written["recipe"]["tokens"] == 1000
-    assert {"params.json", "consolidated.safetensors", "loss.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"params.json", "consolidated.safetensors", "loss.png"} <= files
     assert "12 %  something" in capsys.readouterr().out
 
 

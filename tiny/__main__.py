@@ -125,9 +125,10 @@ def build_parser() -> argparse.ArgumentParser:
     show = command("inspect", "list sizes and tensors of a checkpoint, from its headers alone")
     memory = command("memory", "say what memory a run needs, from the configuration and headers alone")
     tokens = command("tokenize", "show the tokens of a text")
+    routing = command("routing", "measure which experts a model chooses over texts, as section 5 of the paper does")
     commands.add_parser("bench", help="measure speed and memory; see bench --help", add_help=False)
 
-    for added in (demo, write, talk, tokens):
+    for added in (demo, write, talk, tokens, routing):
         added.add_argument("--model", default="tiny-mixtral", metavar="DIR",
                            help="default: the embedded %(default)s")
     write.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue; - is standard input")
@@ -140,7 +141,10 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("--all", action="store_true", help="one line for every tensor")
     memory.add_argument("--context", type=int, metavar="N", help="tokens of prompt and answer; default: all")
     tokens.add_argument("text", metavar="TEXT", help="the text; - reads standard input")
-    tokens.add_argument("--json", action="store_true", help="print one JSON object")
+    routing.add_argument("files", nargs="+", metavar="FILE", help="text files, each of one kind of text")
+    routing.add_argument("--out", metavar="DIR", help="save figures of shares, repeats and coloured tokens there")
+    for added in (tokens, routing):
+        added.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 

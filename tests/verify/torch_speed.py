@@ -109,6 +109,7 @@ def main() -> None:
     recipe = train.Recipe(batch_tokens=(options.tokens,), windows=(256,), shares=(("text", 1.0),), answers=0.0)
     ids = rng.integers(0, recipe.vocab_size, 500_000).astype(np.int32)
     streams = {"text": data.Stream(ids, np.ones(len(ids), np.bool_), np.zeros(0, np.int64))}
+    train.keep_freed_memory()
     ours = train.Trainer(recipe, streams)
     theirs = TorchTrainer(ours)
     batches = [data.batch(streams, dict(recipe.shares), 0, n, options.tokens, recipe.windows[0]) for n in range(4)]

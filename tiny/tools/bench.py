@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def blas_kernel() -> str:
     try:
         path = re.search(r"\S*openblas\S*\.so\S*", Path("/proc/self/maps").read_text())
         library = ctypes.CDLL(path[0])  # type: ignore[index]
-        name = getattr(library, "scipy_openblas_get_corename64_")
+        name = library.scipy_openblas_get_corename64_
         name.restype = ctypes.c_char_p
         return "OpenBLAS " + name().decode()
     except (OSError, TypeError, AttributeError):
@@ -141,13 +142,14 @@ def table(result: dict[str, dict], prefill: int) -> list[dict]:
             ("prefill, mapped", mapped["prefill"], "tokens/s", "weights stay bfloat16 in the file"),
             ("decode, mapped", mapped["decode"], "tokens/s", "weights stay bfloat16 in the file"),
             ("first token, mapped", mapped["first_token"], "s", "cold process, file in the page cache, 16 tokens"),
-            ("memory at the first token, mapped", mapped["first_token_memory"] / 1e6, "MB", "peak, file pages included"),
+            ("memory at first token, mapped", mapped["first_token_memory"] / 1e6, "MB", "peak, file pages included"),
             ("peak memory, mapped", mapped["memory"] / 1e6, "MB", "over the whole run, file pages included"),
             ("limit: products", limit["square"], "GFLOP/s", "NumPy's BLAS, 2048 x 2048 x 2048"),
             ("limit: products of an expert", limit["expert"], "GFLOP/s", "128 tokens"),
             ("limit: products of one row", limit["row"], "GB/s", "float32 weights read from memory"),
-            ("limit: prefill", 1e9 * limit["square"] / 2 / limit["read_by_prompt"], "tokens/s", "all products at the first limit"),
-            ("limit: decode", 1e9 * limit["row"] / 4 / limit["read"], "tokens/s", "all weights read at the limit of one row")]
+            ("limit: prefill", 1e9 * limit["square"] / 2 / limit["read_by_prompt"], "tokens/s",
+             "all products at the first limit"),
+            ("limit: decode", 1e9 * limit["row"] / 4 / limit["read"], "tokens/s", "all weights at the limit of a row")]
     if peer := result.get("transformers"):
         rows += [("transformers: prefill", peer["prefill"], "tokens/s", "float32, sdpa, its default experts"),
                  ("transformers: decode", peer["decode"], "tokens/s", "float32, sdpa, its default experts"),
@@ -188,7 +190,7 @@ def main(argv: list[str]) -> int:
     if args.peer:
         script = str(Path(__file__).parent / "bench_transformers.py")
         commands["transformers"] = [args.peer, "-I", script, str(folders["hf"]), *sizes]
-    record = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "kernel": blas_kernel(),
+    record: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "kernel": blas_kernel(),
               "versions": {"python": platform.python_version(), "numpy": np.__version__}, "threads": {}}
     for threads in args.threads:
         result = rounds(commands, threads, args.rounds)

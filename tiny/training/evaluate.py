@@ -8,6 +8,7 @@ import tiny
 from tiny.training import data, stories, tasks
 from tiny.training.backward import cross_entropy
 
+
 def evaluate(folder: str | Path, openings: int = 200, prompts: int = 100) -> dict:
     """Measure a checkpoint: held-out losses and expert shares by domain, greedy stories, exact answers by task kind."""
     model = tiny.load(folder, weights="resident")
@@ -36,7 +37,7 @@ def held_out(model, sets: dict[str, data.HeldOut]) -> tuple[dict, dict]:
             nats, tokens = nats + cross_entropy(logits, batch.targets, batch.weights)[0] * weight, tokens + weight
             for layer, row in enumerate(counts):
                 row += np.bincount(trace[f"experts{layer:02}"].reshape(-1), minlength=len(row))
-        losses[domain] = {"nats_per_token": nats / tokens, "bits_per_character": nats / np.log(2) / characters,
+        losses[domain] = {"nats_per_token": nats / tokens, "bits_per_character": float(nats / np.log(2) / characters),
                           "tokens": int(tokens), "characters": characters}
         shares[domain] = (counts / counts.sum(axis=1, keepdims=True)).round(4).tolist()
     return losses, shares
@@ -48,7 +49,8 @@ def write_stories(model, count: int, max_tokens: int = 250) -> list[str]:
     prompts = [[model.tokenizer.bos_id, *model.tokenizer.encode(stories.generate(rng, held_out=True).opening)]
                for _ in range(count)]
     texts = tiny.generate_batch(model, prompts, max_tokens=max_tokens)
-    return [model.tokenizer.decode([*prompt, *(token.id for token in tokens)]) for prompt, tokens in zip(prompts, texts)]
+    return [model.tokenizer.decode([*prompt, *(token.id for token in tokens)])
+            for prompt, tokens in zip(prompts, texts)]
 
 
 def story_scores(texts: list[str]) -> dict[str, float]:

@@ -92,6 +92,11 @@ class Recipe:
         return learning_rate((progress - 1) / self.answers + 1, self.answers_rate, 0.02, 0.1, self.floor)
 
 
+# The run that the finished model is compared with: short, in small steps, without the phase of answers.
+BASELINE = dataclasses.replace(Recipe(), tokens=2_000_000, batch_tokens=(1024,), windows=(256,), answers=0.0,
+                               warmup=60 / 1953)
+
+
 class Trainer:
     """A run in progress: parameters, gradients and moments as flat arrays, and how many steps are done."""
 
@@ -204,8 +209,9 @@ def keep_freed_memory() -> None:
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 1 << 30)) if mallopt else ():
-            mallopt(option, value)
+        if mallopt:
+            mallopt(M_MMAP_MAX, 0)
+            mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def export(trainer: Trainer, out: Path) -> None:
