@@ -86,11 +86,13 @@ def main(args: argparse.Namespace) -> None:
               f"text {np.median([r[1] for r in rates]):,.0f} tokens/s (medians of the three)")
     if model.config.moe is not None:
         show_shares(model)
+    python = Path(sys.executable)  # the one that works here, as short as it can be said
+    command = f"{python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python.name} -m tiny"
     print(f"""
 Three things to try next:
-  python -m tiny generate --model {args.model} --prompt "Once there was a kind boy" --temperature 0.8
-  python -m tiny chat --model {args.model}
-  python -m tiny memory {args.model}""")
+  {command} generate --model {args.model} --prompt "Once there was a kind boy" --temperature 0.8
+  {command} chat --model {args.model}
+  {command} memory {args.model}""")
 
 
 def describe(model) -> None:
