@@ -2,6 +2,11 @@
 
 import dataclasses
 import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,3 +79,16 @@ def test_both_trainers_stay_together():
     ours_losses, theirs_losses = (np.array(column) for column in zip(*losses))
     assert ours_losses[0] - ours_losses[-1] > 0.05, "something is learnt"
     assert_close(ours_losses, theirs_losses, atol=3e-6, name="losses")
+
+
+@pytest.mark.parametrize("tokens", train.Recipe.batch_tokens)
+def test_speed_is_recorded(tokens, record_property):
+    """Both trainers in turn in one process, one thread each. The figures are recorded, no speed is required here."""
+    script = Path(__file__).with_name("torch_speed.py")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    done = subprocess.run([sys.executable, str(script), "--tokens", str(tokens), "--rounds", "7"], check=True,
+                          text=True, capture_output=True, env=environment | {"OPENBLAS_NUM_THREADS": "1"})
+    speed = json.loads(done.stdout)
+    record_property(f"training, {tokens:,} tokens a step, one thread: NumPy over torch",
+                    f"{speed['numpy'] / speed['torch']:.2f} ({speed['numpy']:,.0f} and {speed['torch']:,.0f} tokens/s)")
+    assert min(speed.values()) > 0

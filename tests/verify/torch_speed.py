@@ -2,11 +2,12 @@
 
     python tests/verify/torch_speed.py [--tokens 2048] [--rounds 5]
 
-times both trainers in turn, a few steps each, on one thread, and prints tokens per second of both. Set
-OPENBLAS_NUM_THREADS=1, which counts for NumPy as torch.set_num_threads(1) counts for torch.
+times both trainers in turn, a few steps each, on one thread, and prints one JSON object: the median tokens per second
+of both. Set OPENBLAS_NUM_THREADS=1, which counts for NumPy as torch.set_num_threads(1) counts for torch.
 """
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -120,10 +121,7 @@ def main() -> None:
             for batch in batches:
                 step(batch)
             times[name].append((time.perf_counter() - start) / len(batches))
-    for name, seconds in times.items():
-        middle = float(np.median(seconds[1:]))
-        print(f"{name}: {options.tokens / middle:,.0f} tokens/s ({1000 * middle:.0f} ms a step, median of "
-              f"{options.rounds} rounds; NumPy {np.__version__}, torch {torch.__version__})")
+    print(json.dumps({name: options.tokens / float(np.median(seconds[1:])) for name, seconds in times.items()}))
 
 
 if __name__ == "__main__":
