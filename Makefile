@@ -2,13 +2,28 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test lint dev-data verify bench train clean
+.PHONY: demo test tutorial notebooks figures student grade lint dev-data verify bench train clean
 
 demo: .venv/core            ## run the embedded models on real input, within a minute
 	$(PY) -m tiny demo
 
 test: .venv/core            ## all tests that need neither torch nor the network
 	$(PY) -m pytest
+
+tutorial: .venv/core        ## the chapters with code and exercises in place, in tutorial/built/
+	$(PY) -m tutorial.build
+
+notebooks: .venv/notebooks  ## build and run the notebooks
+	$(PY) -m notebooks.build
+
+figures: .venv/core         ## draw the pictures of the chapters
+	$(PY) -m tutorial.pictures
+
+student: .venv/core         ## write the exercises to student/; work that is there stays
+	$(PY) -m tutorial.make_coursework
+
+grade: .venv/core           ## grade a folder of submissions: make grade SUBMISSIONS=folder
+	$(PY) -m tutorial.grade "$(or $(SUBMISSIONS),$(error Say which folder: make grade SUBMISSIONS=folder))"
 
 lint: .venv/dev             ## style and types
 	$(PY) -m ruff check .
@@ -26,8 +41,8 @@ bench: .venv/core           ## prefill and decode speed on a synthetic 0.8 B Mix
 train: .venv/core           ## train tiny-mixtral from nothing; interrupt it and start it again as you like
 	$(PY) -m tiny.training
 
-clean:                      ## remove what the commands above made
-	rm -rf .venv runs
+clean:                      ## remove what the commands above made, but no training run
+	rm -rf .venv tutorial/built runs/bench runs/demo
 
 .venv/core: requirements.txt
 	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed: make PYTHON=python3.11 ...' if sys.version_info < (3, 11) else 0)"
@@ -37,6 +52,10 @@ clean:                      ## remove what the commands above made
 
 .venv/dev: .venv/core pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+.venv/notebooks: .venv/core pyproject.toml
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[notebooks]"
 	@touch $@
 
 .venv/verify: .venv/core pyproject.toml

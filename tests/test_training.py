@@ -178,7 +178,7 @@ def test_initial_weights_have_the_stated_spread():
 
 # ---- runs
 
-RECIPE = train.Recipe(dim=16, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=8, hidden_dim=16, num_experts=4,
+RECIPE = train.Recipe(closing=0, dim=16, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=8, hidden_dim=16, num_experts=4,
                       vocab_size=50, tokens=480, windows=(8, 16), batch_tokens=(24, 48), answers=0.25,
                       answers_tokens=40, shares=(("text", 0.6), ("chats", 0.4)),
                       answer_shares=(("text", 0.3), ("chats", 0.7)))
@@ -425,3 +425,15 @@ def test_answers_are_compared_exactly(monkeypatch):
     wrong = {task.prompt.startswith("Copy this: ") for task, given in found if given != task.answer}
     assert right == {True} and wrong == {False}
     assert all(tasks.is_held_out(task.prompt) for task, _ in found)
+
+
+def test_the_closing_part_trains_on_everything_again(streams):
+    """After the answers: steps of their size, the first shares, all of the loss, and a rate that falls once more."""
+    recipe = dataclasses.replace(RECIPE, closing=120)
+    trainer = train.Trainer(recipe, streams)
+    assert trainer.sizes[-3:].tolist() == [40] * 3 and trainer.total == trainer.ends[-4]
+    rates = []
+    while trainer.step < len(trainer.sizes):
+        rates.append(trainer.advance()["rate"])
+    assert rates[-4] < rates[-3] > rates[-2] > rates[-1] > 0
+    assert rates[-3] <= recipe.closing_rate

@@ -66,7 +66,8 @@ def test_gradients_are_those_of_autograd(moe, record_property):
 
 def test_both_trainers_stay_together():
     """Eight steps of both, from the same weights on the same batches. Measured: losses differ by 7e-7."""
-    recipe = train.Recipe(batch_tokens=(512,), windows=(128,), tokens=512 * 100, shares=(("text", 1.0),), answers=0.0)
+    recipe = train.Recipe(batch_tokens=(512,), windows=(128,), tokens=512 * 100, shares=(("text", 1.0),), answers=0.0,
+                          closing=0)
     ids = np.random.default_rng(0).integers(0, 200, 50_000).astype(np.int32)
     ours = train.Trainer(recipe, {"text": data.Stream(ids, np.ones(len(ids), np.bool_), np.zeros(0, np.int64))})
     theirs, losses = TorchTrainer(ours), []

@@ -107,7 +107,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    recipe = train.Recipe(batch_tokens=(options.tokens,), windows=(256,), shares=(("text", 1.0),), answers=0.0)
+    recipe = train.Recipe(batch_tokens=(options.tokens,), windows=(256,), shares=(("text", 1.0),), answers=0.0,
+                          closing=0)
     ids = rng.integers(0, recipe.vocab_size, 500_000).astype(np.int32)
     streams = {"text": data.Stream(ids, np.ones(len(ids), np.bool_), np.zeros(0, np.int64))}
     train.keep_freed_memory()

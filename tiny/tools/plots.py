@@ -6,6 +6,7 @@ dashes and are labelled where they end, and an expert's colour has its number be
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -176,7 +177,7 @@ def attention_map(weights: np.ndarray, tokens: Sequence[str], title: str):
     panel.set(xlabel="key", ylabel="query")
     panel.set_title(title, fontsize=10)
     if T <= 24:
-        for row, column in zip(*np.tril_indices(T)):
+        for row, column in zip(*(indices.tolist() for indices in np.tril_indices(T))):
             if weights[row, column] >= 0.005:
                 panel.text(column, row, f"{100 * weights[row, column]:.0f}", ha="center", va="center", fontsize=7,
                            color="black" if weights[row, column] > 0.55 else "white")
@@ -191,7 +192,8 @@ def rope_angles(head_dim: int, theta: float, positions: Sequence[int] = (1, 100,
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 3.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    left, right = halves
     for pair, panel in enumerate(left.subplots(2, 4).ravel()[: head_dim // 2]):
         draw_clock(panel, pair, head_dim, theta)
     panel, pairs = right.subplots(), np.arange(head_dim // 2)

@@ -225,7 +225,7 @@ def model_block() -> str:
     r = Recipe()
     text = (f"It has {r.num_experts} experts, {r.num_experts_per_tok} of them for each token, in {r.n_layers} layers "
             f"of dimension {r.dim}, and a vocabulary of {r.vocab_size:,} pieces. `make train` trains it again from "
-            f"nothing, on {r.tokens / 1e6:.0f} million tokens.")
+            f"nothing, on {(r.tokens + r.closing) / 1e6:.0f} million tokens.")
     if not CARD.exists():
         return text + " The model is being trained; its card will stand here."
     card = json.loads(CARD.read_text(encoding="utf-8"))

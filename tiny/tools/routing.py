@@ -103,17 +103,13 @@ def read_text(path: Path) -> str:
     return text
 
 
-def measure_texts(model, texts: dict[str, str]) -> tuple[dict[str, Routing], list[np.ndarray]]:
-    """The measures of every text by name, and the parts of the first one. Raises TinyError for a single token."""
-    measures, first = {}, []
-    for name, text in texts.items():
-        ids = model.tokenizer.encode(text)
+def encode_texts(model, texts: dict[str, str]) -> dict[str, list[int]]:
+    """The tokens of every text, without BOS. Raises TinyError for a single token."""
+    encoded = {name: model.tokenizer.encode(text) for name, text in texts.items()}
+    for name, ids in encoded.items():
         if len(ids) < 2:
             raise TinyError(f"{name} is a single token: it has no consecutive ones.", "Give a longer text.")
-        parts = chosen_experts(model, ids)
-        first = first or parts
-        measures[name] = measure(parts, model.config.moe.num_experts)
-    return measures, first
+    return encoded
 
 
 def print_tables(measures: dict[str, Routing], moe) -> None:
@@ -144,19 +140,21 @@ def as_json(model_name: str, measures: dict[str, Routing], moe) -> str:
                        "texts": texts})
 
 
-def save_figures(folder: Path, model, texts: dict[str, str], measures: dict[str, Routing],
-                 first: list[np.ndarray]) -> list[Path]:
-    """Draw shares, repeats, and the beginning of the first text coloured by expert; return the files."""
+def save_figures(folder: Path, model, ids: list[int], chosen: np.ndarray, measures: dict[str, Routing]) -> list[Path]:
+    """Draw shares, repeats, and the beginning of one text coloured by expert; return the files.
+
+    Shapes:  ids (T,), chosen (L, t, K), the choices of the first t of them
+    """
     from tiny.tools import plots
 
-    moe, name = model.config.moe, next(iter(texts))
-    layers = sorted({0, model.config.n_layers // 2, model.config.n_layers - 1})
-    pieces = model.tokenizer.pieces(model.tokenizer.encode(texts[name])[: first[0].shape[1]][:SHOWN])
+    moe, last = model.config.moe, model.config.n_layers - 1
+    shown = chosen[:, :SHOWN, 0]
     figures = {
         "shares": plots.routing_heat_map({text: m.shares for text, m in measures.items()}),
         "repeats": plots.repeated_choices({text: (m.repeats_first, m.repeats_any) for text, m in measures.items()},
                                           chance(moe.num_experts, moe.num_experts_per_tok)),
-        "tokens": plots.tokens_by_expert(pieces, {f"layer {n}": first[0][n, : len(pieces), 0] for n in layers})}
+        "tokens": plots.tokens_by_expert(model.tokenizer.pieces(ids[: shown.shape[1]]),
+                                         {f"layer {n}": shown[n] for n in sorted({0, (last + 1) // 2, last})})}
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{kind}.png" for kind in figures]
     for file, figure in zip(files, figures.values()):
@@ -170,12 +168,15 @@ def main(args: argparse.Namespace) -> None:
     model = progress.open_model(args)
     if model.config.moe is None:
         raise TinyError(f"{args.model} is a dense model: it has no experts to choose from.", "Use a Mixtral.")
-    progress.load_weights(model, model.config.max_seq_len)
-    measures, first = measure_texts(model, texts)
+    encoded = encode_texts(model, texts)
+    progress.load_weights(model, min(model.config.max_seq_len, 1 + max(map(len, encoded.values()))))
+    chosen = {name: chosen_experts(model, ids) for name, ids in encoded.items()}
+    measures = {name: measure(parts, model.config.moe.num_experts) for name, parts in chosen.items()}
     if args.json:
         print(as_json(str(args.model), measures, model.config.moe))
     else:
         print_tables(measures, model.config.moe)
     if args.out is not None:
-        for file in save_figures(Path(args.out), model, texts, measures, first):
+        first = next(iter(encoded))
+        for file in save_figures(Path(args.out), model, encoded[first], chosen[first][0], measures):
             progress.note(f"figure {file}")

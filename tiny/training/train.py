@@ -38,6 +38,8 @@ class Recipe:
     windows:      longest sequence of a step, one value for each equal part of the run
     answers:      the last part of the run, where of a chat only the answers are learnt, on answer_shares; it has a rate
                   and a size of step of its own, for answering is a new task and wants more than the end of a fall
+    closing:      tokens after that, with all of the loss and the shares of before: answering alone lets the model
+                  forget how prompts go
     aux:          coefficient of the load-balancing loss, which is K = 2 at even load and averaged over 4 layers: 0.02
                   weighs as much as 0.01 for each layer in the Switch Transformer's form, which is 1 at even load
     """
@@ -64,6 +66,8 @@ class Recipe:
     answers: float = 0.12
     answers_rate: float = 1e-3
     answers_tokens: int = 2048
+    closing: int = 2_000_000
+    closing_rate: float = 6e-4
     aux: float = 0.02
     clip: float = 1.0
     decay: float = 0.1
@@ -79,21 +83,28 @@ class Recipe:
                       moe=MoeConfig(self.num_experts, self.num_experts_per_tok))
 
     def steps(self) -> np.ndarray:
-        """The number of tokens of every step of the run, in order."""
+        """The number of tokens of every step of the run before the closing part, in order."""
         part = self.tokens / len(self.batch_tokens)
         sizes = np.concatenate([np.full(max(1, round(part / size)), size) for size in self.batch_tokens])
         before = sizes[np.cumsum(sizes) <= self.tokens * (1 - self.answers)]
         return np.append(before, np.full(round(self.tokens * self.answers / self.answers_tokens), self.answers_tokens))
 
+    def closing_steps(self) -> np.ndarray:
+        """The same for the closing part."""
+        return np.full(round(self.closing / self.answers_tokens), self.answers_tokens)
+
     def rate_at(self, progress: float) -> float:
-        """The learning rate at a point of the run, given as a share of its tokens."""
+        """The learning rate at a point of the run, given as a share of its tokens; above 1 in the closing part."""
         if progress <= 1 - self.answers:
             return learning_rate(progress, self.rate, self.warmup, self.flat, self.floor)
-        return learning_rate((progress - 1) / self.answers + 1, self.answers_rate, 0.02, 0.1, self.floor)
+        if progress <= 1:
+            return learning_rate((progress - 1) / self.answers + 1, self.answers_rate, 0.02, 0.1, self.floor)
+        closed = (progress - 1) * self.tokens / self.closing
+        return learning_rate(min(1.0, closed), self.closing_rate, 0.02, 0.1, self.floor)
 
 
 # The run that the finished model is compared with: short, in small steps, without the phase of answers.
-BASELINE = dataclasses.replace(Recipe(), tokens=2_000_000, batch_tokens=(1024,), windows=(256,), answers=0.0,
+BASELINE = dataclasses.replace(Recipe(), tokens=2_000_000, batch_tokens=(1024,), windows=(256,), answers=0.0, closing=0,
                                warmup=60 / 1953)
 
 
@@ -102,8 +113,9 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, streams: dict[str, data.Stream]):
         self.recipe, self.streams, self.step = recipe, streams, 0
-        config, self.sizes = recipe.config(), recipe.steps()
-        self.ends = np.cumsum(self.sizes)
+        config, before = recipe.config(), recipe.steps()
+        self.sizes = np.append(before, recipe.closing_steps())
+        self.ends, self.total = np.cumsum(self.sizes), int(before.sum())
         shapes = layout(config)
         sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
         self.decayed = sum(size for name, size in sizes.items() if len(shapes[name]) > 1)
@@ -120,8 +132,8 @@ class Trainer:
 
     def advance(self) -> dict:
         """Train one step; return its loss, aux, shares, rate and gradient norm."""
-        recipe, size, progress = self.recipe, int(self.sizes[self.step]), self.ends[self.step] / self.ends[-1]
-        answers = progress > 1 - recipe.answers
+        recipe, size, progress = self.recipe, int(self.sizes[self.step]), self.ends[self.step] / self.total
+        answers = 1 - recipe.answers < progress <= 1
         # (1) the batch of this step
         shares = dict(recipe.answer_shares if answers else recipe.shares)
         window = recipe.windows[min(int(progress * len(recipe.windows)), len(recipe.windows) - 1)]

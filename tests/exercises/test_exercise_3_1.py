@@ -1,0 +1,39 @@
+"""Exercise 3.1, apply the rotation: one test for each idea, on numbers that can be checked by hand."""
+
+import numpy as np
+from compare import assert_close
+from tolerances import OPS
+
+from tiny import rope as book
+
+RNG = np.random.default_rng(31)
+
+
+def turned(x, degrees):
+    """The function's answer for tokens (T, n, d) whose pairs turn by the given angles (T, d / 2)."""
+    angles = np.deg2rad(np.array(degrees, float))
+    return book.rope(x, np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
+
+
+def test_argument_is_left_alone():
+    x = np.array([[[1, 0, 0, 1]]], np.float32)
+    turned(x, [[90, 90]])
+    assert_close(x[0, 0], [1, 0, 0, 1], 0.0, name="x afterwards")
+
+
+def test_pairs_are_neighbours():
+    """Three pairs, of which only the middle one is not zero: its results must stand in its own places."""
+    y = turned(np.array([[[0, 0, 3, 4, 0, 0]]], np.float32), [[90, 90, 90]])
+    assert_close(np.abs(y[0, 0]) > 0.5, [False, False, True, True, False, False], 0.0, name="places of the pair")
+
+
+def test_length_is_kept():
+    x = RNG.standard_normal((5, 2, 6)).astype(np.float32)
+    y = turned(x, RNG.uniform(-180, 180, (5, 3)))
+    lengths = [np.sqrt((z.reshape(5, 2, 3, 2).astype(float) ** 2).sum(axis=3)) for z in (y, x)]
+    assert_close(*lengths, 2 * OPS["rope"], name="length of each pair")
+
+
+def test_turns_forward():
+    y = turned(np.array([[[1, 0, 0, 1]]], np.float32), [[30, 90]])
+    assert_close(y[0, 0], [np.cos(np.pi / 6), 0.5, -1, 0], OPS["rope"], name="(1, 0) by 30 and (0, 1) by 90 degrees")

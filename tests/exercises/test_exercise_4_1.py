@@ -1,0 +1,70 @@
+"""Exercise 4.1, attention of one block: one test for each idea, on numbers that can be checked by hand.
+
+Where weights are asked for, the values are the identity: the answer is then the weights themselves.
+"""
+
+import numpy as np
+from compare import assert_close
+from tolerances import OPS
+
+from tiny import attention as book
+
+RNG = np.random.default_rng(41)
+
+
+def attend(q, keys, values, causal=True):
+    """The function's answer for q (t, R, d), keys and values (s, d); its scratch array holds rubbish."""
+    q, keys, values = (np.array(x, np.float32) for x in (q, keys, values))
+    scratch = np.full(q.shape[0] * q.shape[1] * len(keys) + 3, 7, np.float32)
+    return book.attend(q, keys, values, scratch, causal, "float32")
+
+
+def weights(q, keys, causal=True):
+    """How each query of one head weighs the keys, (t, s): values are rows of the identity, d = s."""
+    s = len(keys)
+    q, keys = (np.pad(np.array(x, np.float32), ((0, 0), (0, s - len(x[0])))) for x in (q, keys))
+    return attend(q[:, None], keys, np.eye(s), causal)[:, 0]
+
+
+def test_weights_of_a_query_add_up_to_one():
+    q, keys = RNG.standard_normal((2, 3, 4)), RNG.standard_normal((6, 4))
+    y = attend(q, keys, np.full((6, 4), 5), causal=False)
+    assert_close(y, np.full((2, 3, 4), 5), 5 * OPS["attention"], name="average of values that are all 5")
+
+
+def test_scores_are_scaled():
+    """d = 4: the product 2 becomes a score of 1, so the weights stand as e to 1."""
+    y = attend([[[2, 0, 0, 0]]], [[1, 0, 0, 0], [0, 0, 0, 0]], [[1, 0, 0, 0], [0, 1, 0, 0]])
+    assert_close(y[0, 0, :2], [np.e / (np.e + 1), 1 / (np.e + 1)], OPS["attention"], name="weights for scores 1 and 0")
+
+
+def test_no_answer_is_nan():
+    with np.errstate(invalid="ignore"):
+        y = weights([[1], [1]], [[0], [1], [2]])
+    assert_close(np.isnan(y), np.zeros((2, 3), bool), 0.0, name="weights of two queries that are NaN")
+
+
+def test_heads_do_not_mix():
+    q, keys, values = (RNG.standard_normal(shape) for shape in ((3, 2, 4), (5, 4), (5, 4)))
+    together = attend(q, keys, values)
+    for r in range(2):
+        assert_close(together[:, r], attend(q[:, r : r + 1], keys, values)[:, 0], 2 * OPS["attention"],
+                     name=f"head {r} of 2 against that head alone")
+
+
+def test_a_query_sees_itself():
+    """Two queries against six keys: their own keys are number 4 and 5."""
+    own = weights([[0], [0]], [[0]] * 6)[[0, 1], [4, 5]]
+    assert_close(own > 0.1, [True, True], 0.0, name="weight of the own key is above 0.1")
+
+
+def test_earlier_keys_are_seen():
+    early = weights([[0], [0]], [[0]] * 6)[:, :4]
+    assert_close(early > 0.1, np.ones((2, 4), bool), 0.0, name="weights of the four earlier keys are above 0.1")
+
+
+def test_the_future_is_not_seen():
+    """Equal keys: a query that sees n keys gives each of them 1 / n, and 0 to the others."""
+    y = weights([[0], [0], [0]], [[0]] * 4)
+    expected = [[1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [1 / 4, 1 / 4, 1 / 4, 1 / 4]]
+    assert_close(y, expected, OPS["attention"], name="weights of three queries among four equal keys")

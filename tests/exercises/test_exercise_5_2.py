@@ -1,0 +1,52 @@
+"""Exercise 5.2, run the experts and add up: one test for each idea.
+
+Four experts, four tokens, each expert with answers of its own; what one expert says is the book's feed_forward.
+"""
+
+import numpy as np
+from compare import assert_close
+from tolerances import OPS
+
+from tiny import experts as book
+
+RNG = np.random.default_rng(52)
+D, F, E = 4, 6, 4
+
+
+def matrices():
+    """w1, w2, w3 of E experts."""
+    return [[(RNG.standard_normal(shape) / 2).astype(np.float32) for _ in range(E)]
+            for shape in ((F, D), (D, F), (F, D))]
+
+
+def check(chosen, weights, expected, name):
+    """Compare with `expected(answer)`, where answer[e, t] is what expert e says to token t."""
+    x, w = 2 * RNG.standard_normal((4, D)).astype(np.float32), matrices()
+    answer = np.array([book.feed_forward(x, w[0][e], w[1][e], w[2][e]) for e in range(E)])
+    y = book.experts(x, np.array(chosen), np.array(weights, np.float32), *w)
+    assert_close(y, expected(answer), 2 * OPS["experts"], name=name)
+
+
+def test_only_its_own_tokens():
+    check([[1], [0], [1], [3]], [[1], [1], [1], [1]], lambda answer: answer[[1, 0, 1, 3], [0, 1, 2, 3]],
+          "each token through one expert, with weight 1")
+
+
+def test_the_answer_is_weighted():
+    check([[1], [0], [1], [3]], [[0], [0], [0], [0]], lambda answer: np.zeros((4, D)), "all weights 0")
+
+
+def test_the_weight_multiplies_the_answer():
+    check([[1], [0], [1], [3]], [[0.25]] * 4, lambda answer: answer[[1, 0, 1, 3], [0, 1, 2, 3]] / 4, "all weights 1/4")
+
+
+def test_the_weight_of_that_choice():
+    """The second choice of every token counts nothing, and comes first in the order of the experts."""
+    check([[1, 0], [3, 2], [2, 0], [3, 1]], [[1, 0]] * 4, lambda answer: answer[[1, 3, 2, 3], [0, 1, 2, 3]],
+          "weights 1 and 0")
+
+
+def test_answers_add_up():
+    check([[1, 0], [3, 2], [2, 0], [3, 1]], [[0.5, 0.5]] * 4,
+          lambda answer: (answer[[1, 3, 2, 3], [0, 1, 2, 3]] + answer[[0, 2, 0, 1], [0, 1, 2, 3]]) / 2,
+          "two experts with weights 1/2")

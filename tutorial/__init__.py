@@ -1,0 +1,1 @@
+"""The tutorial: chapters that show the book, exercises carved from it, and their grader."""

@@ -1,0 +1,173 @@
+"""Carve the coursework: copies of the modules that hold an exercise, each with a hole to fill.
+
+    python -m tutorial.make_coursework            write student/
+    python -m tutorial.make_coursework --force    write it anew, also over files that were worked on
+
+There is no second tree to keep in step: `exercises.toml` names a function and its steps, and the hole is cut into the
+file of the book as it stands today. Signature, docstring and the other steps stay; the docstring is the assignment.
+"""
+
+import argparse
+import ast
+import sys
+import textwrap
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tutorial.source import ROOT, definition, read, step_lines
+
+LIST = Path(__file__).with_name("exercises.toml")
+STUDENT = ROOT / "student"
+
+
+@dataclass(frozen=True)
+class Idea:
+    """One property of an exercise, which the test `test_<name>` checks, and what to tell whoever misses it."""
+
+    name: str
+    property: str
+    hints: list[str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Lines that fill a hole: a mutant with the idea that it misses, or a right answer in other words."""
+
+    name: str
+    lines: str
+    idea: str = ""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One entry of exercises.toml."""
+
+    id: str
+    title: str
+    chapter: str
+    function: str
+    steps: list[int]
+    points: int
+    tests: list[str]
+    hints: list[str]
+    ideas: list[Idea] = field(default_factory=list)
+    mutants: list[Answer] = field(default_factory=list)
+    equals: list[Answer] = field(default_factory=list)
+
+    @property
+    def module(self) -> str:
+        """The module of the function: `tiny.rope`."""
+        return ".".join(self.function.split(".")[:2])
+
+    @property
+    def name(self) -> str:
+        """The function's name within its module: `rope`, `KVCache.append`."""
+        return self.function.removeprefix(self.module + ".")
+
+    @property
+    def path(self) -> str:
+        """The file of the book that holds the function, from the root of the repository."""
+        return self.module.replace(".", "/") + ".py"
+
+    @property
+    def file(self) -> str:
+        """The name of the carved copy."""
+        return Path(self.path).name
+
+    @property
+    def message(self) -> str:
+        """What the hole says when it is called."""
+        return f"Exercise {self.id}: {self.title} ({self.name} in {self.file})."
+
+
+def load_exercises(path: Path = LIST) -> list[Exercise]:
+    """All exercises, in order."""
+    parts = {"ideas": Idea, "mutants": Answer, "equals": Answer}
+    return [Exercise(**{key: [parts[key](**part) for part in value] if key in parts else value
+                        for key, value in entry.items()})
+            for entry in tomllib.loads(path.read_text(encoding="utf-8"))["exercise"]]
+
+
+def fill(exercise: Exercise, answer: str | None, lines: list[str], root: Path = ROOT) -> list[str]:
+    """The lines of a module with the exercise's steps replaced: by an answer, or by a hole that says which it is."""
+    first, last = step_lines(f"{exercise.path}:{exercise.name}", exercise.steps[0], exercise.steps[-1], root)
+    old = lines[first - 1 : last]
+    if answer is None:
+        new = [line.strip() for line in old if line.lstrip().startswith("# (")]
+        new.append(f'raise NotImplementedError("{exercise.message}")')
+    else:
+        new = answer.strip("\n").splitlines()
+    indent = old[0][: len(old[0]) - len(old[0].lstrip())]
+    return [*lines[: first - 1], *textwrap.indent("\n".join(new), indent).splitlines(), *lines[last:]]
+
+
+def carve(exercises: list[Exercise], answers: dict[str, str] | None = None, root: Path = ROOT) -> dict[str, str]:
+    """The carved files by name: a hole for each exercise, or what `answers` has for its id."""
+    files: dict[str, list[Exercise]] = {}
+    for exercise in exercises:
+        files.setdefault(exercise.path, []).append(exercise)
+    carved = {}
+    for path, holes in files.items():
+        lines = read(path, root)
+        # The last hole first, so that the line numbers of the others stay true.
+        for _, exercise in sorted(((step_lines(f"{path}:{e.name}", e.steps[0], root=root), e) for e in holes),
+                                  key=lambda pair: pair[0], reverse=True):
+            lines = fill(exercise, (answers or {}).get(exercise.id), lines, root)
+        carved[Path(path).name] = "\n".join(lines) + "\n"
+    return carved
+
+
+def is_finished(exercise: Exercise, text: str) -> bool:
+    """Whether the hole is gone from a student's file: its own NotImplementedError is no longer raised there."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            words = [leaf.value for leaf in ast.walk(node.exc) if isinstance(leaf, ast.Constant)]
+            if any(str(word).startswith(f"Exercise {exercise.id}:") for word in words):
+                return False
+    return True
+
+
+def same_as_book(exercise: Exercise, folder: Path) -> bool:
+    """Whether a student's function is the book's, comments and docstring aside."""
+    try:
+        ours, theirs = definition(exercise.path, exercise.name, ROOT), definition(exercise.file, exercise.name, folder)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return False
+    return [ast.dump(node) for node in ours.body[1:]] == [ast.dump(node) for node in theirs.body[1:]]
+
+
+def write(files: dict[str, str], folder: Path, force: bool) -> list[str]:
+    """Write the files that are missing, or all with force; return the names of those that were left as they are."""
+    folder.mkdir(exist_ok=True)
+    kept = []
+    for name, text in files.items():
+        path = folder / name
+        if path.exists() and path.read_text(encoding="utf-8") != text and not force:
+            kept.append(name)
+        else:
+            path.write_text(text, encoding="utf-8")
+    return kept
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tutorial.make_coursework", description="Write the exercises.")
+    parser.add_argument("--folder", type=Path, default=STUDENT, help="where to write (default: student/)")
+    parser.add_argument("--force", action="store_true", help="overwrite files that were worked on")
+    args = parser.parse_args(argv)
+    exercises = load_exercises()
+    kept = write(carve(exercises), args.folder, args.force)
+    for exercise in exercises:
+        print(f"Exercise {exercise.id}  {args.folder.name}/{exercise.file:13} {exercise.title} "
+              f"(tutorial/{exercise.chapter})")
+    if kept:
+        print(f"Left as they are, for they differ from fresh ones: {', '.join(kept)}. --force writes them anew.")
+    python = Path(sys.executable)
+    python = python.relative_to(ROOT) if python.is_relative_to(ROOT) else Path("python")
+    print(f"Test one with: {python} -m pytest --impl student --exercise {exercises[0].id}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
