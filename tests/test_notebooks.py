@@ -12,9 +12,9 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import notebooks.show
-from conftest import ROOT
 from notebooks import build
 from tiny.kv_cache import KVCache
 from tiny.rope import rope, rope_table

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 TAG = re.compile(r"^( *)# (\(\d+\).*)")
 NUMBER = re.compile(r"(?:^|, )\((\d+)\)")
 
