@@ -11,10 +11,11 @@ ROOT = Path(__file__).parent.parent
 LIMIT = 250_000_000  # bytes, all of the process: Python, NumPy, weights and activations
 
 PROGRAM = """
-import json, resource, sys
+import json, sys
 import numpy as np
 import tiny
 from tiny.config import Config, MoeConfig
+from tiny.tools.progress import peak_memory
 from tiny.tools.synthetic import RandomTensors
 
 moe = MoeConfig(8, 2) if sys.argv[1] == "experts" else None
@@ -25,8 +26,7 @@ model = tiny.Mixtral(config, weights)
 ids = np.random.default_rng(0).integers(0, 1000, 8192)
 logits = model(ids, last_only=True)
 early = model(ids[:300], last_only=True)
-scale = 1 if sys.platform == "darwin" else 1024
-print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale, "shape": logits.shape,
+print(json.dumps({"peak": peak_memory(), "shape": logits.shape,
                   "finite": bool(np.isfinite(logits).all()), "spread": float(logits.std()),
                   "moved": float(np.abs(logits - early).max())}))
 """
