@@ -204,7 +204,8 @@ def assert_same(a, b):
     """Two trainers stand at the same step with the same bits."""
     assert a.step == b.step
     for name in train.ARRAYS:
-        assert getattr(a, name).tobytes() == getattr(b, name).tobytes(), name
+        same = getattr(a, name).tobytes() == getattr(b, name).tobytes()
+        assert same, name  # by itself: pytest would search two long strings of bytes for their differences
     assert a.smoothed["loss"] == b.smoothed["loss"]
 
 
