@@ -10,7 +10,7 @@ Read `gradients.py` next.
 array([[[ 1., -1.]]], dtype=float32)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -209,23 +209,32 @@ def route_backward(dweights: np.ndarray, logits: np.ndarray, chosen: np.ndarray,
     return dlogits
 
 
-def swiglu_backward(dout: np.ndarray, x: np.ndarray, scale: np.ndarray, w1: np.ndarray, w2: np.ndarray,
-                    w3: np.ndarray, dw: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Of y = c w2 h with h = silu(a) b, a = w1 x, b = w3 x and one scale c for each token:
-    dw2 = (c dy)^T h, dh = c w2^T dy, dc = h . w2^T dy (no second product), db = dh silu(a), da = dh b silu'(a),
-    where silu(a) = a s and silu'(a) = s + silu(a) (1 - s) with s = sigmoid(a).
+def swiglu(x: np.ndarray, w1: np.ndarray, w3: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The hidden states of a SwiGLU network, silu(w1 x) * w3 x, and what its backward pass needs beside them.
 
-    Shapes:  dout (n, D), x (n, D), scale (n, 1), w1 (F, D), w2 (D, F), w3 (F, D), dw: the three gradients, written
-             -> dx (n, D), dscale (n,)
+    Shapes:  x (n, D), w1 (F, D), w3 (F, D) -> hidden, sigmoid(w1 x), silu(w1 x), w3 x, all (n, F)
     """
-    # (1) forward again
     a, b = x @ w1.T, x @ w3.T
     with np.errstate(over="ignore"):  # exp(100) is infinity in float32, and its sigmoid the zero that belongs there.
         s = np.exp(-a)
     s += 1
     np.reciprocal(s, out=s)
     silu = np.multiply(a, s, out=a)
-    hidden = silu * b
+    return silu * b, s, silu, b
+
+
+def swiglu_backward(dout: np.ndarray, x: np.ndarray, scale: np.ndarray, w1: np.ndarray, w2: np.ndarray,
+                    w3: np.ndarray, dw: Sequence[np.ndarray],
+                    states: tuple[np.ndarray, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Of y = c w2 h with h = silu(a) b, a = w1 x, b = w3 x and one scale c for each token:
+    dw2 = (c dy)^T h, dh = c w2^T dy, dc = h . w2^T dy (no second product), db = dh silu(a), da = dh b silu'(a),
+    where silu(a) = a s and silu'(a) = s + silu(a) (1 - s) with s = sigmoid(a).
+
+    Shapes:  dout (n, D), x (n, D), scale (n, 1), w1 (F, D), w2 (D, F), w3 (F, D), dw: the three gradients, written
+             -> dx (n, D), dscale (n,); states: what `swiglu` gave in the forward pass, overwritten here
+    """
+    # (1) forward again, if nothing was kept of it
+    hidden, s, silu, b = states or swiglu(x, w1, w3)
     # (2) through w2, and through the scale
     dhidden = dout @ w2
     dscale = np.einsum("nf,nf->n", hidden, dhidden)
@@ -253,14 +262,36 @@ def feed_forward_backward(dout: np.ndarray, x: np.ndarray, w1: np.ndarray, w2: n
     return swiglu_backward(dout, x, np.ones((len(x), 1), x.dtype), w1, w2, w3, dw)[0]
 
 
+def keeping_experts(kept: list[dict[int, tuple[np.ndarray, ...]]]) -> Callable[..., np.ndarray]:
+    """The book's `experts`, in float32, that also keeps every expert's hidden states, one dict for each call.
+
+    In training it stands in the place of `tiny.ops.experts`, because multiplying by w1 and w3 once more takes longer than
+    keeping what they gave. A test holds it to the book's.
+    """
+    def experts(x, chosen, weights, w1, w2, w3, precision="float32"):
+        out, states = np.zeros_like(x), {}
+        for e in np.unique(chosen):
+            tokens, rank = np.nonzero(chosen == e)
+            states[int(e)] = swiglu(x[tokens], w1[e], w3[e])
+            answer = states[int(e)][0] @ w2[e].T
+            answer *= weights[tokens, rank, None]
+            out[tokens] += answer
+        kept.append(states)
+        return out
+
+    return experts
+
+
 def experts_backward(dout: np.ndarray, x: np.ndarray, chosen: np.ndarray, weights: np.ndarray,
                      w1: Sequence[np.ndarray], w2: Sequence[np.ndarray], w3: Sequence[np.ndarray],
-                     dw: Sequence[Sequence[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+                     dw: Sequence[Sequence[np.ndarray]],
+                     states: dict[int, tuple[np.ndarray, ...]] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Of y_t = sum_k weights_tk expert_k(x_t): the gradient of each expert from its own tokens, that of x added up
     over a token's experts, and that of each router weight, expert_k(x_t) . dy_t.
 
     Shapes:  dout (T, D), x (T, D), chosen (T, K), weights (T, K), w1 E x (F, D), w2 E x (D, F), w3 E x (F, D),
-             dw: for each expert its three gradients, written -> dx (T, D), dweights (T, K)
+             dw: for each expert its three gradients, written -> dx (T, D), dweights (T, K);
+             states: what `keeping_experts` kept of each expert, if it ran the forward pass
     """
     dx, dweights = np.zeros_like(x), np.empty_like(weights)
     for e in range(len(w1)):
@@ -272,6 +303,7 @@ def experts_backward(dout: np.ndarray, x: np.ndarray, chosen: np.ndarray, weight
             continue
         # (2) the expert's gradients from just those tokens; a token has an expert once at most
         part, dweights[tokens, rank] = swiglu_backward(
-            dout[tokens], x[tokens], weights[tokens, rank, None], w1[e], w2[e], w3[e], dw[e])
+            dout[tokens], x[tokens], weights[tokens, rank, None], w1[e], w2[e], w3[e], dw[e],
+            states[e] if states else None)
         dx[tokens] += part
     return dx, dweights

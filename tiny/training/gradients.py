@@ -1,14 +1,17 @@
 """Loss and gradients of the whole decoder: the book's forward pass, then the backward passes in reverse order.
 
-The forward pass is the model itself, called with a trace. What the trace does not hold (norms, attention outputs,
-the experts' hidden states) is computed again from what it does hold. Read `optimiser.py` next.
+The forward pass is the model itself, called with a trace; one operation, the experts, keeps its hidden states beside it.
+What neither holds (norms, attention outputs) is computed again. Read `optimiser.py` next.
 """
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 
+import tiny.ops
 from tiny.config import Config
+from tiny.mixtral import Mixtral
 from tiny.rms_norm import rms_norm
 from tiny.rope import rope_table
 from tiny.training.backward import (
@@ -17,6 +20,7 @@ from tiny.training.backward import (
     embedding_backward,
     experts_backward,
     feed_forward_backward,
+    keeping_experts,
     linear_backward,
     load_balancing,
     rms_norm_backward,
@@ -40,8 +44,11 @@ def loss_and_gradients(model, batch, coefficient: float, grads: Tensors) -> dict
     """
     config, weights = model.config, model.weights
     trace: dict[str, np.ndarray] = {}
-    # (1) the forward pass
-    model(batch.ids, lengths=batch.lengths, trace=trace)
+    kept: list[dict] = []
+    # (1) the forward pass: the book's model, whose experts keep their hidden states
+    ops = SimpleNamespace(**{name: getattr(tiny.ops, name) for name in tiny.ops.__all__})
+    ops.experts = keeping_experts(kept)
+    Mixtral(config, weights, ops=ops)(batch.ids, lengths=batch.lengths, trace=trace)
     # (2) the loss
     loss, dlogits = cross_entropy(trace["logits"], batch.targets, batch.weights)
     # (3) the output and the last norm
@@ -55,7 +62,8 @@ def loss_and_gradients(model, batch, coefficient: float, grads: Tensors) -> dict
     shares: list[np.ndarray] = []
     for layer in reversed(range(config.n_layers)):
         x = trace[f"layer{layer - 1:02}"] if layer else trace["embed"]
-        dx += mixture_backward(dx, x, layer, config, weights, grads, trace, coefficient / config.n_layers)
+        states = kept.pop() if config.moe else None
+        dx += mixture_backward(dx, x, layer, config, weights, grads, trace, coefficient / config.n_layers, states)
         dx += self_attention_backward(dx, x, layer, config, weights, grads, trace, angles, batch.lengths)
         if config.moe:
             balance = load_balancing(trace[f"router_logits{layer:02}"], trace[f"experts{layer:02}"])
@@ -66,10 +74,10 @@ def loss_and_gradients(model, batch, coefficient: float, grads: Tensors) -> dict
 
 
 def mixture_backward(dout: np.ndarray, x: np.ndarray, layer: int, config: Config, weights: Tensors, grads: Tensors,
-                     trace: Tensors, coefficient: float) -> np.ndarray:
+                     trace: Tensors, coefficient: float, states: dict | None) -> np.ndarray:
     """Of experts(n) or feed_forward(n) with n = rms_norm(x + attention): the gradient of its residual input.
 
-    Shapes:  dout (T, D), x (T, D), the input of the layer -> (T, D)
+    Shapes:  dout (T, D), x (T, D), the input of the layer -> (T, D); states: what the experts kept
     """
     named = f"layers.{layer}.{{}}.weight".format
     # (1) forward again: the residual stream between the two halves of the layer, and its norm
@@ -81,7 +89,7 @@ def mixture_backward(dout: np.ndarray, x: np.ndarray, layer: int, config: Config
         w1, w2, w3 = ([weights[named(network(w))] for network in networks] for w in ("w1", "w2", "w3"))
         dw = [[grads[named(network(w))] for w in ("w1", "w2", "w3")] for network in networks]
         logits, chosen, shares = (trace[f"{name}{layer:02}"] for name in ("router_logits", "experts", "expert_weights"))
-        dnormed, dshares = experts_backward(dout, normed, chosen, shares, w1, w2, w3, dw)
+        dnormed, dshares = experts_backward(dout, normed, chosen, shares, w1, w2, w3, dw, states)
         # (3) the router
         dlogits = route_backward(dshares, logits, chosen, shares, coefficient)
         gate = named("feed_forward.gate")
