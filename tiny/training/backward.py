@@ -1,16 +1,16 @@
 """The backward passes: from the gradient of what an operation returned to the gradients of what it was given.
 
 Each function is named after the operation of the book that it differentiates and starts from that operation's inputs:
-what it needs of the forward pass it computes again (activation checkpointing), so that the forward pass stays the
-book's own. Gradients of activations are returned; gradients of weights are written into the arrays that the caller
-gives as `dw`. Every function keeps the dtype of its input: float32 in training, float64 in the tests.
-Read `gradients.py` next.
+what it needs of the forward pass it computes again (activation checkpointing). Where that costs much, in attention and
+the experts, an operation stands beside it that gives what the book's gives, and keeps it. Gradients of activations are
+returned; gradients of weights are written into the arrays that the caller gives as `dw`. Every function keeps the dtype
+of its input: float32 in training, float64 in the tests. Read `gradients.py` next.
 
 >>> rope_backward(np.ones((1, 1, 2), np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32))
 array([[[ 1., -1.]]], dtype=float32)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -100,73 +100,117 @@ def rope_backward(dout: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndar
     return rope(dout, cos, -sin)
 
 
-def attention_backward(dout: np.ndarray, q: np.ndarray, keys: np.ndarray, values: np.ndarray,
-                       lengths: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Causal attention over packed sequences without a cache: each sequence's queries see its own keys.
+def heads_first(x: np.ndarray, G: int) -> np.ndarray:
+    """Lay out queries, or keys, by KV head, so that one call handles all. Shapes:  (T, G R, d) -> (G, T R, d)."""
+    T, H, d = x.shape
+    return x.reshape(T, G, H // G, d).swapaxes(0, 1).reshape(G, T * H // G, d)
 
-    Shapes:  dout (T, H, d), q (T, H, d), keys (T, G, d), values (T, G, d)
-             -> dq (T, H, d), dkeys (T, G, d), dvalues (T, G, d), and out (T, H, d), the forward pass's own result:
-             it falls out on the way, and the gradient of wo needs it
-    Order:   a block of queries against the keys it may see, as in the forward pass; the gradients of a key add up
-             over the queries that see it and over the H / G heads that share it
-    """
-    T, H, d = q.shape
-    G, R = keys.shape[1], H // keys.shape[1]
-    # (1) KV heads first, so that one call handles all of them: queries (G, T R, d), keys (G, T, d)
-    q, dout = (x.reshape(T, G, R, d).swapaxes(0, 1).reshape(G, T * R, d) for x in (q, dout))
-    keys, values = (np.ascontiguousarray(x.swapaxes(0, 1)) for x in (keys, values))
-    out, dq = np.empty_like(q), np.empty_like(q)
-    dkeys, dvalues = np.zeros_like(keys), np.zeros_like(values)
-    # (2) the mask: 0 where a query (column, repeated for its heads) may see a key (row), -infinity elsewhere
-    mask = np.repeat(np.tril(np.full((QUERIES, QUERIES), -np.inf, q.dtype), -1), R, axis=1)
+
+def tokens_first(x: np.ndarray, T: int) -> np.ndarray:
+    """The inverse of heads_first. Shapes:  (G, T R, d) -> (T, G R, d)."""
+    G, n, d = x.shape
+    return x.reshape(G, T, n // T, d).swapaxes(0, 1).reshape(T, G * n // T, d)
+
+
+def blocks(lengths: Sequence[int], R: int) -> Iterator[tuple[int, slice, slice]]:
+    """Blocks of queries: their number, their rows in (G, T R, d), and the rows of the keys that they may see."""
     first = 0
     for length in lengths:
         for block in range(0, length, QUERIES):
             t = min(QUERIES, length - block)
-            rows = slice((first + block) * R, (first + block + t) * R)
-            seen = slice(first, first + block + t)
-            out[:, rows], dq[:, rows], dk, dv = attend_backward(
-                dout[:, rows], q[:, rows], keys[:, seen], values[:, seen], mask[:t, : t * R])
-            dkeys[:, seen] += dk
-            dvalues[:, seen] += dv
+            yield t, slice((first + block) * R, (first + block + t) * R), slice(first, first + block + t)
         first += length
-    dq, out = (x.reshape(G, T, R, d).swapaxes(0, 1).reshape(T, H, d) for x in (dq, out))
-    return dq, dkeys.swapaxes(0, 1), dvalues.swapaxes(0, 1), out
 
 
-def attend_backward(dout: np.ndarray, q: np.ndarray, keys: np.ndarray, values: np.ndarray,
-                    mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of O = P V with P = softmax(S) and S = q K^T / sqrt(d), causal: dV = P^T dO, dP = dO V^T,
-    dS = P (dP - sum_s P dP), dq = dS K / sqrt(d), dK = dS^T q / sqrt(d). The row sum equals dO . O.
+def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Causal attention of one block of queries, and what its backward pass needs beside the result.
 
     All scores lie transposed, a row for each key: sums over keys then run along whole rows of memory, which is faster.
-    P = e / l, exponentials over their sum, is never formed: 1 / l goes into the narrower O and dO.
+    The probabilities e / l, exponentials over their sum, are never formed: 1 / l goes into the narrower result.
 
-    Shapes:  dout, q (G, n, d) with n = t R, keys, values (G, s, d), mask (t, n), for the last t keys
-             -> out, dq (G, n, d), dkeys, dvalues (G, s, d)
+    Shapes:  q (G, n, d) with n = t R, keys, values (G, s, d), mask (t, n), for the last t keys
+             -> e (G, s, n), inverse (G, n, 1), out (G, n, d)
     """
-    scale = q.dtype.type(q.shape[-1] ** -0.5)
-    # (1) forward again, the scale taken into the queries
-    q = q * scale
-    e = keys @ q.mT
+    e = keys @ (q * q.dtype.type(q.shape[-1] ** -0.5)).mT
     e[:, -len(mask) :] += mask
     e -= e.max(axis=1, keepdims=True)
     np.exp(e, out=e)
     inverse = 1 / e.sum(axis=1)[..., None]
     out = e.mT @ values
     out *= inverse
-    # (2) through the average of the values
+    return e, inverse, out
+
+
+def keeping_attention(kept: list[list[tuple[np.ndarray, ...]]]) -> Callable[..., np.ndarray]:
+    """The book's causal `attention` without a cache, in float32, that also keeps the exponentials of every block.
+
+    In training it stands in the place of `tiny.ops.attention`: the backward pass needs them. A test holds it to the
+    book's.
+    """
+    def attention(q, keys, values, lengths, spans=(), causal=True, precision="float32"):
+        T, H, _ = q.shape
+        G, R = keys.shape[1], H // keys.shape[1]
+        q, keys, values = heads_first(q, G), heads_first(keys, G), heads_first(values, G)
+        # 0 where a query (column, repeated for its heads) may see a key (row), -infinity elsewhere
+        mask = np.repeat(np.tril(np.full((QUERIES, QUERIES), -np.inf, q.dtype), -1), R, axis=1)
+        out, states = np.empty_like(q), []
+        for t, rows, seen in blocks(lengths, R):
+            states.append(attend(q[:, rows], keys[:, seen], values[:, seen], mask[:t, : t * R]))
+            out[:, rows] = states[-1][2]
+        kept.append(states)
+        return tokens_first(out, T)
+
+    return attention
+
+
+def attention_backward(dout: np.ndarray, q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequence[int],
+                       states: list[tuple[np.ndarray, ...]] | None = None) -> tuple[np.ndarray, ...]:
+    """Causal attention over packed sequences without a cache: each sequence's queries see its own keys.
+
+    Shapes:  dout (T, H, d), q (T, H, d), keys (T, G, d), values (T, G, d)
+             -> dq (T, H, d), dkeys (T, G, d), dvalues (T, G, d), and out (T, H, d), the forward pass's own result,
+             which the gradient of wo needs; states: what `keeping_attention` kept, if it ran the forward pass
+    Order:   a block of queries against the keys it may see, as in the forward pass; the gradients of a key add up
+             over the queries that see it and over the H / G heads that share it
+    """
+    if states is None:
+        kept: list = []
+        keeping_attention(kept)(q, keys, values, lengths)
+        states = kept[0]
+    T, G, R = len(q), keys.shape[1], q.shape[1] // keys.shape[1]
+    q, dout, keys, values = (heads_first(x, G) for x in (q, dout, keys, values))
+    out, dq = np.empty_like(q), np.empty_like(q)
+    dkeys, dvalues = np.zeros_like(keys), np.zeros_like(values)
+    for (_, rows, seen), state in zip(blocks(lengths, R), states):
+        dq[:, rows], dk, dv = attend_backward(dout[:, rows], q[:, rows], keys[:, seen], values[:, seen], state)
+        out[:, rows] = state[2]
+        dkeys[:, seen] += dk
+        dvalues[:, seen] += dv
+    return tokens_first(dq, T), tokens_first(dkeys, T), tokens_first(dvalues, T), tokens_first(out, T)
+
+
+def attend_backward(dout: np.ndarray, q: np.ndarray, keys: np.ndarray, values: np.ndarray,
+                    state: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of O = P V with P = softmax(S) and S = q K^T / sqrt(d), causal: dV = P^T dO, dP = dO V^T,
+    dS = P (dP - sum_s P dP), dq = dS K / sqrt(d), dK = dS^T q / sqrt(d). The row sum equals dO . O.
+
+    Shapes:  dout, q (G, n, d), keys, values (G, s, d), state: what `attend` gave
+             -> dq (G, n, d), dkeys, dvalues (G, s, d)
+    """
+    e, inverse, out = state
+    scale = q.dtype.type(q.shape[-1] ** -0.5)
+    # (1) through the average of the values
     dout = dout * inverse
     dvalues = e @ dout
     dscores = values @ dout.mT
-    # (3) through the softmax: the row sum of P dP
+    # (2) through the softmax: the row sum of P dP
     dscores -= np.einsum("gnd,gnd->gn", dout, out)[:, None]
     dscores *= e
-    # (4) through the scores; q already carries the scale
-    dkeys = dscores @ q
+    # (3) through the scores and their scale
+    dkeys = dscores @ (q * scale)
     dq = dscores.mT @ keys
     dq *= scale
-    return out, dq, dkeys, dvalues
+    return dq, dkeys, dvalues
 
 
 def load_balancing(logits: np.ndarray, chosen: np.ndarray) -> tuple[float, np.ndarray]:
@@ -265,8 +309,8 @@ def feed_forward_backward(dout: np.ndarray, x: np.ndarray, w1: np.ndarray, w2: n
 def keeping_experts(kept: list[dict[int, tuple[np.ndarray, ...]]]) -> Callable[..., np.ndarray]:
     """The book's `experts`, in float32, that also keeps every expert's hidden states, one dict for each call.
 
-    In training it stands in the place of `tiny.ops.experts`, because multiplying by w1 and w3 once more takes longer than
-    keeping what they gave. A test holds it to the book's.
+    In training it stands in the place of `tiny.ops.experts`, because multiplying by w1 and w3 once more takes longer
+    than keeping what they gave. A test holds it to the book's.
     """
     def experts(x, chosen, weights, w1, w2, w3, precision="float32"):
         out, states = np.zeros_like(x), {}

@@ -1,11 +1,12 @@
 """Loss and gradients of the whole decoder: the book's forward pass, then the backward passes in reverse order.
 
-The forward pass is the model itself, called with a trace; one operation, the experts, keeps its hidden states beside it.
-What neither holds (norms, attention outputs) is computed again. Read `optimiser.py` next.
+The forward pass is the book's model, called with a trace. Two of its operations are replaced, at the seam, by ones that
+also keep what their backward passes need; the norms are computed again. Read `optimiser.py` next.
 """
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from tiny.training.backward import (
     embedding_backward,
     experts_backward,
     feed_forward_backward,
+    keeping_attention,
     keeping_experts,
     linear_backward,
     load_balancing,
@@ -44,10 +46,11 @@ def loss_and_gradients(model, batch, coefficient: float, grads: Tensors) -> dict
     """
     config, weights = model.config, model.weights
     trace: dict[str, np.ndarray] = {}
+    attended: list[list] = []
     kept: list[dict] = []
-    # (1) the forward pass: the book's model, whose experts keep their hidden states
-    ops = SimpleNamespace(**{name: getattr(tiny.ops, name) for name in tiny.ops.__all__})
-    ops.experts = keeping_experts(kept)
+    # (1) the forward pass: the book's model, with two operations that keep what their backward passes need
+    ops: Any = SimpleNamespace(**{name: getattr(tiny.ops, name) for name in tiny.ops.__all__})
+    ops.attention, ops.experts = keeping_attention(attended), keeping_experts(kept)
     Mixtral(config, weights, ops=ops)(batch.ids, lengths=batch.lengths, trace=trace)
     # (2) the loss
     loss, dlogits = cross_entropy(trace["logits"], batch.targets, batch.weights)
@@ -64,7 +67,8 @@ def loss_and_gradients(model, batch, coefficient: float, grads: Tensors) -> dict
         x = trace[f"layer{layer - 1:02}"] if layer else trace["embed"]
         states = kept.pop() if config.moe else None
         dx += mixture_backward(dx, x, layer, config, weights, grads, trace, coefficient / config.n_layers, states)
-        dx += self_attention_backward(dx, x, layer, config, weights, grads, trace, angles, batch.lengths)
+        dx += self_attention_backward(dx, x, layer, config, weights, grads, trace, angles, batch.lengths,
+                                      attended.pop())
         if config.moe:
             balance = load_balancing(trace[f"router_logits{layer:02}"], trace[f"experts{layer:02}"])
             aux, shares = [balance[0], *aux], [balance[1], *shares]
@@ -104,17 +108,17 @@ def mixture_backward(dout: np.ndarray, x: np.ndarray, layer: int, config: Config
 
 def self_attention_backward(dout: np.ndarray, x: np.ndarray, layer: int, config: Config, weights: Tensors,
                             grads: Tensors, trace: Tensors, angles: tuple[np.ndarray, np.ndarray],
-                            lengths: Sequence[int]) -> np.ndarray:
+                            lengths: Sequence[int], states: list) -> np.ndarray:
     """Of wo attention(rope(wq n), rope(wk n), wv n) with n = rms_norm(x): the gradient of its residual input.
 
-    Shapes:  dout (T, D), x (T, D), the input of the layer -> (T, D)
+    Shapes:  dout (T, D), x (T, D), the input of the layer -> (T, D); states: what the attention kept
     """
     named = f"layers.{layer}.{{}}.weight".format
     wo = named("attention.wo")
     q, k, v = (trace[f"{name}{layer:02}"] for name in "qkv")
     # (1) the output matrix; its own gradient waits for the attention's output
     dcontext = (dout @ weights[wo]).reshape(q.shape)
-    dq, dk, dv, context = attention_backward(dcontext, q, k, v, lengths)
+    dq, dk, dv, context = attention_backward(dcontext, q, k, v, lengths, states)
     np.matmul(dout.T, context.reshape(len(dout), -1), out=grads[wo])
     # (2) the rotary positions
     dq, dk = rope_backward(dq, *angles), rope_backward(dk, *angles)
