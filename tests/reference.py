@@ -80,10 +80,80 @@ def mlp(x, w, config):
                for share, e in zip(shares, chosen))
 
 
-def forward(config, tensors, ids):
-    """Logits (T, V) in float64 of one sequence."""
+def rotate_2d(x, row, column, theta):
+    """Turn the first half of a head's pairs by the row of a patch, the second half by its column."""
+    d, out = len(x), np.zeros(len(x))
+    for i in range(d // 2):
+        angle = row * theta ** (-4 * i / d) if i < d // 4 else column * theta ** (-(4 * (i - d // 4) + 2) / d)
+        turned = complex(x[2 * i], x[2 * i + 1]) * complex(math.cos(angle), math.sin(angle))
+        out[2 * i], out[2 * i + 1] = turned.real, turned.imag
+    return out
+
+
+def embed_patches(pixels, weight):
+    """Vectors of the patches of one image, row by row, and their places: a convolution at each of them."""
+    p, places = weight.shape[-1], []
+    x = []
+    for row in range(pixels.shape[1] // p):
+        for column in range(pixels.shape[2] // p):
+            patch = pixels[:, row * p : (row + 1) * p, column * p : (column + 1) * p].astype(np.float64)
+            x.append(np.array([float((kernel * patch).sum()) for kernel in weight]))
+            places.append((row, column))
+    return x, places
+
+
+def vision_layer(x, places, n, W, vision):
+    """One layer of the encoder on the patches of one image."""
+    def w(name):
+        return W[f"vision_encoder.transformer.layers.{n}.{name}.weight"]
+
+    heads, d, out = vision.num_attention_heads, vision.head_dim, []
+    normed = [norm(row, w("attention_norm"), 1e-5) for row in x]
+    q, k, v = ([[(w(f"attention.{name}") @ row)[h * d : (h + 1) * d] for h in range(heads)] for row in normed]
+               for name in ("wq", "wk", "wv"))
+    q, k = ([[rotate_2d(head, *place, vision.rope_theta) for head in row] for row, place in zip(rows, places)]
+            for rows in (q, k))
+    for t, row in enumerate(x):
+        mixed = [attend(q[t][h], [key[h] for key in k], [value[h] for value in v]) for h in range(heads)]
+        y = row + w("attention.wo") @ np.concatenate(mixed)
+        w1, w2, w3 = (w(f"feed_forward.{m}") for m in ("w1", "w2", "w3"))
+        out.append(y + feed_forward(norm(y, w("ffn_norm"), 1e-5), w1, w2, w3))
+    return out
+
+
+def encode(vision, tensors, images):
+    """The encoder (N, hidden_size) in float64, one image after the other."""
+    W = {name: x.astype(np.float64) for name, x in tensors.items() if name.startswith("vision_")}
+    out = []
+    for pixels in images:
+        x, places = embed_patches(pixels, W["vision_encoder.patch_conv.weight"])
+        x = [norm(row, W["vision_encoder.ln_pre.weight"], 1e-5) for row in x]
+        for n in range(vision.num_hidden_layers):
+            x = vision_layer(x, places, n, W, vision)
+        out += x
+    return np.array(out)
+
+
+def adapt(x, tensors):
+    """The adapter (N, D) in float64."""
+    W = {name.removeprefix("vision_language_adapter."): w.astype(np.float64) for name, w in tensors.items()
+         if name.startswith("vision_language_adapter.")}
+    out = []
+    for row in x:
+        hidden = W["w_in.weight"] @ row + W["w_in.bias"]
+        hidden = np.array([v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in hidden])
+        out.append(W["w_out.weight"] @ hidden + W["w_out.bias"])
+    return np.array(out)
+
+
+def forward(config, tensors, ids, images=()):
+    """Logits (T, V) in float64 of one sequence, whose image tokens are the patches of the images in order."""
     W = {name: x.astype(np.float64) for name, x in tensors.items()}
     x = [W["tok_embeddings.weight"][id] for id in ids]
+    if images:
+        patches = iter(adapt(encode(config.vision, tensors, images), tensors))
+        x = [next(patches) if id == config.vision.image_token_id else row for id, row in zip(ids, x)]
+        assert next(patches, None) is None
     for n in range(config.n_layers):
         x = layer(x, n, W, config)
     return np.array([W["output.weight"] @ norm(row, W["norm.weight"], config.norm_eps) for row in x])

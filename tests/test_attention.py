@@ -7,6 +7,7 @@ import pytest
 from compare import assert_close
 from tolerances import OPS
 
+from tiny import attention as module
 from tiny.attention import QUERIES, attention
 
 RNG = np.random.default_rng(3)
@@ -62,6 +63,13 @@ def test_groups(H, G, d, causal):
 @pytest.mark.parametrize("causal", [True, False])
 def test_with_earlier_keys(lengths, pasts, causal):
     check(lengths, pasts, 2, 1, 10, causal, gap=3)
+
+
+@pytest.mark.parametrize("scores", [1, 2 * 150 * 70, 1 << 20])
+def test_blocks_of_images(scores, monkeypatch):
+    """Blocks of 64 queries, of 70, and of as many as there are; each sequence has its own."""
+    monkeypatch.setattr(module, "SCORES", scores)
+    check([150, 1, 64, 65], [0, 0, 0, 0], 4, 2, 10, causal=False, gap=2)
 
 
 def test_packed_equals_separate():

@@ -245,7 +245,7 @@ MUTANTS = [
      "dvalues = e[..., ::2] @ dout[:, ::2]"),
     ("attention", "keys not summed over blocks of queries", "dkeys[:, seen] += dk", "dkeys[:, seen] = dk"),
     ("attention", "the scale forgotten for the queries", "    dq *= scale\n", ""),
-    ("attention", "the causal mask dropped", "    e[:, -len(mask) :] += mask\n", ""),
+    ("attention", "the causal mask dropped", "    if mask is not None:\n", "    if False:\n"),
     ("attention", "sequences see each other", "slice(first, first + block + t)",
      "slice(0, first + block + t)"),
     ("route", "softmax without the row sum", ' - np.einsum("tk,tk->t", weights, dweights)[:, None]', ""),

@@ -1,14 +1,14 @@
-"""tiny/chat.py against stored ids of the reference, and with a tokenizer that shows what it is given."""
+"""tiny/chat.py, Mixtral's format, against stored ids, and with a tokenizer that shows what it is given."""
 
 import json
 from pathlib import Path
 
 import pytest
-from fetch_tokenizer import find_released, train_small
+from fetch_tokenizer import MIXTRAL, find_released, train_small
 
 from tiny.chat import Turn, encode_v1, normalise
 from tiny.config import TinyError
-from tiny.tokenizer import load_tokenizer
+from tiny.tokenizer_files import load_tokenizer
 
 STORED = json.loads((Path(__file__).parent / "golden" / "tokenizers_spm.json").read_text(encoding="utf-8"))
 
@@ -47,7 +47,7 @@ IMAGE = {"type": "image", "image": "owl.png"}
 
 @pytest.fixture(scope="session")
 def released():
-    path = find_released()
+    path = find_released(MIXTRAL)
     if path is None:
         pytest.skip("The released tokenizer is not here; `make dev-data` fetches it.")
     return load_tokenizer(path)
@@ -150,9 +150,10 @@ def test_surrogates_in_a_chat(small):
 
 
 def test_style(small):
-    with pytest.raises(TinyError) as caught:
-        small.encode_chat([user("a")], style="chatml")
-    assert "chatml" in caught.value.cause and "mistral" in caught.value.remedy
+    for style in ("chatml", "mistral-1.4"):
+        with pytest.raises(TinyError) as caught:
+            small.encode_chat([user("a")], style=style)
+        assert repr(style) in caught.value.cause and caught.value.remedy == "Use: mistral."
     assert small.encode_chat([user("a")], style="mistral") == small.encode_chat([user("a")])
 
 

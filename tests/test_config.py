@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from small import hf_config, params, random_tensors, sizes, write_mistral
+from small import hf_config, params, random_tensors, sizes, vision_sizes, write_mistral
 
 import tiny
-from tiny.config import Config, MoeConfig, TinyError, read_hf_config, read_params
+from tiny.config import Config, MoeConfig, TinyError, VisionConfig, read_params
+from tiny.hf_config import read_hf_config
 
 REMOVE = object()
 HF_KEYS = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "hidden_dim": "intermediate_size",
@@ -176,3 +177,69 @@ def test_a_tokenizer_of_another_model(tmp_path, golden):
     folder = write_mistral(tmp_path / "model", config, random_tensors(config))
     (folder / "tokenizer.model").write_bytes((golden / "mixtral-a" / "mistral" / "tokenizer.model").read_bytes())
     refused(lambda: tiny.load(folder), "509 pieces, the model 40")
+
+
+# ---- the vision encoder in params.json
+
+VISION = ("hidden_size", "num_channels", "image_size", "patch_size", "intermediate_size", "num_hidden_layers",
+          "num_attention_heads", "image_token_id", "rope_theta")
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    def read(**changes):
+        fields = params(sizes(None, vision=vision_sizes()))
+        fields["vision_encoder"] = changed(fields["vision_encoder"], changes)
+        path = tmp_path / "params.json"
+        path.write_text(json.dumps(fields))
+        return read_params(path).vision
+    return read
+
+
+def test_the_encoder_is_read(encoder, mistral):
+    vision = encoder()
+    assert vision == vision_sizes() and type(vision) is VisionConfig
+    assert (vision.head_dim, vision.norm_eps, vision.moe, vision.max_image_size) == (8, 1e-5, None, 32)
+    assert mistral(None, {"vision_encoder": None}).vision is None
+
+
+@pytest.mark.parametrize("key", VISION)
+@pytest.mark.parametrize("value", [REMOVE, None, True, "24", 0, -1, [24], {}, 2**70, float("nan")])
+def test_no_size_of_the_encoder_is_assumed(encoder, key, value):
+    refused(lambda: encoder(**{key: value}), key, "params.json")
+
+
+@pytest.mark.parametrize("value", [3, [], "x", True, {}, [1]])
+def test_encoders_that_are_no_object(mistral, value):
+    refused(lambda: mistral(None, {"vision_encoder": value}), "'hidden_size'")
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"num_attention_heads": 7}, ("7 heads in a width of 40",)), ({"num_attention_heads": 4}, ("4 heads",)),
+    ({"num_attention_heads": 20}, ("20 heads",)), ({"hidden_size": 45}, ("width of 45",)),
+    ({"patch_size": 5}, ("patches of 5",)), ({"patch_size": 64}, ("patches of 64",)), ({"image_size": 33}, ("33",)),
+    ({"max_image_size": 3}, ("at most 3",)), ({"num_channels": 1}, ("1 channels",)),
+    ({"num_channels": 4}, ("4 channels",)), ({"image_token_id": 40}, ("40", "vocabulary of 40"))])
+def test_sizes_of_the_encoder_that_do_not_go_together(encoder, changes, words):
+    refused(lambda: encoder(**changes), *words)
+
+
+def test_the_largest_image(encoder):
+    assert encoder(max_image_size=48).max_image_size == 48 and encoder(max_image_size=30).max_image_size == 30
+    refused(lambda: encoder(max_image_size="48"), "max_image_size")
+
+
+@pytest.mark.parametrize("key, same, other", [
+    ("adapter_bias", True, False), ("spatial_merge_size", 1, 2), ("add_pre_mm_projector_layer_norm", False, True),
+    ("mm_projector_id", "", "patch_merge")])
+def test_later_models_are_refused(encoder, key, same, other):
+    """Pixtral Large has no biases in its adapter, Mistral Small 3.1 merges patches."""
+    assert encoder(**{key: same}) == encoder(**{key: None}) == encoder()
+    refused(lambda: encoder(**{key: other}), f"sets {key} = {other!r}", f"computes {same!r} only")
+
+
+def test_keys_of_later_files_that_change_nothing(encoder, recwarn):
+    assert encoder(image_break_token_id=12, image_end_token_id=13) == encoder()
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="params.json: keys that are not read: colour, size"):
+        assert encoder(size=3, colour="red") == encoder()

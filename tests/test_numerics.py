@@ -1,4 +1,4 @@
-"""softmax, SiLU, the linear map and bfloat16 rounding, against their definitions written in loops."""
+"""softmax, SiLU, GELU, the linear map and bfloat16 rounding, against their definitions written in loops."""
 
 import math
 import struct
@@ -11,7 +11,7 @@ from compare import assert_close
 from tolerances import OPS
 
 from tiny import numerics
-from tiny.numerics import linear, round_to, silu, softmax
+from tiny.numerics import erf, gelu, linear, round_to, silu, softmax
 
 RNG = np.random.default_rng(0)
 
@@ -50,6 +50,31 @@ def test_silu():
     for v, out in zip(before.astype(float), y):
         assert_close(out, v / (1 + math.exp(-v)) if v > -700 else 0.0, OPS["silu"], 3e-7, name=f"silu({v})")
     assert_close(x, before, 0.0, name="the argument is left alone")
+
+
+GRID = np.concatenate([np.linspace(-7, 7, 28001), np.linspace(-0.02, 0.02, 401), [0, 1e-30, -1e-30, 1e-6, 13.9, 14.1,
+                       -14.1, 100, -100, 1e30, -1e30]]).astype(np.float32)
+
+
+def test_erf():
+    before, y = GRID.copy(), erf(GRID)
+    assert y.dtype == np.float32 and y.shape == GRID.shape
+    assert_close(y, [math.erf(v) for v in GRID.tolist()], OPS["erf"], name="erf")
+    assert (np.abs(y) <= 1).all() and (GRID == 0).any() and not y[GRID == 0].any()
+    assert_close(erf(-GRID), -y, 0.0, name="erf is odd")
+    assert_close(erf(np.float32([np.inf, -np.inf])), [1, -1], 0.0)
+    assert_close(GRID, before, 0.0, name="the argument is left alone")
+
+
+def test_gelu():
+    before, y = GRID.copy(), gelu(GRID)
+    assert y.dtype == np.float32
+    expected = np.array([v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in GRID.tolist()])
+    assert_close(y, expected, OPS["gelu"], 3e-7, name="gelu")
+    assert_close(GRID, before, 0.0, name="the argument is left alone")
+    # The form with tanh is another function.
+    tanh = [v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) / 2 for v in GRID[:28001].tolist()]
+    assert np.abs(tanh - expected[:28001]).max() > 100 * OPS["gelu"]
 
 
 @pytest.mark.parametrize("T", [1, 2, 31, 65])

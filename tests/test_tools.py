@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import shutil
 import struct
 import sys
@@ -13,16 +14,20 @@ import numpy as np
 import pytest
 from compare import assert_close
 from conftest import GOLDEN
+from PIL import Image
 from small import random_tensors, sizes, write_mistral
 
 import tiny
 from tiny.__main__ import main
-from tiny.tools import demo, memory, plots, progress
+from tiny.image import MAX_PIXELS
+from tiny.tools import demo, demo_pictures, memory, plots, progress, readme
 from tiny.tools.routing_text import COLOURS, RESET, Painter, expert_shares, legend, paint
+from tiny.training.evaluate_pixtral import AIMS, COLUMNS, GATES
 from tiny.weights import expected_shapes
 
 MODEL = GOLDEN / "mixtral-a" / "mistral"
 HF = GOLDEN / "mixtral-a" / "hf"
+PIXTRAL = GOLDEN / "pixtral-a" / "mistral"
 PARAMS = {"dim": 4096, "n_layers": 32, "head_dim": 128, "hidden_dim": 14336, "n_heads": 32, "n_kv_heads": 8,
           "norm_eps": 1e-5, "vocab_size": 32000, "moe": {"num_experts_per_tok": 2, "num_experts": 8}}
 HF_CONFIG = {"model_type": "mixtral", "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336,
@@ -376,12 +381,12 @@ def test_heat_map_of_many_layers_has_no_numbers_and_still_fits():
 
 def test_demo_on_a_random_model(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    out = output(capsys, "demo", "--model", MODEL)
+    out = output(capsys, "demo", "--model", MODEL, "--vision-model", PIXTRAL)
     assert "\x1b" not in out and "number under a token" in out
     assert (tmp_path / "runs/demo/routing.png").read_bytes().startswith(b"\x89PNG") and str(demo.FIGURE) in out
     rows = [line.split()[2:] for line in out.splitlines() if line.startswith("layer ")]
     assert len(rows) == 3 and all(abs(sum(map(float, row)) - 100) < 0.5 for row in rows)
-    assert out.count("--- ") == 3 and "tokens/s" in out and out.count("python -m tiny ") == 3
+    assert out.count("--- ") == 4 and "tokens/s" in out and out.count("python -m tiny ") == 4
     # The story is the one that the library writes.
     model = tiny.load(MODEL)
     first = next(tiny.generate(model, [model.tokenizer.bos_id, *model.tokenizer.encode(demo.STORY)]))
@@ -390,11 +395,12 @@ def test_demo_on_a_random_model(capsys, tmp_path, monkeypatch):
 
 def test_demo_in_a_terminal_is_coloured_by_the_middle_layer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "show_pictures", lambda name: None)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     screen = Terminal()
     monkeypatch.setattr(sys, "stdout", screen)
-    assert main(["demo", "--model", str(MODEL)]) == 0
+    assert main(["demo", "--model", str(MODEL), "--vision-model", str(PIXTRAL)]) == 0
     model = tiny.load(MODEL)
     first = next(tiny.generate(model, [model.tokenizer.bos_id, *model.tokenizer.encode(demo.STORY)]))
     assert "with." + paint(int(first.experts[1, 0])) + first.text in screen.getvalue()
@@ -417,13 +423,64 @@ def test_demo_keeps_the_space_between_prompt_and_continuation(capsys):
 
 def test_demo_of_a_dense_model_has_text_and_no_experts(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "show_pictures", lambda name: None)
     config = sizes(moe=None, vocab_size=509)
     folder = write_mistral(tmp_path / "dense", config, random_tensors(config))
     shutil.copy(MODEL / "tokenizer.model", folder)
-    out = output(capsys, "demo", "--model", folder)
+    out = output(capsys, "demo", "--model", folder, "--vision-model", PIXTRAL)
     assert out.count("--- ") == 3 and "expert" not in out and not (tmp_path / "runs").exists()
     assert memory.parameters(config)[0] == memory.parameters(config)[1]
     assert "active" in output(capsys, "inspect", folder)
+
+
+def test_demo_asks_about_two_pictures_seeing_and_blind(capsys, tmp_path, monkeypatch):
+    """Answers that are made up: right where the picture has more than one colour, always the same where it has one."""
+    monkeypatch.chdir(tmp_path)
+    drawn = [demo_pictures.draw_scene(*picture) for picture in demo_pictures.PICTURES]
+    right = {question.text: question.answer for _, questions in drawn for question in questions}
+    assert len(right) == 6
+
+    def fake(model, ids, images, max_tokens):
+        text = model.tokenizer.decode(ids)
+        answer = right[text] if np.ptp(images[0][0]) > 0.1 else drawn[1][1][0].answer
+        yield tiny.Token(5, answer, 0.0, None)
+    monkeypatch.setattr(tiny, "generate", fake)
+    demo_pictures.show_pictures(str(PIXTRAL))
+    out = capsys.readouterr().out
+    assert "picture1.png: 64 x 48 pixels, not resized: 4 x 3 patches, 15 tokens" in out
+    assert "picture2.png: 91 x 51 pixels, resized to 96 x 64: 6 x 4 patches, 28 tokens" in out
+    rows = [re.split("   +", line.strip()) for line in out.splitlines() if line.startswith("  ")]
+    assert [row for row in rows if row[0] != "question"] == [
+        [text, answer, drawn[1][1][0].answer, answer] for text, answer in right.items()]
+    assert "6 of 6 answers are right, 1 when blind." in out
+    for number, (picture, _) in enumerate(drawn, 1):
+        with Image.open(tmp_path / f"runs/demo/picture{number}.png") as stored:
+            assert_close(np.asarray(stored), picture, atol=0, name=f"picture {number}")
+    assert (tmp_path / "runs/demo/patches.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_numbers_that_the_readme_has_in_its_prose():
+    text = " ".join((Path(readme.ROOT) / "README.md").read_text(encoding="utf-8").split())
+    files = [memory.amount(sum(x.nbytes for x in readme.stand_ins(config).values()))
+             for config in (readme.MIXTRAL_8X7B, readme.PIXTRAL_12B)]
+    assert f"real weights here ({files[0]} and {files[1]})" in text
+    assert f"Images of up to {MAX_PIXELS // 10**6} million pixels" in text and MAX_PIXELS % 10**6 == 0
+
+
+def test_the_block_of_the_model_that_sees(tmp_path, monkeypatch):
+    """Every skill that was promised has a row, with the blind baseline; what is not far above it is not claimed."""
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    monkeypatch.setattr(readme, "PIXTRAL_CARD", tmp_path / "tiny/checkpoints/card.json")
+    assert "is being trained" in readme.pixtral_block()
+    skills = {skill: dict.fromkeys(COLUMNS, 0.984) | {"blind": 0.125} for skill in (*GATES, *AIMS)}
+    skills["above"]["blind"] = 0.75
+    readme.PIXTRAL_CARD.parent.mkdir(parents=True)
+    readme.PIXTRAL_CARD.write_text(json.dumps({"scenes": 256, "skills": skills}), encoding="utf-8")
+    block = readme.pixtral_block()
+    assert "about each of 256 scenes" in block and "(tiny/checkpoints/README.md)" in block
+    assert f"| skill | {' | '.join(COLUMNS)} |  |" in block and COLUMNS[-1] == "blind"
+    assert f"| shape | {'98.4 | ' * (len(COLUMNS) - 1)}12.5 |  |" in block and "| 75.0 | not claimed |" in block
+    assert block.count("\n| ") == 2 + len(skills) and block.count("not claimed") == 1
 
 
 def test_the_chat_of_tasks_has_an_answer_to_each_question():

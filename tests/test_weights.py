@@ -6,26 +6,44 @@ import ml_dtypes
 import numpy as np
 import pytest
 from compare import assert_close
-from small import file_bytes, hf_tensors, random_tensors, raw_file, sizes, write_hf, write_mistral
+from small import (
+    file_bytes,
+    hf_tensors,
+    image_tokens,
+    random_images,
+    random_tensors,
+    raw_file,
+    sizes,
+    vision_sizes,
+    write_hf,
+    write_mistral,
+)
+from tolerances import MODEL
 
 import tiny
 from tiny import weights as module
 from tiny.config import TinyError
 from tiny.safetensors import read_safetensors, save_safetensors
 from tiny.weights import (
+    HF_LLAVA,
+    HF_RECENT,
     Weights,
     choose_mode,
     expected_shapes,
     find_files,
     free_memory,
     halves_to_pairs,
+    head_dim_of,
     hf_name,
+    hf_prefixes,
     open_tensors,
     pairs_to_halves,
 )
 
 CONFIG = sizes(n_layers=1, moe=(2, 1))
 TENSORS = random_tensors(CONFIG)
+PIXTRAL = sizes(None, n_layers=1, vision=vision_sizes())
+PIXTRAL_TENSORS = random_tensors(PIXTRAL)
 
 
 @pytest.fixture
@@ -213,3 +231,110 @@ def test_a_checkpoint_written_by_the_book_loads(tmp_path):
     before = tiny.load(folder)([1, 2, 3])
     save_safetensors(folder / "consolidated.safetensors", TENSORS)
     assert_close(tiny.load(folder)([1, 2, 3]), before, 0.0)
+
+
+# ---- a model that sees
+
+@pytest.fixture(params=["mistral", "released", "recent"])
+def sees(request, tmp_path):
+    """A checkpoint, the file that holds most of it, and how its tensors are named there."""
+    folder, kind = tmp_path / request.param, request.param
+    if kind == "mistral":
+        return write_mistral(folder, PIXTRAL, PIXTRAL_TENSORS), "consolidated.safetensors", lambda name: name
+    stored = dict(zip(hf_tensors(PIXTRAL, PIXTRAL_TENSORS, kind == "recent"), PIXTRAL_TENSORS))
+    name_of = {ours: theirs for theirs, ours in stored.items()}
+    return write_hf(folder, PIXTRAL, PIXTRAL_TENSORS, recent=kind == "recent"), "model.safetensors", name_of.get
+
+
+def test_names_of_llava():
+    """Both forms, and the permutation of both towers, each with its own width of heads."""
+    for recent, prefixes in ((False, HF_LLAVA), (True, HF_RECENT)):
+        stored = hf_tensors(PIXTRAL, PIXTRAL_TENSORS, recent)
+        assert [hf_name(name, prefixes) for name in PIXTRAL_TENSORS] == list(stored)
+        assert hf_prefixes(PIXTRAL, stored) == prefixes
+    assert hf_prefixes(PIXTRAL) == HF_LLAVA
+    names = set(hf_tensors(PIXTRAL, PIXTRAL_TENSORS))
+    assert {"language_model.lm_head.weight", "language_model.model.norm.weight", "vision_tower.patch_conv.weight",
+            "language_model.model.embed_tokens.weight", "language_model.model.layers.0.mlp.gate_proj.weight",
+            "vision_tower.transformer.layers.1.feed_forward.down_proj.weight", "multi_modal_projector.linear_2.bias",
+            "vision_tower.transformer.layers.0.attention.q_proj.weight", "vision_tower.ln_pre.weight",
+            "vision_tower.transformer.layers.0.attention_norm.weight"} <= names
+    assert {name: head_dim_of(name, PIXTRAL) for name in PIXTRAL_TENSORS if name.endswith("wq.weight")} == {
+        "layers.0.attention.wq.weight": 10, "vision_encoder.transformer.layers.0.attention.wq.weight": 8,
+        "vision_encoder.transformer.layers.1.attention.wq.weight": 8}
+
+
+def test_the_shapes_of_the_released_model():
+    """585 tensors, 12,682,739,712 parameters."""
+    config = sizes(None, dim=5120, n_layers=40, head_dim=128, hidden_dim=14336, n_heads=32, n_kv_heads=8,
+                   vocab_size=131072, vision=vision_sizes(
+                       hidden_size=1024, image_size=1024, patch_size=16, intermediate_size=4096, num_hidden_layers=24,
+                       num_attention_heads=16))
+    shapes = expected_shapes(config)
+    assert len(shapes) == 585 and sum(int(np.prod(shape)) for shape in shapes.values()) == 12_682_739_712
+
+
+def test_tensors_of_a_model_that_sees_are_views(sees):
+    layout, files = find_files(sees[0])
+    tensors = open_tensors(layout, files, PIXTRAL)
+    assert set(tensors) == set(PIXTRAL_TENSORS)
+    for name, x in tensors.items():
+        assert not x.flags.writeable and not x.flags.owndata
+        assert_close(x.reshape(PIXTRAL_TENSORS[name].shape), PIXTRAL_TENSORS[name], 0.0, name=name)
+
+
+@pytest.mark.parametrize("mode", ["mapped", "resident"])
+def test_both_forms_of_llava_and_mistrals_layout_compute_the_same(sees, mode):
+    ids, images = [1, *image_tokens(3, 2), 5, *image_tokens(1, 1)], random_images((3, 2), (1, 1))
+    expected = tiny.Pixtral(PIXTRAL, PIXTRAL_TENSORS)(ids, images)
+    model = tiny.load(sees[0], weights=mode)
+    assert_close(model(ids, images), expected, MODEL["logits"], name="logits")
+    for name, x in model.weights.items():
+        assert x is model.weights[name] and (mode == "mapped" or name.startswith("tok") or x.dtype == np.float32)
+        if mode == "resident":
+            assert_close(x, PIXTRAL_TENSORS[name], 0.0, name=name)
+
+
+def test_several_shards_of_a_model_that_sees(tmp_path):
+    for recent in (False, True):
+        folder = write_hf(tmp_path / f"{recent}", PIXTRAL, PIXTRAL_TENSORS, shards=4, recent=recent)
+        assert len(find_files(folder)[1]) == 4
+        model = tiny.load(folder, weights="resident")
+        for name, x in PIXTRAL_TENSORS.items():
+            assert_close(model.weights[name], x, 0.0, name=name)
+
+
+@pytest.mark.parametrize("name", [
+    "vision_encoder.patch_conv.weight", "vision_encoder.ln_pre.weight", "vision_language_adapter.w_in.bias",
+    "vision_language_adapter.w_out.weight", "vision_encoder.transformer.layers.1.attention.wk.weight",
+    "vision_encoder.transformer.layers.0.feed_forward.w2.weight", "output.weight"])
+def test_a_missing_or_misshapen_tensor_of_a_model_that_sees(sees, name):
+    folder, file, name_of = sees
+    key, backup = name_of(name), (folder / file).read_bytes()
+    for change, word in ((lambda t: t.pop(key), "lacks the tensor"), (lambda t: t.update({key: t[key][:-1]}), "is ("),
+                         (lambda t: t.update({key: t[key].reshape(1, -1)}), "is (1,")):
+        rewrite(folder, file, change)
+        refused(folder, key, word)
+        (folder / file).write_bytes(backup)
+    tiny.load(folder)
+
+
+def test_a_tensor_too_many_in_a_model_that_sees(sees):
+    folder, file, _ = sees
+    rewrite(folder, file, lambda t: t.update({"vision_tower.ln_post.weight": np.zeros(3, np.float32)}))
+    refused(folder, "1 tensors that the model has not: vision_tower.ln_post.weight")
+
+
+def test_constants_of_both_towers_are_left_out(sees):
+    folder, file, _ = sees
+    rewrite(folder, file, lambda t: t.update({f"{part}.inv_freq": np.zeros(5, np.float32) for part in (
+        "vision_tower.patch_positional_embedding", "language_model.model.rotary_emb")}))
+    tiny.load(folder)
+
+
+def test_weights_of_a_text_model_under_a_configuration_that_sees(tmp_path):
+    text = sizes(None, n_layers=1)
+    folder = write_mistral(tmp_path / "a", PIXTRAL, random_tensors(text))
+    refused(folder, "lacks the tensor vision_encoder.patch_conv.weight")
+    folder = write_mistral(tmp_path / "b", text, PIXTRAL_TENSORS)
+    refused(folder, "tensors that the model has not: vision_encoder.ln_pre.weight")

@@ -1,8 +1,9 @@
-"""Mixtral 8x7B from scratch, in NumPy.
+"""Mixtral 8x7B and Pixtral 12B from scratch, in NumPy.
 
-The book is this folder's modules in reading order: config, safetensors, weights, tokenizer, chat, numerics, rms_norm,
-rope, attention, kv_cache, router, experts, ops, decoder, mixtral, sampling, generate. With one hour, read rms_norm,
-rope, attention, router, experts and decoder.
+The book is this folder's modules in reading order: config, hf_config, safetensors, weights, tokenizer, chat, numerics,
+rms_norm, rope, attention, kv_cache, router, experts, ops, decoder, mixtral, sampling, generate, image, chat_v3, tekken,
+tokenizer_files, patch_embed, rope_2d, vision, adapter, pixtral. With one hour, read rms_norm, rope, attention, router,
+experts and decoder.
 
 Letters that stand for sizes everywhere:
 
@@ -18,16 +19,20 @@ from pathlib import Path
 from types import ModuleType
 
 import tiny.ops
-from tiny.config import TinyError, read_hf_config, read_params
+from tiny.config import TinyError, read_params
 from tiny.generate import Token, generate, generate_batch
+from tiny.hf_config import read_hf_config
+from tiny.image import image_grid, preprocess
 from tiny.mixtral import Mixtral
-from tiny.tokenizer import load_tokenizer
+from tiny.pixtral import Pixtral
+from tiny.tokenizer_files import load_tokenizer
 from tiny.weights import Weights, choose_mode, find_files, open_tensors
 
-__all__ = ["Mixtral", "TinyError", "Token", "generate", "generate_batch", "load", "load_tokenizer", "ops"]
+__all__ = ["Mixtral", "Pixtral", "TinyError", "Token", "generate", "generate_batch", "image_grid", "load",
+           "load_tokenizer", "ops", "preprocess"]
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-EMBEDDED = ("tiny-mixtral",)
+EMBEDDED = ("tiny-mixtral", "tiny-pixtral")
 
 
 def load(folder: str | Path, ops: ModuleType = tiny.ops, precision: str = "float32", weights: str = "auto") -> Mixtral:
@@ -42,11 +47,17 @@ def load(folder: str | Path, ops: ModuleType = tiny.ops, precision: str = "float
     layout, files = find_files(folder)
     config = read_params(folder / "params.json") if layout == "mistral" else read_hf_config(folder / "config.json")
     tensors = open_tensors(layout, files, config)
-    tokenizer = load_tokenizer(folder) if list(folder.glob("tokenizer.model*")) else None
+    tokenizer = load_tokenizer(folder) if [*folder.glob("tokenizer.model*"), *folder.glob("tekken*.json")] else None
     if tokenizer and tokenizer.vocab_size != config.vocab_size:
         raise TinyError(f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, the model {config.vocab_size}.",
                         "Use the tokenizer that was released with this model.")
-    return Mixtral(config, Weights(tensors, choose_mode(weights, tensors)), tokenizer, ops, precision)
+    sizes = getattr(tokenizer, "patch_size", None), getattr(tokenizer, "max_image_size", None)
+    if config.vision and any(sizes) and sizes != (config.vision.patch_size, config.vision.max_image_size):
+        raise TinyError(f"{folder}: the tokenizer cuts images of {sizes[1]} pixels into patches of {sizes[0]}, the model "
+                        f"images of {config.vision.max_image_size} into {config.vision.patch_size}.",
+                        "Use the tokenizer that was released with this model.")
+    model = Pixtral if config.vision else Mixtral
+    return model(config, Weights(tensors, choose_mode(weights, tensors)), tokenizer, ops, precision)
 
 
 def model_folder(name: str | Path) -> Path:

@@ -1,7 +1,6 @@
 """The command line, `python -m tiny COMMAND`: arguments, what goes to which stream, and errors in two lines.
 
-Text goes to standard output, notes to standard error. The commands lie in `tiny/tools/`; `generate`, which is
-little more than the library's call, is here.
+Text goes to standard output, notes to standard error. The commands lie in `tiny/tools/`, each under its own name.
 """
 
 import argparse
@@ -19,10 +18,11 @@ EXAMPLES = """examples:
   python -m tiny demo
   python -m tiny generate --prompt "Once upon a time" --max-tokens 100 --temperature 0.7
   python -m tiny chat
+  python -m tiny describe photo.png chart.png --question "Which image has the star?"
   python -m tiny memory DIR --context 4096
 
 DIR is a folder in a released layout: params.json with consolidated*.safetensors, or config.json with
-model*.safetensors. Without --model the embedded tiny-mixtral serves."""
+model*.safetensors. Without --model an embedded model serves: tiny-pixtral if there is an image, else tiny-mixtral."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,8 +81,6 @@ def run_command(argv: list[str]) -> int:
         print(versions())
     elif args.command is None:
         parser.print_help()
-    elif args.command == "generate":
-        generate(args)
     else:
         importlib.import_module(f"tiny.tools.{args.command}").main(args)
     return 0
@@ -109,8 +107,8 @@ def one_line(text: str, limit: int = 1000) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their options."""
-    parser = Parser(prog="python -m tiny", description="Mixtral 8x7B from scratch, in NumPy.", epilog=EXAMPLES,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m tiny", description="Mixtral 8x7B and Pixtral 12B from scratch, in NumPy.",
+                    epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="store_true", help="versions of tiny, Python, NumPy and its BLAS")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
@@ -119,27 +117,39 @@ def build_parser() -> argparse.ArgumentParser:
         added.add_argument("--debug", action="store_true", help="show where an error happened")
         return added
 
-    demo = command("demo", "show a model at work: text coloured by expert, a chat answer, a routing figure")
-    write = command("generate", "continue a text")
-    talk = command("chat", "talk with a model; /reset and /quit are commands")
+    demo = command("demo", "show the models at work: text coloured by expert, a chat answer, two pictures described")
+    write = command("generate", "continue a text, or answer a question about images")
+    talk = command("chat", "talk with a model; /image PATH, /reset and /quit are commands")
+    look = command("describe", "describe images, or answer a question about them")
     show = command("inspect", "list sizes and tensors of a checkpoint, from its headers alone")
     memory = command("memory", "say what memory a run needs, from the configuration and headers alone")
     tokens = command("tokenize", "show the tokens of a text")
     routing = command("routing", "measure which experts a model chooses over texts, as section 5 of the paper does")
     commands.add_parser("bench", help="measure speed and memory; see bench --help", add_help=False)
 
-    for added in (demo, write, talk, tokens, routing):
+    for added in (demo, tokens, routing):
         added.add_argument("--model", default="tiny-mixtral", metavar="DIR",
                            help="default: the embedded %(default)s")
-    write.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue; - is standard input")
-    write.add_argument("--chat", action="store_true", help="ask the prompt as one user turn")
-    write.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
-    for added in (write, talk):
+    demo.add_argument("--vision-model", default="tiny-pixtral", metavar="DIR",
+                      help="the model that describes pictures; default: the embedded %(default)s")
+    for added in (write, talk, look):
+        seeing = "tiny-pixtral" if added is look else "tiny-mixtral, with images tiny-pixtral"
+        added.add_argument("--model", metavar="DIR", help=f"default: the embedded {seeing}")
         add_generation_options(added, 256 if added is talk else 64)
+    write.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue; - is standard input")
+    write.add_argument("--chat", action="store_true", help="ask the prompt as one user turn, as with images")
+    write.add_argument("--image", action="extend", nargs="+", default=[], metavar="PATH", help="images before the text")
+    look.add_argument("images", nargs="+", metavar="IMAGE", help="a PNG, JPEG or other picture")
+    look.add_argument("--question", metavar="TEXT", help="default: describe them; - is standard input")
+    look.add_argument("--patches", metavar="FILE", help="draw the patches over the resized images: .png, .pdf or .svg")
+    for added in (write, look):
+        added.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
     for added in (show, memory):
         added.add_argument("folder", metavar="DIR")
     show.add_argument("--all", action="store_true", help="one line for every tensor")
     memory.add_argument("--context", type=int, metavar="N", help="tokens of prompt and answer; default: all")
+    memory.add_argument("--image", action="extend", nargs="+", default=[], metavar="WxH",
+                        help="count the tokens of images of these sizes, or in these files")
     tokens.add_argument("text", metavar="TEXT", help="the text; - reads standard input")
     routing.add_argument("files", nargs="+", metavar="FILE", help="text files, each of one kind of text")
     routing.add_argument("--out", metavar="DIR", help="save figures of shares, repeats and coloured tokens there")
@@ -149,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_generation_options(parser: argparse.ArgumentParser, max_tokens: int) -> None:
-    """The options that `generate` and `chat` share."""
+    """The options that `generate`, `chat` and `describe` share."""
     option = parser.add_argument
     option("--max-tokens", type=int, default=max_tokens, metavar="N", help="default: %(default)s")
     option("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
@@ -158,30 +168,6 @@ def add_generation_options(parser: argparse.ArgumentParser, max_tokens: int) -> 
     option("--weights", choices=("auto", "mapped", "resident"), default="auto",
            help="resident: kept as float32, faster; mapped: read from the file; default: what fits")
     option("--precision", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
-
-
-def generate(args: argparse.Namespace) -> None:
-    """The command `generate`: one text, streamed, or with everything known about it as JSON."""
-    from tiny.generate import check_prompt
-    from tiny.tools import progress
-
-    progress.check_options(args)
-    prompt = progress.read_text(args.prompt)
-    model = progress.open_model(args)
-    if args.chat:
-        ids, _ = model.tokenizer.encode_chat([{"role": "user", "content": prompt}])
-    else:
-        ids = [model.tokenizer.bos_id, *model.tokenizer.encode(prompt)]
-    room = check_prompt(model, ids, args.max_tokens)
-    progress.load_weights(model, len(ids) + room)
-    seed = progress.choose_seed(args)
-    clock = progress.Clock()
-    stream = clock.watch(progress.stream(model, ids, args, seed))
-    tokens = list(stream) if args.json else progress.show(stream)
-    if args.json:
-        progress.print_json(args, model, ids, tokens, clock, seed, room)
-    else:
-        progress.note(f"{len(ids):,} prompt tokens; {clock.summary(len(ids))}")
 
 
 def versions() -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from tiny.numerics import round_to, softmax
 
 QUERIES = 64  # Queries scored at a time: 64 x 131,072 scores of one head take 34 MB.
+SCORES = 1 << 20  # Without causal as many queries at a time as make so many scores, 4 MB, if that is more.
 
 
 def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequence[int],
@@ -33,22 +34,35 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
     """
     T, H, d = q.shape
     check_spans(T, len(keys), lengths, spans)
-    grouped = q.reshape(T, keys.shape[1], H // keys.shape[1], d)
+    G, R = keys.shape[1], H // keys.shape[1]
+    grouped = q.reshape(T, G, R, d)
     out = np.empty_like(grouped)
-    longest = max(stop - start for start, stop in spans)
-    scores = np.empty(min(max(lengths), QUERIES) * grouped.shape[2] * longest, np.float32)  # reused by every block
+    steps = [min(length, block_size(R, stop - start, causal)) for length, (start, stop) in zip(lengths, spans)]
+    needed = max(step * R * (stop - start) for step, (start, stop) in zip(steps, spans))
+    scores = np.empty(needed, np.float32)  # reused by every block
     first = 0
-    for length, (start, stop) in zip(lengths, spans):
-        # (1) a block of queries at a time, so that memory grows with the keys and not with their square
-        for block in range(0, length, QUERIES):
-            rows = slice(first + block, first + min(block + QUERIES, length))
-            # (2) the slice of keys that the block may see
-            seen = stop - length + min(block + QUERIES, length) if causal else stop
-            for g in range(keys.shape[1]):
-                out[rows, g] = attend(grouped[rows, g], keys[start:seen, g], values[start:seen, g], scores, causal,
-                                      precision)
+    for length, step, (start, stop) in zip(lengths, steps, spans):
+        for g in range(G):
+            k, v = keys[start:stop, g], values[start:stop, g]
+            if length > step:  # Rows that lie side by side are read faster, which pays from the second block on.
+                k, v = np.ascontiguousarray(k), np.ascontiguousarray(v)
+            # (1) a block of queries at a time, so that memory grows with the keys and not with their square
+            for block in range(0, length, step):
+                rows = slice(first + block, first + min(block + step, length))
+                # (2) the keys that the block may see
+                seen = stop - start - max(0, length - block - step) if causal else stop - start
+                out[rows, g] = attend(grouped[rows, g], k[:seen], v[:seen], scores, causal, precision)
         first += length
     return out.reshape(T, H, d)
+
+
+def block_size(R: int, S: int, causal: bool) -> int:
+    """How many queries are scored at a time, each by R heads against S keys.
+
+    Without causal, more of them where the keys are few: large products are faster. With causal they would also score
+    more keys that the first of them may not see.
+    """
+    return QUERIES if causal else max(QUERIES, SCORES // (R * S))
 
 
 def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scores: np.ndarray, causal: bool,

@@ -1,8 +1,8 @@
 """Chat messages to token ids, as Mistral's own library writes them for Mixtral Instruct (its format "V1").
 
-Two steps: `normalise` checks and merges the messages into turns, which is the same for every format;
-`encode_v1` then writes the turns. In V1 `[INST]` is plain text, and each turn is encoded by itself, so each
-begins with SentencePiece's own leading space. A chat reads
+Two steps: `normalise` checks and merges the messages into turns, which is the same for every format; `encode_v1` then
+writes the turns. In V1 `[INST]` is plain text, and each turn is encoded by itself, so each begins with SentencePiece's
+own leading space. A chat reads
 
     <s> [INST] system prompt, blank line, question [/INST] answer</s> [INST] question [/INST]
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tiny.config import TinyError
 
-STYLES = ("mistral",)
+STYLES = ("mistral", "mistral-1.4")
 ROLES = ("system", "user", "assistant")
 BLANK_LINE = "\n\n"
 
@@ -27,13 +27,13 @@ class Turn(NamedTuple):
     prefix: bool = False
 
 
-def check_style(style: str) -> None:
-    """Refuse a chat style that does not exist.
+def check_style(style: str, styles: tuple[str, ...] = STYLES) -> None:
+    """Refuse a chat style that does not exist, or that this tokenizer does not have.
 
     Raises:  TinyError that lists the styles
     """
-    if style not in STYLES:
-        raise TinyError(f"There is no chat style {style!r}.", f"Use one of: {', '.join(STYLES)}.")
+    if style not in styles:
+        raise TinyError(f"There is no chat style {style!r} for this tokenizer.", f"Use: {' or '.join(styles)}.")
 
 
 def normalise(messages: list[dict]) -> list[Turn]:
@@ -72,7 +72,7 @@ def encode_v1(turns: list[Turn], tokenizer) -> list[int]:
     """
     ids, system = [tokenizer.bos_id], ""
     for role, content, prefix in turns:
-        if any(not isinstance(part, str) for part in content):
+        if has_image(content):
             raise TinyError("A message holds an image, and this model reads text only.",
                             "Leave the image out, or use a model with a vision encoder.")
         text = "".join(content)
@@ -85,6 +85,11 @@ def encode_v1(turns: list[Turn], tokenizer) -> list[int]:
             ids += tokenizer.encode(text)
             ids += [] if prefix else [tokenizer.eos_id]
     return ids
+
+
+def has_image(content: list) -> bool:
+    """Whether merged content holds an image."""
+    return any(not isinstance(part, str) for part in content)
 
 
 def chunks_of(message: dict) -> list[dict]:
@@ -158,7 +163,7 @@ def check_message(name: str, message: dict) -> None:
             raise TinyError(f"{name} has no {key!r}.", 'Write {"role": ..., "content": ...}.')
     role = message["role"]
     if role == "tool" or "tool_calls" in message:
-        raise TinyError(f"{name} is about tools, and Mixtral's chat format has none.",
+        raise TinyError(f"{name} is about tools, and chats are encoded without tools here.",
                         "Put what a tool returned into a user message, as text.")
     if role not in ROLES:
         raise TinyError(f"{name} has the role {role!r}.", f"Use one of: {', '.join(ROLES)}.")

@@ -1,7 +1,7 @@
 """The sizes of a model, as its files state them.
 
-Both released layouts are read: Mistral's `params.json` and Hugging Face's `config.json`. The field names are those of
-`params.json`. No size has a default: a missing one is an error that names it. Read `safetensors.py` next.
+This is Mistral's `params.json`, whose field names are used everywhere. No size has a default: a missing one is an error
+that names it. Read `hf_config.py` next, the same for the other released layout.
 """
 
 import json
@@ -27,6 +27,35 @@ class MoeConfig:
 
 
 @dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of a vision encoder, and which token stands for a patch.
+
+    max_image_size: longest side in pixels; larger images are shrunk to it.
+
+    Source: params.json, `vision_encoder`
+    """
+
+    hidden_size: int
+    num_channels: int
+    image_size: int
+    patch_size: int
+    rope_theta: float
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    image_token_id: int
+    max_image_size: int
+    # The encoder's layers are those of the decoder: dense, and with this epsilon whatever the text's is.
+    moe: None = None
+    norm_eps: float = 1e-5
+
+    @property
+    def head_dim(self) -> int:
+        """The width of one head."""
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclass(frozen=True)
 class Config:
     """Sizes of a decoder. `moe` is None for a dense feed-forward; `vision` is None for a text model.
 
@@ -44,16 +73,19 @@ class Config:
     rope_theta: float
     max_seq_len: int
     moe: MoeConfig | None = None
-    vision: None = None
+    vision: VisionConfig | None = None
 
 
 SIZES = ("dim", "n_layers", "hidden_dim", "n_heads", "n_kv_heads", "vocab_size")
-OPTIONAL = {"head_dim", "rope_theta", "max_seq_len", "max_position_embeddings", "moe", "sliding_window", "model_type"}
-# Keys of an HF config that change what the model computes, with the only values that this code computes.
-HF_FIXED = {"hidden_act": "silu", "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False,
-            "rope_scaling": None, "rope_type": "default", "quantization_config": None}
-HF_NAMES = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "hidden_dim": "intermediate_size",
-            "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "vocab_size": "vocab_size"}
+OPTIONAL = {"head_dim", "rope_theta", "max_seq_len", "max_position_embeddings", "moe", "sliding_window", "model_type",
+            "vision_encoder"}
+VISION_SIZES = ("hidden_size", "num_channels", "image_size", "patch_size", "intermediate_size", "num_hidden_layers",
+                "num_attention_heads", "image_token_id")
+# Keys that came with later models, with the only values that this code computes; absence means the same. The tokens
+# at the ends of rows and images are words like others, whatever their ids.
+VISION_FIXED = {"adapter_bias": True, "spatial_merge_size": 1, "add_pre_mm_projector_layer_norm": False,
+                "mm_projector_id": ""}
+VISION_OPTIONAL = {"max_image_size", "image_break_token_id", "image_end_token_id"}
 
 
 def read_json(path: Path) -> dict:
@@ -79,9 +111,7 @@ def read_params(path: Path) -> Config:
     Differs: unknown keys are reported by a warning and ignored; mistral-inference refuses them
     """
     params = read_json(path)
-    unknown = sorted(set(params) - OPTIONAL - set(SIZES) - {"norm_eps"})
-    if unknown:
-        warnings.warn(f"{path.name}: keys that are not read: {', '.join(unknown)}", stacklevel=2)
+    warn_unknown(path, set(params) - OPTIONAL - set(SIZES) - {"norm_eps"})
     sizes = {name: number(params, name, path) for name in SIZES}
     moe = params.get("moe")
     if moe is not None:
@@ -91,38 +121,41 @@ def read_params(path: Path) -> Config:
         **sizes, moe=moe, norm_eps=number(params, "norm_eps", path, float),
         head_dim=number(params, "head_dim", path, default=sizes["dim"] // sizes["n_heads"]),
         rope_theta=number(params, "rope_theta", path, float, default=1e6),
-        max_seq_len=context_length(params, length, moe, path)))
+        max_seq_len=context_length(params, length, moe, path),
+        vision=None if params.get("vision_encoder") is None else read_vision(params["vision_encoder"], path)))
 
 
-def read_hf_config(path: Path) -> Config:
-    """Read Hugging Face's `config.json` of a Mixtral or Mistral model.
+def read_vision(encoder: dict, path: Path) -> VisionConfig:
+    """Read the part `vision_encoder` of `params.json`.
 
-    Raises:  TinyError for a missing size, no RoPE theta, or a setting that changes what is computed
-    Source:  transformers configuration_mixtral.py; theta lies in `rope_theta`, since version 5 in `rope_parameters`
-    Differs: transformers falls back on class defaults that are not the released model's; nothing is assumed here
+    Raises:  TinyError for a missing or senseless size, or a later model that computes something else
+    Source:  mistral-inference args.py, VisionEncoderArgs
     """
-    config = read_json(path)
-    family = config.get("model_type")
-    if family not in ("mixtral", "mistral"):
-        raise TinyError(f"{path} describes a model of type {family!r}.", "Only mixtral and mistral are read here.")
-    rope = config.get("rope_parameters") or {}
-    fixed = dict(config, rope_type=rope.get("rope_type") if isinstance(rope, dict) else rope)
-    for key, value in HF_FIXED.items():
-        if fixed.get(key) not in (value, None):
-            raise TinyError(f"{path} sets {key} = {fixed[key]!r}; this code computes {value!r} only.",
-                            "Use a checkpoint of the released architecture.")
-    sizes = {name: number(config, HF_NAMES[name], path) for name in SIZES}
-    moe = None
-    if family == "mixtral":
-        moe = MoeConfig(number(config, "num_local_experts", path), number(config, "num_experts_per_tok", path))
-    return checked(path, Config(
-        **sizes, moe=moe, norm_eps=number(config, "rms_norm_eps", path, float),
-        head_dim=number(config, "head_dim", path, default=sizes["dim"] // sizes["n_heads"]),
-        rope_theta=number(rope if config.get("rope_theta") is None else config, "rope_theta", path, float),
-        max_seq_len=context_length(config, "max_position_embeddings", moe, path)))
+    sizes = {name: number(encoder, name, f"{path}, vision_encoder") for name in VISION_SIZES}
+    refuse_others(encoder, VISION_FIXED, f"{path}, vision_encoder",
+                  "Use a checkpoint of Pixtral 12B: Pixtral Large has no biases in its adapter, and Mistral Small 3.1 "
+                  "merges patches in front of it.")
+    warn_unknown(path, set(encoder) - set(VISION_SIZES) - VISION_FIXED.keys() - VISION_OPTIONAL - {"rope_theta"})
+    return VisionConfig(**sizes, rope_theta=number(encoder, "rope_theta", f"{path}, vision_encoder", float),
+                        max_image_size=number(encoder, "max_image_size", path, default=sizes["image_size"]))
 
 
-def number(mapping: dict, key: str, path: Path, kind: type[int] | type[float] = int, default: float | None = None):
+def warn_unknown(path: Path, keys: set[str]) -> None:
+    """Warn of keys that are not read, if there are any."""
+    if keys:
+        warnings.warn(f"{path.name}: keys that are not read: {', '.join(sorted(keys))}", stacklevel=4)
+
+
+def refuse_others(mapping: dict, fixed: dict, place: Path | str, remedy: str) -> None:
+    """Raise TinyError if a setting is there and is not the one, or one of the tuple, that this code computes."""
+    for key, value in fixed.items():
+        right = value if isinstance(value, tuple) else (value,)
+        if mapping.get(key) not in (*right, None):
+            raise TinyError(f"{place} sets {key} = {mapping[key]!r}; this code computes {right[0]!r} only.", remedy)
+
+
+def number(mapping: dict, key: str, path: Path | str, kind: type[int] | type[float] = int,
+           default: float | None = None):
     """Return mapping[key], a positive number; kind int allows whole ones only.
 
     Raises:  TinyError that names the key and the file, if it is missing without a default, or is anything else
@@ -155,4 +188,21 @@ def checked(path: Path, config: Config) -> Config:
     if config.moe and config.moe.num_experts_per_tok > config.moe.num_experts:
         raise TinyError(f"{path}: {config.moe.num_experts_per_tok} experts per token of {config.moe.num_experts}.",
                         "num_experts_per_tok can be num_experts at most.")
+    if config.vision:
+        check_vision(path, config.vision, config.vocab_size)
     return config
+
+
+def check_vision(path: Path, vision: VisionConfig, vocab_size: int) -> None:
+    """Raise TinyError if the sizes of the encoder do not go together."""
+    heads, width, patch = vision.num_attention_heads, vision.hidden_size, vision.patch_size
+    if width % heads or vision.head_dim % 4:
+        raise TinyError(f"{path}: the encoder has {heads} heads in a width of {width}.",
+                        "Heads must divide the width into multiples of 4: rows and columns turn pairs of their own.")
+    if vision.image_size % patch or vision.max_image_size < patch or vision.num_channels != 3:
+        raise TinyError(f"{path}: images of {vision.image_size} pixels, at most {vision.max_image_size}, and "
+                        f"{vision.num_channels} channels, patches of {patch} pixels.",
+                        "The image size must be a multiple of the patch size, and the channels are red, green, blue.")
+    if vision.image_token_id >= vocab_size:
+        raise TinyError(f"{path}: image_token_id {vision.image_token_id} is not in the vocabulary of {vocab_size}.",
+                        "Use the file of the release; there it is 10.")

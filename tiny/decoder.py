@@ -9,14 +9,18 @@ from types import ModuleType
 
 import numpy as np
 
-from tiny.config import Config, MoeConfig
+from tiny.config import Config, MoeConfig, VisionConfig
 from tiny.kv_cache import KVCache
 from tiny.numerics import round_to
 
 
 @dataclass
 class Pass:
-    """What all layers of one forward pass share: the packed sequences, their angles, the cache, the trace."""
+    """What all layers of one forward pass share: the packed sequences, their angles, the cache, the trace.
+
+    The vision encoder has a pass of its own inside the model's: not causal, its weights under a scope of names, its
+    arrays labelled in the trace.
+    """
 
     lengths: Sequence[int]
     cos: np.ndarray
@@ -25,11 +29,14 @@ class Pass:
     trace: dict | None
     ops: ModuleType
     precision: str
+    causal: bool = True
+    scope: str = ""
+    label: str = ""
 
     def note(self, name: str, value: np.ndarray) -> None:
         """Keep an intermediate result, if the caller asked for a trace. No array is changed after it is noted."""
         if self.trace is not None:
-            self.trace[name] = value
+            self.trace[self.label + name] = value
 
 
 class ExpertMatrices(Sequence[np.ndarray]):
@@ -46,16 +53,16 @@ class ExpertMatrices(Sequence[np.ndarray]):
         return self.weights[self.name % expert]
 
 
-def decoder_layer(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], config: Config,
+def decoder_layer(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], config: Config | VisionConfig,
                   run: Pass) -> np.ndarray:
-    """Run one layer on the residual stream.
+    """Run one layer on the residual stream. The layers of the vision encoder are the same, only not causal.
 
     Shapes:  x (T, D) -> (T, D)
     Dtypes:  float32 -> float32
     Source:  arXiv:2401.04088 sec. 2; mistral-inference transformer_layers.py, TransformerBlock.forward
     """
     def w(name: str) -> np.ndarray:
-        return weights[f"layers.{layer}.{name}.weight"]
+        return weights[f"{run.scope}layers.{layer}.{name}.weight"]
 
     ops, precision = run.ops, run.precision
     # (1) normalise, (2) tokens look at each other, (3) add
@@ -73,7 +80,8 @@ def decoder_layer(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], 
     return x
 
 
-def self_attention(x: np.ndarray, layer: int, w: Callable[[str], np.ndarray], config: Config, run: Pass) -> np.ndarray:
+def self_attention(x: np.ndarray, layer: int, w: Callable[[str], np.ndarray], config: Config | VisionConfig,
+                   run: Pass) -> np.ndarray:
     """Queries, keys and values of the new tokens; rotate; remember; attend; project back.
 
     Shapes:  x (T, D) -> (T, D); w(name) -> the layer's weight
@@ -95,7 +103,7 @@ def self_attention(x: np.ndarray, layer: int, w: Callable[[str], np.ndarray], co
         spans = run.cache.append(layer, k, v, run.lengths)
         k, v = run.cache.keys[layer], run.cache.values[layer]
     # (4) attend, (5) mix the heads
-    y = ops.attention(q, k, v, run.lengths, spans, precision=precision).reshape(len(x), -1)
+    y = ops.attention(q, k, v, run.lengths, spans, causal=run.causal, precision=precision).reshape(len(x), -1)
     y = ops.linear(y, w("attention.wo"), precision)
     run.note(f"attn{layer:02}", y)
     return y

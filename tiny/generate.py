@@ -1,7 +1,7 @@
 """Generation: read the prompts, then write one token after another.
 
 Several prompts of unequal length run together, packed, and each gets the tokens that it would get alone. This is the
-last module of the language half; its vision half begins with `image.py`.
+last module of the language half. Read `image.py` next, where the vision half begins.
 """
 
 import warnings
@@ -13,6 +13,8 @@ import numpy as np
 from tiny.config import TinyError
 from tiny.sampling import check_sampling, log_softmax, sample
 
+# Arrays of a trace in which damage is looked for.
+PLACES = {"patch_conv", "vision_ln_pre", "vision_layer", "projector", "embed", "layer", "norm", "logits"}
 PREFILL = 2048  # Prompt tokens in one pass: enough for large products, and a bound on memory.
 
 
@@ -81,6 +83,8 @@ def continue_all(model, prompts, images, max_tokens, temperature, top_p, seed, s
     while alive:
         # (2) write one token of each text
         for n, row, chosen in zip(alive, logits, experts):
+            if not np.isfinite(row).all():
+                raise not_finite(model, [writer.ids for writer in writers], images)
             yield from ((n, token) for token in writers[n].write(row, chosen))
         # (3) score the next ones of those that go on
         alive = [n for n in alive if not writers[n].ended]
@@ -122,7 +126,7 @@ class Writer:
     """One text in the making: its ids so far, its random generator, and the characters not yet shown."""
 
     def __init__(self, model, ids, room, temperature, top_p, seed, stop_at_eos):
-        self.model, self.ids, self.end = model, list(ids), len(ids) + room
+        self.ids, self.end = list(ids), len(ids) + room
         self.temperature, self.top_p, self.rng = temperature, top_p, np.random.default_rng(seed)
         self.tokenizer = model._tokenizer
         self.eos_id = self.tokenizer.eos_id if stop_at_eos and self.tokenizer else None
@@ -132,8 +136,6 @@ class Writer:
 
     def write(self, logits: np.ndarray, experts: np.ndarray | None) -> list[Token]:
         """Choose a token; return those whose text is complete. A token inside a character waits for the next one."""
-        if not np.isfinite(logits).all():
-            raise not_finite(self.model, self.ids)
         chosen = sample(logits, self.temperature, self.top_p, self.rng)
         if chosen == self.eos_id:
             return self.finish()
@@ -166,12 +168,12 @@ def check_prompt(model, ids: Sequence[int], max_tokens: int) -> int:
     return min(max_tokens, room)
 
 
-def not_finite(model, ids: Sequence[int]) -> TinyError:
-    """The error for NaN or infinity in the logits: run the text once more and name the first layer that has it."""
+def not_finite(model, texts: Sequence[Sequence[int]], images) -> TinyError:
+    """The error for NaN or infinity in the logits: run the texts once more and name the first array that has it."""
     trace: dict = {}
     with np.errstate(all="ignore"):
-        model(ids, trace=trace, last_only=True)
-    places = ["embed", *(f"layer{n:02}" for n in range(model.config.n_layers)), "norm", "logits"]
-    first = next((name for name in places if not np.isfinite(trace[name]).all()), "logits")
+        model(np.concatenate(texts), images=images, lengths=[len(ids) for ids in texts], trace=trace, last_only=True)
+    names = [name for name in trace if name.rstrip("0123456789") in PLACES]
+    first = next((name for name in names if not np.isfinite(trace[name]).all()), "logits")
     return TinyError(f"The logits hold NaN or infinity; it first appears in {first!r}.",
                      "The weights of that place are damaged: compare the file's checksum with the release's.")

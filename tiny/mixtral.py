@@ -28,7 +28,8 @@ class Mixtral:
     def tokenizer(self):
         """The tokenizer of the checkpoint. Raises TinyError if its folder holds none."""
         if self._tokenizer is None:
-            raise TinyError("This checkpoint has no tokenizer.", "Put the release's tokenizer.model into its folder.")
+            raise TinyError("This checkpoint has no tokenizer.",
+                            "Put the release's tokenizer.model or tekken.json into its folder.")
         return self._tokenizer
 
     def new_cache(self, max_tokens: int | Sequence[int]) -> KVCache:
@@ -49,14 +50,15 @@ class Mixtral:
         Source:  mistral-inference transformer.py, Transformer.forward
         """
         config, precision = self.config, self.precision
-        ids, lengths = self.check(ids, images, cache, lengths)
+        ids, lengths = self.check(ids, cache, lengths)
         past = cache.lengths if cache else [0] * len(lengths)
+        images = self.check_images(ids, images, written=all(past) and max(lengths) == 1)
         # (1) an angle for each token's position in its own sequence
         positions = np.concatenate([np.arange(n, n + length) for n, length in zip(past, lengths)])
         cos, sin = self.ops.rope_table(positions, config.head_dim, config.rope_theta)
         run = Pass(lengths, cos, sin, cache, trace, self.ops, precision)
         # (2) a vector for each token
-        x = self.weights["tok_embeddings.weight"][ids].astype(np.float32)
+        x = self.embed(ids, images, run)
         run.note("embed", x)
         # (3) the layers
         for layer in range(config.n_layers):
@@ -72,7 +74,17 @@ class Mixtral:
         run.note("logits", logits)
         return logits
 
-    def check(self, ids, images, cache: KVCache | None, lengths) -> tuple[np.ndarray, list[int]]:
+    def embed(self, ids: np.ndarray, images, run: Pass) -> np.ndarray:
+        """A vector for each token; a model that sees also has some for the patches of images. Shapes:  -> (T, D)."""
+        return self.weights["tok_embeddings.weight"][ids].astype(np.float32)
+
+    def check_images(self, ids: np.ndarray, images, written: bool) -> list[np.ndarray]:
+        """Refuse images: this model reads text only. With `written`, the ids are the next tokens of texts."""
+        if len(images):
+            raise TinyError(f"This model reads text only; {len(images)} images came.", "Use a Pixtral checkpoint.")
+        return []
+
+    def check(self, ids, cache: KVCache | None, lengths) -> tuple[np.ndarray, list[int]]:
         """Check the arguments of a call before anything is computed; return ids and lengths in proper form."""
         ids = np.asarray(ids)
         lengths = [len(ids)] if lengths is None else [int(length) for length in lengths]
@@ -86,8 +98,6 @@ class Mixtral:
         if sum(lengths) != len(ids) or min(lengths) < 1:
             raise TinyError(f"The lengths {lengths} do not add up to {len(ids)} tokens, or one is below 1.",
                             "Give one length of at least 1 for each sequence.")
-        if len(images):
-            raise TinyError(f"This model reads text only; {len(images)} images came.", "Use a Pixtral checkpoint.")
         if cache and len(cache.slots) != len(lengths):
             raise TinyError(f"The cache holds {len(cache.slots)} sequences, the call {len(lengths)}.",
                             "Give one length for each sequence of the cache.")

@@ -17,14 +17,11 @@ Read `chat.py` next.
 
 import codecs
 import operator
-from pathlib import Path
 
 from tiny import chat
 from tiny.config import TinyError
 
 SPACE = "\u2581"
-# The released file has half a megabyte; the largest known of this kind have about five.
-LARGEST_FILE = 64 * 2**20
 
 
 class SentencePieceTokenizer:
@@ -47,9 +44,7 @@ class SentencePieceTokenizer:
 
         Raises:  TinyError for something that is not a string, or that holds half of a surrogate pair
         """
-        if not isinstance(text, str):
-            raise TinyError(f"The text to encode is of type {type(text).__name__}.",
-                            "Give a str; decode bytes first.")
+        check_text(text)
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -64,21 +59,21 @@ class SentencePieceTokenizer:
 
         Raises:  TinyError that names an id outside of the vocabulary
         """
-        return self._model.decode([self._checked(id) for id in ids])
+        return self._model.decode([check_id(id, self.vocab_size) for id in ids])
 
     def pieces(self, ids) -> list[str]:
         """Return the vocabulary entry of each id, for display: U+2581 stands for a space, <0x0A> for a byte.
 
         Raises:  TinyError that names an id outside of the vocabulary
         """
-        return [self._pieces[self._checked(id)] for id in ids]
+        return [self._pieces[check_id(id, self.vocab_size)] for id in ids]
 
     def encode_chat(self, messages: list[dict], style: str = "mistral") -> tuple[list[int], list]:
         """Write a chat as token ids, with BOS; the second value is the list of images, always empty here.
 
         Raises:  TinyError for malformed messages, an image, an unknown style, or a file of a later format
         """
-        chat.check_style(style)
+        chat.check_style(style, ("mistral",))
         if self._model.is_control(self._model.piece_to_id("[INST]")):
             raise TinyError("This tokenizer is of a later chat format: it has a control token [INST].",
                             "Use the tokenizer.model that was released with Mixtral 8x7B.")
@@ -87,17 +82,6 @@ class SentencePieceTokenizer:
     def stream(self) -> "TextStream":
         """Start to decode token by token."""
         return TextStream(self)
-
-    def _checked(self, id) -> int:
-        """Return a token id as an int, or raise a TinyError that names it."""
-        try:
-            number = operator.index(id)
-        except TypeError:
-            raise TinyError(f"Token id {id!r} is not a whole number.", "Give ids as ints.") from None
-        if not 0 <= number < self.vocab_size:
-            raise TinyError(f"Token id {number} is outside of the vocabulary, 0 to {self.vocab_size - 1}.",
-                            "Use the tokenizer that belongs to the model.")
-        return number
 
 
 class TextStream:
@@ -117,7 +101,7 @@ class TextStream:
 
         Raises:  TinyError that names an id outside of the vocabulary
         """
-        id = self._tokenizer._checked(id)
+        id = check_id(id, self._tokenizer.vocab_size)
         if self._model.is_byte(id):
             self._starting = False
             # A byte piece is written <0xE2>.
@@ -157,67 +141,25 @@ def read_bytes(data: bytes, final: bool) -> tuple[str, bytes]:
     return text, b""
 
 
-def load_tokenizer(path: str | Path) -> SentencePieceTokenizer:
-    """Read a tokenizer.model, by its own name or as the folder that holds it.
+def check_text(text: str) -> None:
+    """Refuse what is not a string.
 
-    Raises:  TinyError if it is missing, empty, cut short, not a SentencePiece file, or a tekken.json
-    Differs: mistral-common takes the chat format from the file's name; here the name means nothing
+    Raises:  TinyError that names the type
     """
-    # Imported here so that commands without text start without it.
-    import sentencepiece
-
-    path = find_tokenizer(Path(path))
-    data = read_file(path)
-    remedy = "Fetch the file again, from the same release as the weights."
-    try:
-        model = sentencepiece.SentencePieceProcessor(model_proto=data)
-        tokenizer = SentencePieceTokenizer(model)
-        # Bytes that are not UTF-8 show only when they are read; the pieces have been, in the line above.
-        model.decode([model.unk_id()] if model.unk_id() >= 0 else [])
-    except (RuntimeError, UnicodeDecodeError):
-        raise TinyError(f"{path} is not a SentencePiece model, or it is damaged.", remedy) from None
-    if min(model.bos_id(), model.eos_id(), model.unk_id()) < 0:
-        raise TinyError(f"{path} has no ids for BOS, EOS or unknown text.", remedy)
-    # A file cut before its last field loads, and then silently swallows spaces.
-    if model.decode(model.encode("  ")) != "  ":
-        raise TinyError(f"{path} does not keep spaces as Mixtral's file does, or it is cut short.", remedy)
-    return tokenizer
+    if not isinstance(text, str):
+        raise TinyError(f"The text to encode is of type {type(text).__name__}.", "Give a str; decode bytes first.")
 
 
-def find_tokenizer(path: Path) -> Path:
-    """Return the tokenizer file that `path` is or holds: tokenizer.model, else the first tokenizer.model.v*.
+def check_id(id, vocab_size: int) -> int:
+    """Return a token id as an int.
 
-    Raises:  TinyError if there is none, or only a tekken.json
-    """
-    found: Path | None = path
-    if path.is_dir():
-        patterns = ("tokenizer.model", "tokenizer.model.v*", "tekken*.json")
-        named = [file for pattern in patterns for file in sorted(path.glob(pattern))]
-        found = next((file for file in named if file.is_file()), None)
-    if found is None:
-        raise TinyError(f"{path} holds no tokenizer.model.",
-                        "Copy it from the release that the weights come from.")
-    if found.name.startswith("tekken") and found.suffix == ".json":
-        raise TinyError(f"{found} is a Tekken tokenizer, which this version does not read yet.",
-                        "Use a model with a tokenizer.model, as Mixtral's.")
-    return found
-
-
-def read_file(path: Path) -> bytes:
-    """Read a whole file of plausible size.
-
-    Raises:  TinyError if it is missing, unreadable, empty or too large
+    Raises:  TinyError that names it, if it is no whole number or outside of the vocabulary
     """
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= LARGEST_FILE else b""
-    except FileNotFoundError:
-        raise TinyError(f"{path} does not exist.",
-                        "Give a tokenizer.model, or the folder that holds it.") from None
-    except OSError as error:
-        raise TinyError(f"{path} cannot be read: {error.strerror}.",
-                        "Check the path and its permissions.") from None
-    if not data:
-        what = "is empty" if size == 0 else f"has {size} bytes, too many for a tokenizer"
-        raise TinyError(f"{path} {what}.", "Fetch the file again, from the same release as the weights.")
-    return data
+        number = operator.index(id)
+    except TypeError:
+        raise TinyError(f"Token id {id!r} is not a whole number.", "Give ids as ints.") from None
+    if not 0 <= number < vocab_size:
+        raise TinyError(f"Token id {number} is outside of the vocabulary, 0 to {vocab_size - 1}.",
+                        "Use the tokenizer that belongs to the model.")
+    return number

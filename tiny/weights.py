@@ -6,21 +6,31 @@ here and nowhere else, as views too. Read `tokenizer.py` next.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from tiny.config import Config, TinyError, read_json
+from tiny.config import Config, TinyError, VisionConfig, read_json
 from tiny.safetensors import read_safetensors
 
-HF_TOP = {"tok_embeddings.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight",
-          "output.weight": "lm_head.weight"}
+# Hugging Face's names begin with these: of the language model, its output, the vision encoder, and the adapter. First
+# those of a model of text; then those of the released LLaVA file; then those that a LLaVA model has in the memory of
+# recent versions of transformers, and that files written from there may have.
+HF_TEXT = ("model.", "lm_head.", "", "")
+HF_LLAVA = ("language_model.model.", "language_model.lm_head.", "vision_tower.", "multi_modal_projector.")
+HF_RECENT = ("model.language_model.", "lm_head.", "model.vision_tower.", "model.multi_modal_projector.")
 HF_PARTS = {"attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
             "attention.wo": "self_attn.o_proj", "attention_norm": "input_layernorm",
             "ffn_norm": "post_attention_layernorm", "feed_forward.gate": "block_sparse_moe.gate",
             "feed_forward.experts": "block_sparse_moe.experts", "feed_forward.w1": "mlp.gate_proj",
-            "feed_forward.w2": "mlp.down_proj", "feed_forward.w3": "mlp.up_proj"}
+            "feed_forward.w2": "mlp.down_proj", "feed_forward.w3": "mlp.up_proj",
+            "tok_embeddings": "embed_tokens", "norm": "norm"}
+HF_VISION = {"attention.wq": "attention.q_proj", "attention.wk": "attention.k_proj", "attention.wv": "attention.v_proj",
+             "attention.wo": "attention.o_proj", "feed_forward.w1": "feed_forward.gate_proj",
+             "feed_forward.w2": "feed_forward.down_proj", "feed_forward.w3": "feed_forward.up_proj",
+             "w_in": "linear_1", "w_out": "linear_2"}
+ROTATED = (".wq.weight", ".wk.weight")  # Rows in pairs that RoPE turns.
 
 
 def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -39,16 +49,55 @@ def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     shapes = {"tok_embeddings.weight": (V, D), "norm.weight": (D,), "output.weight": (V, D)}
     for n in range(config.n_layers):
         shapes |= {f"layers.{n}.{name}": shape for name, shape in layer.items()}
+    return shapes | (vision_shapes(config.vision, D) if config.vision else {})
+
+
+def vision_shapes(vision: VisionConfig, dim: int) -> dict[str, tuple[int, ...]]:
+    """The tensors of the vision encoder and the adapter, the only part with biases."""
+    W, F, p = vision.hidden_size, vision.intermediate_size, vision.patch_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "vision_encoder.patch_conv.weight": (W, vision.num_channels, p, p), "vision_encoder.ln_pre.weight": (W,)}
+    for n in range(vision.num_hidden_layers):
+        layer = f"vision_encoder.transformer.layers.{n}."
+        shapes |= {f"{layer}attention.{name}.weight": (W, W) for name in ("wq", "wk", "wv", "wo")}
+        shapes |= {f"{layer}feed_forward.{name}.weight": shape
+                   for name, shape in (("w1", (F, W)), ("w2", (W, F)), ("w3", (F, W)))}
+        shapes |= {f"{layer}{name}.weight": (W,) for name in ("attention_norm", "ffn_norm")}
+    for name, inner in (("w_in", W), ("w_out", dim)):
+        adapter = f"vision_language_adapter.{name}."
+        shapes |= {f"{adapter}weight": (dim, inner), f"{adapter}bias": (dim,)}
     return shapes
 
 
-def hf_name(name: str) -> str:
-    """Hugging Face's name of a tensor, from Mistral's. Source: transformers convert_mixtral_weights_to_hf.py."""
-    if name in HF_TOP:
-        return HF_TOP[name]
-    layer, part = name.split(".", 2)[1:]
-    old = next(old for old in HF_PARTS if part.startswith(old + "."))
-    return f"model.layers.{layer}.{HF_PARTS[old]}{part.removeprefix(old)}"
+def hf_prefixes(config: Config, names: Iterable[str] = ()) -> tuple[str, str, str, str]:
+    """With which prefixes a model's tensors are named: of the three forms above, the one that `names` have."""
+    if config.vision is None:
+        return HF_TEXT
+    return HF_RECENT if any(name.startswith(HF_RECENT[0]) for name in names) else HF_LLAVA
+
+
+def hf_name(name: str, prefixes: tuple[str, str, str, str] = HF_TEXT) -> str:
+    """Hugging Face's name of a tensor, from Mistral's.
+
+    Source: transformers convert_mixtral_weights_to_hf.py, convert_pixtral_weights_to_hf.py
+    """
+    language, output, encoder, adapter = prefixes
+    for ours, theirs in (("output.", output), ("vision_encoder.", encoder), ("vision_language_adapter.", adapter)):
+        if name.startswith(ours):
+            return theirs + renamed(name.removeprefix(ours), HF_VISION)
+    return language + renamed(name, HF_PARTS)
+
+
+def renamed(name: str, parts: Mapping[str, str]) -> str:
+    """Replace the part of a name that follows the number of its layer, if it has one."""
+    layer, part = re.match(r"((?:transformer\.)?(?:layers\.\d+\.)?)(.*)", name).groups()  # type: ignore[union-attr]
+    old = next((old for old in parts if part.startswith(old + ".")), "")
+    return layer + parts.get(old, "") + part.removeprefix(old)
+
+
+def head_dim_of(name: str, config: Config) -> int:
+    """The width of the heads that a tensor makes: those of the encoder, or of the decoder."""
+    return config.vision.head_dim if config.vision and name.startswith("vision_encoder.") else config.head_dim
 
 
 def halves_to_pairs(weight: np.ndarray, head_dim: int) -> np.ndarray:
@@ -106,19 +155,19 @@ def open_tensors(layout: str, files: list[Path], config: Config) -> dict[str, np
         for name, tensor in read_safetensors(path).items():
             if name in found:
                 raise TinyError(f"{path} holds {name} once more.", "Remove the file that does not belong here.")
-            if not name.endswith("rotary_emb.inv_freq"):  # a constant that some HF files carry along
+            if not name.endswith(".inv_freq"):  # a constant that some HF files carry along
                 found[name] = tensor
-    tensors = {}
+    tensors, prefixes = {}, hf_prefixes(config, found)
     for name, shape in expected_shapes(config).items():
-        stored = name if layout == "mistral" else hf_name(name)
+        stored = name if layout == "mistral" else hf_name(name, prefixes)
         if stored not in found:
             raise TinyError(f"{files[0].parent} lacks the tensor {stored}.", "Fetch the files again, all of one model.")
         tensor = found.pop(stored)
         if tensor.shape != shape:
             raise TinyError(f"{files[0].parent}: tensor {stored} is {tensor.shape}, the configuration says {shape}.",
                             "The weights and the configuration are of two models.")
-        rotated = layout == "hf" and name.endswith((".wq.weight", ".wk.weight"))
-        tensors[name] = halves_to_pairs(tensor, config.head_dim) if rotated else tensor
+        rotated = layout == "hf" and name.endswith(ROTATED)
+        tensors[name] = halves_to_pairs(tensor, head_dim_of(name, config)) if rotated else tensor
     if found:
         raise TinyError(f"{files[0].parent} holds {len(found)} tensors that the model has not: {min(found)}.",
                         "The weights and the configuration are of two models.")
@@ -138,11 +187,11 @@ class Weights(Mapping):
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self.tensors[name]
-        if self.mode == "resident" and name != "tok_embeddings.weight" and (
-                tensor.dtype != np.float32 or tensor.ndim > 2):
+        rows = name.endswith(ROTATED) and tensor.ndim > 2  # a view of HF's order of rows
+        if self.mode == "resident" and name != "tok_embeddings.weight" and (tensor.dtype != np.float32 or rows):
             width = tensor.shape[-1]
             tensor = np.ascontiguousarray(tensor, np.float32)
-            self.tensors[name] = tensor = tensor.reshape(-1, width) if tensor.ndim > 2 else tensor
+            self.tensors[name] = tensor = tensor.reshape(-1, width) if rows else tensor
         return tensor
 
     def __iter__(self) -> Iterator[str]:

@@ -130,8 +130,14 @@ def rounds(commands: dict[str, list[str]], threads: int, count: int) -> dict[str
     for _ in range(count):
         for name, command in commands.items():
             found[name].append(run_child(command, threads))
-    return {name: {key: runs[0][key] if key == "versions" else statistics.median(run[key] for run in runs)
-                   for key in runs[0]} for name, runs in found.items()}
+    return {name: {key: middle([run[key] for run in runs]) for key in runs[0]} for name, runs in found.items()}
+
+
+def middle(values: list) -> Any:
+    """The median of numbers; that of each number of objects; of anything else the first."""
+    if isinstance(values[0], dict):
+        return {key: middle([value[key] for value in values]) for key in values[0]}
+    return statistics.median(values) if isinstance(values[0], (int, float)) else values[0]
 
 
 def table(result: dict[str, dict], prefill: int) -> list[dict]:
@@ -163,6 +169,7 @@ def table(result: dict[str, dict], prefill: int) -> list[dict]:
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of the command."""
     parser = argparse.ArgumentParser(prog="python -m tiny bench", description=__doc__)
+    parser.add_argument("--vision", action="store_true", help="measure a vision encoder of the real width instead")
     parser.add_argument("--model", help="a checkpoint; without it, a synthetic one of 0.8 billion parameters")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--prefill", type=int, default=512, help="tokens of the prompt")
@@ -171,13 +178,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2, help="processes of each kind, in turns")
     parser.add_argument("--peer", metavar="PYTHON", help="a Python that has torch and transformers: measure them too")
     parser.add_argument("--save", action="store_true", help="keep the figures for the README")
-    parser.add_argument("--child", choices=("resident", "mapped", "limits"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("resident", "mapped", "two", "limits"), help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit status."""
     args = parse(argv)
+    if args.vision:
+        from tiny.tools import bench_vision
+
+        return bench_vision.main(args)
     if args.child:
         result = limits(args.model, args.repeats) if args.child == "limits" else measure(
             args.model, args.child, args.prefill, args.decode, args.repeats)
@@ -196,13 +207,19 @@ def main(argv: list[str]) -> int:
         result = rounds(commands, threads, args.rounds)
         record["versions"] |= result.get("transformers", {}).pop("versions", {})
         record["threads"][str(threads)] = {"rows": table(result, args.prefill), "raw": result}
-        print(f"{threads} thread{'s' * (threads > 1)}, {record['kernel']}, {record['machine']}, {record['date']}")
-        for row in record["threads"][str(threads)]["rows"]:
-            print(f"  {row['what']:36} {row['value']:>10,.2f} {row['unit']:9} {row['note']}", flush=True)
+        show(record, threads)
     if args.save:
         RECORD.parent.mkdir(exist_ok=True)
         RECORD.write_text(json.dumps(record, indent=1) + "\n")
     return 0
+
+
+def show(record: dict, threads: int) -> None:
+    """Print the figures of one number of threads."""
+    print(f"{threads} thread{'s' * (threads > 1)}, {record['kernel']}, {record['machine']}, {record['date']}")
+    for row in record["threads"][str(threads)]["rows"]:
+        value = f"{row['value']:,.2f}" if abs(row["value"]) >= 0.01 else f"{row['value']:.2g}"
+        print(f"  {row['what']:38} {value:>10} {row['unit']:9} {row['note']}", flush=True)
 
 
 def synthetic(layout: str) -> Path:

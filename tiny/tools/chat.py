@@ -1,40 +1,94 @@
 """The command `chat`: several turns with a model, answers streamed.
 
-/reset forgets the conversation, /quit ends, Ctrl-C stops an answer and not the program.
+/image PATH adds an image to the next message, /reset forgets the conversation, /quit ends, Ctrl-C stops an answer and
+not the program. Whatever is wrong with a message or an image is said, and the chat goes on without it.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 from tiny.config import TinyError
 from tiny.generate import PREFILL
+from tiny.image import open_image
 from tiny.tools import progress
+from tiny.tools.images import check_room, count_tokens, measure, user_turn, vision_of
 
-HELP = "Commands: /reset forgets the conversation, /quit ends (so does Ctrl-D); Ctrl-C stops an answer."
+HELP = ("Commands: /image PATH adds an image to the next message, /reset forgets the conversation, /quit ends (so does "
+        "Ctrl-D); Ctrl-C stops an answer.")
+SEES = "tiny-pixtral"  # the embedded model that is opened for the first image, if no other model was asked for
 
 
 def main(args: argparse.Namespace) -> None:
     """The command `chat`: read a line, answer it, until the input ends."""
     progress.check_options(args)
-    model = progress.open_model(args)
-    # A tokenizer of another chat format is refused now, and not at the first message.
-    model.tokenizer.encode_chat([{"role": "user", "content": ""}])
-    context = min(model.config.max_seq_len, PREFILL + args.max_tokens)
-    progress.load_weights(model, context)
+    chosen, args.model = args.model, args.model or "tiny-mixtral"
+    model = open_for_chat(args)
     seed = progress.choose_seed(args)
     progress.note(HELP)
     messages: list[dict] = []
+    images: list = []  # for the next message
     while (line := read_line()) is not None:
-        command = line.strip()
+        command, _, rest = line.strip().partition(" ")
         if command == "/quit":
             break
         if command == "/reset":
-            messages = []
+            messages, images = [], []
             progress.note("the conversation is forgotten")
+        elif command == "/image":
+            if chosen is None and model.config.vision is None:
+                seeing = try_model(args)
+                if seeing is None:
+                    continue
+                model, messages = seeing, []
+            images = add_image(model, args, images, rest.strip())
         elif command.startswith("/"):
-            progress.note(f"{command.split()[0]} is not a command. {HELP}")
+            progress.note(f"{command} is not a command. {HELP}")
         elif command:
-            messages = take_turn(model, [*messages, {"role": "user", "content": line}], args, seed)
+            messages = take_turn(model, [*messages, user_turn(line, images)], args, seed)
+            images = []
+
+
+def open_for_chat(args: argparse.Namespace):
+    """Open the model of `--model` and get it ready; its chat format is checked now, not at the first message."""
+    model = progress.open_model(args)
+    model.tokenizer.encode_chat([{"role": "user", "content": ""}])
+    progress.load_weights(model, min(model.config.max_seq_len, PREFILL + args.max_tokens))
+    return model
+
+
+def try_model(args: argparse.Namespace):
+    """Open the embedded model that sees, in place of the one that only reads; None, with a note, if it cannot be."""
+    before, args.model = args.model, SEES
+    try:
+        model = open_for_chat(args)
+    except TinyError as error:
+        args.model = before
+        progress.note(f"{error.cause} {error.remedy}")
+        return None
+    progress.note(f"{SEES} reads images and takes over; what was said to {before} is forgotten")
+    return model
+
+
+def add_image(model, args: argparse.Namespace, images: list, path: str) -> list:
+    """Open one more image for the next message; return all of them, or those before if it is none or too large."""
+    try:
+        if not path:
+            raise TinyError("/image stands alone.", "Put the path of a picture behind it.")
+        path = str(Path(path.strip("'\"")).expanduser())  # as a terminal writes a file that is dropped into it
+        picture = measure(path, vision_of(model, args.model))
+        check_room(model, [user_turn("", [*images, path])], room_of(model, args.max_tokens))
+        image = open_image(path)
+    except TinyError as error:
+        progress.note(f"{error.cause} {error.remedy}")
+        return images
+    progress.note(f"{picture}; it belongs to your next message")
+    return [*images, image]
+
+
+def room_of(model, max_tokens: int) -> int:
+    """Tokens that are kept for an answer: max_tokens, but at most half of the context."""
+    return min(max_tokens, model.config.max_seq_len // 2)
 
 
 def read_line() -> str | None:
@@ -58,7 +112,7 @@ def read_line() -> str | None:
 def take_turn(model, messages: list[dict], args: argparse.Namespace, seed: int | None) -> list[dict]:
     """Answer the last message. Return the conversation with the answer, or without both if there is none."""
     try:
-        kept, ids = fit(model, messages, args.max_tokens)
+        kept, ids, pixels = fit(model, messages, args.max_tokens)
     except TinyError as error:
         progress.note(f"{error.cause} {error.remedy}")
         return messages[:-1]
@@ -66,7 +120,7 @@ def take_turn(model, messages: list[dict], args: argparse.Namespace, seed: int |
         progress.note(f"the conversation is longer than the context of {model.config.max_seq_len:,} tokens; "
                       f"its oldest {len(messages) - len(kept)} messages are dropped")
     clock = progress.Clock()
-    text, stopped = answer(clock.watch(progress.stream(model, ids, args, seed)))
+    text, stopped = answer(clock.watch(progress.stream(model, ids, args, seed, pixels)))
     progress.note("stopped" if stopped else f"{len(ids):,} prompt tokens; {clock.summary(len(ids))}")
     # An answer without text is no message: the chat format has none, so its question is forgotten too.
     return [*kept, {"role": "assistant", "content": text}] if text else kept[:-1]
@@ -88,20 +142,21 @@ def answer(tokens) -> tuple[str, bool]:
     return "".join(text), False
 
 
-def fit(model, messages: list[dict], max_tokens: int) -> tuple[list[dict], list[int]]:
+def fit(model, messages: list[dict], max_tokens: int) -> tuple[list[dict], list[int], list]:
     """Drop the oldest questions and answers until what is left, and an answer, fit in the context.
 
-    Room for an answer is max_tokens, but at most half of the context.
+    Return what is left, its ids and its images, which are prepared only once it fits.
 
     Raises:  TinyError if the last message alone is too long
     """
-    context = model.config.max_seq_len
-    room = min(max_tokens, context // 2)
+    context, room = model.config.max_seq_len, room_of(model, max_tokens)
     while True:
-        ids, _ = model.tokenizer.encode_chat(messages)
-        if len(ids) + room <= context:
-            return messages, ids
+        tokens, of_images = count_tokens(model, messages)
+        if tokens + room <= context:
+            return messages, *model.tokenizer.encode_chat(messages)
         if len(messages) == 1:
-            raise TinyError(f"The message has {len(ids):,} tokens, and the context {context:,}, of which {room:,} "
-                            "are kept for the answer.", "Shorten it.")
+            these = f", {of_images:,} of them for images," if of_images else ""
+            again = ", and add its images again" if of_images else ""
+            raise TinyError(f"The message has {tokens:,} tokens{these} and the context {context:,}, of which {room:,} "
+                            "are kept for the answer.", f"Shorten it{again}.")
         messages = messages[2:]

@@ -1,5 +1,5 @@
-"""The command `demo`: a model at work. Two continuations and a chat answer, coloured by the experts that wrote
-them, its speed, and how it shares out its experts over four kinds of text.
+"""The command `demo`: the models at work. Two continuations and a chat answer, coloured by the experts that wrote
+them, the speed, how the experts share out four kinds of text; then two pictures, described.
 """
 
 import argparse
@@ -11,11 +11,12 @@ import numpy as np
 import tiny
 from tiny.tokenizer import SPACE
 from tiny.tools import progress
+from tiny.tools.demo_pictures import FOLDER, show_pictures
 from tiny.tools.memory import parameters
 from tiny.tools.plots import routing_heat_map
 from tiny.tools.routing_text import Painter, colours_wanted, expert_shares, legend
 
-FIGURE = Path("runs/demo/routing.png")
+FIGURE = FOLDER / "routing.png"
 STORY = ("One sunny afternoon, June went to the market. Her frog Rex came too, and June had a green bell to play "
          "with.")
 PLAY = "KING HENRY.\nWhat news, my lord? Speak plainly, for the night"
@@ -86,12 +87,15 @@ def main(args: argparse.Namespace) -> None:
               f"text {np.median([r[1] for r in rates]):,.0f} tokens/s (medians of the three)")
     if model.config.moe is not None:
         show_shares(model)
+    if args.vision_model != "tiny-pixtral" or tiny.model_folder("tiny-pixtral").exists():
+        show_pictures(args.vision_model)
     python = Path(sys.executable)  # the one that works here, as short as it can be said
     command = f"{python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python.name} -m tiny"
     print(f"""
-Three things to try next:
+Four things to try next:
   {command} generate --model {args.model} --prompt "Once there was a kind boy" --temperature 0.8
   {command} chat --model {args.model}
+  {command} describe {FOLDER}/picture1.png --model {args.vision_model} --patches {FOLDER}/picture1_patches.png
   {command} memory {args.model}""")
 
 

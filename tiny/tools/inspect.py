@@ -6,23 +6,26 @@ from dataclasses import asdict
 
 import tiny
 from tiny.config import TinyError
-from tiny.tokenizer import find_tokenizer
-from tiny.tools.memory import Checkpoint, amount, parameters, read_headers
-from tiny.weights import expected_shapes, hf_name
+from tiny.tokenizer_files import find_tokenizer
+from tiny.tools.memory import PARTS, Checkpoint, amount, parameters, part_of, parts, read_headers
+from tiny.weights import expected_shapes, hf_name, hf_prefixes
 
 LAYOUTS = {"mistral": "Mistral's (params.json, consolidated*.safetensors)",
            "hf": "Hugging Face's (config.json, model*.safetensors)"}
 
 
-def rows(checkpoint: Checkpoint, every: bool) -> list[tuple[str, int, tuple[int, ...], str, int]]:
-    """Tensors as (name as stored, how many, shape, dtype, bytes), one row for each kind or for each tensor.
+def rows(checkpoint: Checkpoint, part: str, every: bool) -> list[tuple[str, int, tuple[int, ...], str, int]]:
+    """Tensors of a part as (name as stored, how many, shape, dtype, bytes), a row for each kind or for each tensor.
 
     In the name of a kind, * stands for the numbers of layers and experts.
     """
     kinds: dict[tuple, list[int]] = {}
+    prefixes = hf_prefixes(checkpoint.config)
     for name, shape in expected_shapes(checkpoint.config).items():
+        if part_of(name) != part:
+            continue
         tensor = checkpoint.tensors[name]
-        stored = name if checkpoint.layout == "mistral" else hf_name(name)
+        stored = name if checkpoint.layout == "mistral" else hf_name(name, prefixes)
         kind = stored if every else re.sub(r"\.\d+\.", ".*.", stored)
         kinds.setdefault((kind, shape, str(tensor.dtype)), []).append(tensor.nbytes)
     return [(kind, len(sizes), shape, dtype, sum(sizes)) for (kind, shape, dtype), sizes in kinds.items()]
@@ -42,16 +45,28 @@ def main(args: argparse.Namespace) -> None:
     except TinyError as error:
         print(f"tokenizer  none ({error.cause})")
     print("configuration")
-    for name, value in asdict(checkpoint.config).items():
-        for key, number in value.items() if isinstance(value, dict) else [(name, value)]:
-            if number is not None:
-                print(f"  {key:<20} {number:,}" if isinstance(number, int) else f"  {key:<20} {number:g}")
-    table = rows(checkpoint, args.all)
-    width = max(len(row[0]) for row in table)
+    show_sizes(asdict(checkpoint.config), 2)
+    groups = {part: rows(checkpoint, part, args.all) for part in PARTS.values()}
+    width = max(len(row[0]) for table in groups.values() for row in table)
     print(f"tensors{' (* is a number of a layer or an expert)' * (not args.all)}")
-    for name, number, shape, dtype, size in table:
-        times = "" if args.all else f"{number:>5} x "
-        print(f"  {name:<{width}} {times}{str(shape):<15} {dtype:<9} {amount(size):>9}")
+    for part, table in groups.items():
+        if checkpoint.config.vision:
+            print(f"  {part}: {sum(row[1] for row in table):,} tensors, {parts(checkpoint.config)[part]:,} parameters")
+        for name, number, shape, dtype, size in table:
+            times = "" if args.all else f"{number:>5} x "
+            print(f"  {name:<{width}} {times}{str(shape):<15} {dtype:<9} {amount(size):>9}")
     total, active = parameters(checkpoint.config)
-    print(f"{len(checkpoint.tensors):,} tensors, {sum(row[4] for row in table):,} bytes")
+    stored = sum(row[4] for table in groups.values() for row in table)
+    print(f"{len(checkpoint.tensors):,} tensors, {stored:,} bytes")
     print(f"{total:,} parameters, {active:,} active for a token")
+
+
+def show_sizes(sizes: dict, indent: int) -> None:
+    """Print the sizes of a configuration; those of a part of it stand below its name, indented."""
+    for name, value in sizes.items():
+        if isinstance(value, dict):
+            print(f"{'':{indent}}{name}")
+            show_sizes(value, indent + 2)
+        elif value is not None:
+            number = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+            print(f"{'':{indent}}{name:<{24 - indent}} {number}")

@@ -5,7 +5,8 @@ The same estimate stands before `generate` and `chat`: a run that cannot fit say
 
 import argparse
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +14,21 @@ import ml_dtypes
 import numpy as np
 
 import tiny
-from tiny.attention import QUERIES
-from tiny.config import Config, TinyError, read_hf_config, read_params
+from tiny.adapter import ROWS
+from tiny.attention import block_size
+from tiny.config import Config, TinyError, VisionConfig, read_params
 from tiny.experts import TOKENS
 from tiny.generate import PREFILL
+from tiny.hf_config import read_hf_config
 from tiny.numerics import MANY_BYTES
+from tiny.tools.images import Picture, measure, picture_of
 from tiny.weights import choose_mode, expected_shapes, find_files, free_memory, open_tensors
 
+TURN = 3  # tokens of a question without words: BOS, [INST], [/INST]
 PROGRAM = 100_000_000  # Python, NumPy, the tokenizer and the buffers of BLAS: 47 MB measured, more with more threads.
+
+# What the names of tensors begin with.
+PARTS = {"": "decoder", "vision_encoder": "vision encoder", "vision_language_adapter": "adapter"}
 
 
 @dataclass(frozen=True)
@@ -82,26 +90,65 @@ def parameters(config: Config) -> tuple[int, int]:
     return total, total - experts + experts // config.moe.num_experts * config.moe.num_experts_per_tok
 
 
+def parts(config: Config) -> dict[str, int]:
+    """Numbers in the weights of the decoder, the vision encoder and the adapter."""
+    counts = dict.fromkeys(PARTS.values(), 0)
+    for name, shape in expected_shapes(config).items():
+        counts[part_of(name)] += math.prod(shape)
+    return counts
+
+
+def part_of(name: str) -> str:
+    """Which part of a model a tensor belongs to, by its name in Mistral's layout."""
+    return PARTS[name.partition(".")[0] if name.startswith("vision_") else ""]
+
+
 def kv_bytes(config: Config, itemsize: int) -> int:
     """Bytes of keys and values that one token leaves in all layers."""
     return 2 * config.n_layers * config.n_kv_heads * config.head_dim * itemsize
 
 
-def activation_bytes(config: Config, context: int) -> int:
-    """The most that one pass of a prefill holds in arrays, in float32.
+def layer_numbers(T: int, context: int, width: int, hidden: int, heads: tuple[int, int, int], causal: bool) -> int:
+    """The most numbers that a pass of T tokens holds in one layer, of the decoder or of the encoder.
 
     Two places can be the peak. In attention: the residual stream, the layer's input, the normalised copy, the
-    queries, keys and values, the rotated ones or the answer, and the scores of one block of queries. In the experts,
-    if one gets all tokens: stream, input, copy, sum, the tokens gathered, its answer, and the hidden states of a
-    block of tokens, twice, and those of the block before.
+    queries, keys and values, the rotated ones or the answer, the scores of one block of queries, and one head's keys
+    and values once more. In the experts, if one gets all tokens: stream, input, copy, sum, the tokens gathered, its
+    answer, and the hidden states of a block of tokens, twice, and those of the block before.
+
+    heads: numbers of heads and KV heads, and the width of one
     """
-    T, D, F = min(context, PREFILL), config.dim, config.hidden_dim
-    query, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    heads = config.n_heads // config.n_kv_heads
-    scores = min(T, QUERIES) * heads * (context + 4 * config.head_dim)
-    attention = T * (3 * D + 2 * query + 3 * kv + 2 * config.head_dim) + scores + T * max(D, query)
-    experts = T * (6 * D + config.head_dim + 16) + min(2 * T, 3 * TOKENS) * F  # 16: ids and choices
-    return 4 * (max(attention, experts) + 2 * config.vocab_size)
+    n_heads, n_kv_heads, head_dim = heads
+    query, kv = n_heads * head_dim, n_kv_heads * head_dim
+    group = n_heads // n_kv_heads
+    scores = min(T, block_size(group, context, causal)) * group * (context + 4 * head_dim) + 2 * context * head_dim
+    attention = T * (3 * width + 2 * query + 3 * kv + 2 * head_dim) + scores + T * max(width, query)
+    experts = T * (6 * width + head_dim + 16) + min(2 * T, 3 * TOKENS) * hidden  # 16: ids and choices
+    return max(attention, experts)
+
+
+def activation_bytes(config: Config, context: int, patches: Sequence[int] = ()) -> int:
+    """The most that a prefill holds in arrays, in float32; with images, of so many patches each, it is one pass."""
+    heads = config.n_heads, config.n_kv_heads, config.head_dim
+    T = context if patches else min(context, PREFILL)
+    numbers = layer_numbers(T, context, config.dim, config.hidden_dim, heads, causal=True)
+    if patches and config.vision:
+        pixels = sum(patches) * config.vision.num_channels * config.vision.patch_size**2
+        numbers = pixels + max(numbers, T * config.dim + encoder_numbers(config, config.vision, patches))
+    return 4 * (numbers + 2 * config.vocab_size)
+
+
+def encoder_numbers(config: Config, vision: VisionConfig, patches: Sequence[int]) -> int:
+    """The most numbers that encoder and adapter hold, beside the pixels and the tokens' vectors.
+
+    Three places can be the peak: the patches as squares of pixels, of each image and of all; a layer; the adapter,
+    whose GELU holds seven arrays of the width of the decoder for a block of patches.
+    """
+    N, width = sum(patches), vision.hidden_size
+    squares = N * (2 * vision.num_channels * vision.patch_size**2 + width + 16)  # 16: positions
+    heads = vision.num_attention_heads, vision.num_attention_heads, vision.head_dim
+    layer = layer_numbers(N, max(patches), width, vision.intermediate_size, heads, causal=False)
+    return max(squares, layer, N * (width + 2 * config.dim) + 7 * min(N, ROWS) * config.dim)
 
 
 def scratch_bytes(tensors: Mapping[str, np.ndarray]) -> int:
@@ -114,18 +161,21 @@ def scratch_bytes(tensors: Mapping[str, np.ndarray]) -> int:
     return max(blocks)
 
 
-def estimate(config: Config, tensors: Mapping[str, np.ndarray], context: int) -> Estimate:
-    """What a run needs whose prompt and answer have `context` tokens together."""
+def estimate(config: Config, tensors: Mapping[str, np.ndarray], context: int,
+             patches: Sequence[int] = ()) -> Estimate:
+    """What a run needs whose prompt and answer have `context` tokens together, and images of so many patches each."""
     converted = [tensor for name, tensor in tensors.items() if name != "tok_embeddings.weight"
                  and (tensor.dtype != np.float32 or tensor.ndim > 2)]
     return Estimate(stored=sum(tensor.nbytes for tensor in tensors.values()),
                     resident=4 * sum(tensor.size for tensor in converted), scratch=scratch_bytes(tensors),
-                    kv_cache=context * kv_bytes(config, 4), activations=activation_bytes(config, context))
+                    kv_cache=context * kv_bytes(config, 4),
+                    activations=activation_bytes(config, context, patches))
 
 
-def require_fit(config: Config, tensors: Mapping[str, np.ndarray], mode: str, context: int) -> None:
+def require_fit(config: Config, tensors: Mapping[str, np.ndarray], mode: str, context: int,
+                patches: Sequence[int] = ()) -> None:
     """Raise TinyError if a run needs more than the memory that is free."""
-    need, free = estimate(config, tensors, context), free_memory()
+    need, free = estimate(config, tensors, context, patches), free_memory()
     if need.peak(mode) <= free:
         return
     cause = (f"A run of {context:,} tokens with weights {mode} needs {amount(need.peak(mode))} of memory, "
@@ -154,24 +204,54 @@ def check_context(config: Config, context: int | None) -> int:
     return context
 
 
+def images_of(config: Config, names: Sequence[str]) -> list[Picture]:
+    """Pictures by their sizes, "1024x768", or in files; without any, the largest that the model takes.
+
+    Raises:  TinyError for a model that reads text only, or a name that is neither
+    """
+    if config.vision is None:
+        if names:
+            raise TinyError("Images were given, and this model reads text only.", "Leave --image out.")
+        return []
+    side = config.vision.max_image_size
+    pictures = []
+    for name in names or [f"{side}x{side}"]:
+        size = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", name)
+        if size and not Path(name).exists():
+            pictures.append(picture_of(f"an image of {size[1]} x {size[2]}", int(size[1]), int(size[2]), config.vision))
+        elif Path(name).exists():
+            pictures.append(measure(name, config.vision))
+        else:
+            raise TinyError(f"--image {name} is no size and no file.", "Write WIDTHxHEIGHT, as in 1024x768, or a path.")
+    return pictures
+
+
 def main(args: argparse.Namespace) -> None:
     """The command `memory`: a table, and which way of holding the weights fits."""
     folder = tiny.model_folder(args.folder)
     checkpoint = read_headers(folder)
     config, tensors = checkpoint.config, checkpoint.tensors
-    context = check_context(config, args.context)
-    need, free = estimate(config, tensors, context), free_memory()
+    context, pictures = check_context(config, args.context), images_of(config, args.image)
+    of_images = sum(picture.tokens for picture in pictures) if args.image else 0
+    if of_images > context:
+        raise TinyError(f"The images take {of_images:,} tokens, and the context has {context:,}.",
+                        "Count fewer images, or smaller ones.")
+    patches = [picture.columns * picture.rows for picture in pictures] if args.image else []
+    need, free = estimate(config, tensors, context, patches), free_memory()
     total, active = parameters(config)
     kinds = ", ".join(sorted({str(tensor.dtype) for tensor in tensors.values()}))
     where = f"in {len(checkpoint.files)} file(s)" if checkpoint.files else "as released; no weight files here"
     per_token = kv_bytes(config, 4) / 1024
     print(f"{args.folder}: {total:,} parameters, {active:,} active for a token; a run of {context:,} tokens")
+    if config.vision:
+        print("  " + ", ".join(f"{count:,} in the {part}" for part, count in parts(config).items()))
+    passes = "images and text in one pass" if patches else f"{min(context, PREFILL):,} tokens a pass"
     for label, value, remark in (
             ("weights in the file", need.stored, f"{kinds}, {where}"),
             ("weights as float32", need.resident, "resident only"),
             ("scratch for a block of weights", need.scratch, "mapped: converted, used, overwritten"),
             ("KV cache in float32", need.kv_cache, f"{per_token:.4g} KiB a token"),
-            ("activations of a prefill pass", need.activations, f"at most; {min(context, PREFILL):,} tokens a pass"),
+            ("activations of a prefill pass", need.activations, f"at most; {passes}"),
             ("Python, NumPy, BLAS", PROGRAM, "about"),
             ("peak, resident", need.peak("resident"), ""),
             ("peak, mapped", need.peak("mapped"), "and file pages, which the system can drop and read again"),
@@ -179,7 +259,17 @@ def main(args: argparse.Namespace) -> None:
         print(f"  {label:<32}{amount(value):>10} {value:>19,} bytes   {remark}".rstrip())
     print(f"  (a KV cache in bfloat16, as on a GPU, would take {amount(context * kv_bytes(config, 2))}, "
           f"{per_token / 2:.4g} KiB a token)")
+    for picture in pictures:
+        print(image_line(config, picture, context))
     print(verdict(config, tensors, need, free))
+
+
+def image_line(config: Config, picture: Picture, context: int) -> str:
+    """What one image costs, and how many of its size the context holds beside BOS and the marks of a user turn."""
+    cost = [amount(picture.tokens * kv_bytes(config, itemsize)) for itemsize in (4, 2)]
+    fitting = max(0, context - TURN) // picture.tokens
+    return (f"  {picture}\n    its keys and values take {cost[0]}, in bfloat16 {cost[1]}; {context:,} tokens hold "
+            f"{fitting:,} such image{'s' * (fitting != 1)}")
 
 
 def verdict(config: Config, tensors: Mapping[str, np.ndarray], need: Estimate, free: int) -> str:

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,12 @@ def count(n: int) -> str:
     return str(n)
 
 
-def load_weights(model, context: int) -> None:
-    """Refuse a run that cannot fit; then convert resident weights, or watch mapped ones in the first pass."""
-    require_fit(model.config, model.weights.tensors, model.weights.mode, context)
+def load_weights(model, context: int, patches: Sequence[int] = ()) -> None:
+    """Refuse a run that cannot fit; then convert resident weights, or watch mapped ones in the first pass.
+
+    patches: how many each image has
+    """
+    require_fit(model.config, model.weights.tensors, model.weights.mode, context, patches)
     stored = sum(tensor.nbytes for tensor in model.weights.tensors.values())
     if model.weights.mode == "mapped":
         if stored >= LARGE:
@@ -141,9 +144,9 @@ class Watched(Mapping):
         return len(self.weights)
 
 
-def stream(model, ids: list[int], args: argparse.Namespace, seed: int | None) -> Iterator[tiny.Token]:
+def stream(model, ids: list[int], args: argparse.Namespace, seed: int | None, images=()) -> Iterator[tiny.Token]:
     """The library's stream of tokens with the options of the command line."""
-    return tiny.generate(model, ids, max_tokens=args.max_tokens, temperature=args.temperature,
+    return tiny.generate(model, ids, images=images, max_tokens=args.max_tokens, temperature=args.temperature,
                          top_p=args.top_p, seed=seed)
 
 
@@ -196,17 +199,19 @@ def show(tokens: Iterable) -> list:
 
 
 def print_json(args: argparse.Namespace, model, ids: list[int], tokens: list, clock: Clock, seed: int | None,
-               room: int) -> None:
-    """Print all that is known about one text as one JSON object."""
+               room: int, pictures: Sequence = ()) -> None:
+    """Print all that is known about one text, and about the pictures of its prompt, as one JSON object."""
     waited, prefill, decode = clock.rates(len(ids))
     stop = "eos" if len(tokens) < room else "max_tokens" if room == args.max_tokens else "context"
-    print(json.dumps({
+    said = {
         "model": str(args.model), "layout": find_files(tiny.model_folder(args.model))[0],
         "weights": model.weights.mode, "precision": model.precision, "seed": seed, "prompt_ids": ids,
         "ids": [token.id for token in tokens], "text": "".join(token.text for token in tokens),
         "logprobs": [token.logprob for token in tokens], "stop": stop, "prefill_tokens_per_second": prefill,
-        "decode_tokens_per_second": decode, "time_to_first_token_seconds": waited,
-        "peak_memory_bytes": peak_memory()}))
+        "decode_tokens_per_second": decode, "time_to_first_token_seconds": waited, "peak_memory_bytes": peak_memory()}
+    if pictures:
+        said["images"] = [picture.facts() for picture in pictures]
+    print(json.dumps(said))
 
 
 def peak_memory() -> int:

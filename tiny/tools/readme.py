@@ -24,19 +24,28 @@ import ml_dtypes
 import numpy as np
 
 import tiny
-from tiny.config import Config, MoeConfig
+from tiny.config import Config, MoeConfig, VisionConfig
 from tiny.tools import memory
+from tiny.training import train_pixtral
+from tiny.training.card_pixtral import claimed
+from tiny.training.evaluate_pixtral import AIMS, COLUMNS, GATES
 from tiny.training.train import Recipe
 from tiny.weights import expected_shapes
 
 ROOT = Path(__file__).parents[2]
 RECORDS = Path(__file__).parent / "records"
 CARD = ROOT / "tiny/checkpoints/tiny-mixtral/card.json"
+PIXTRAL_CARD = ROOT / "tiny/checkpoints/tiny-pixtral/card.json"
 SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING,
           tokenize.ENDMARKER}
-# The sizes of the release, from its params.json.
+# The sizes of the releases, from their params.json.
 MIXTRAL_8X7B = Config(dim=4096, n_layers=32, head_dim=128, hidden_dim=14336, n_heads=32, n_kv_heads=8, norm_eps=1e-5,
                       vocab_size=32000, rope_theta=1e6, max_seq_len=32768, moe=MoeConfig(8, 2))
+PIXTRAL_12B = Config(
+    dim=5120, n_layers=40, head_dim=128, hidden_dim=14336, n_heads=32, n_kv_heads=8, norm_eps=1e-5, vocab_size=131072,
+    rope_theta=1e9, max_seq_len=131072, vision=VisionConfig(
+        hidden_size=1024, num_channels=3, image_size=1024, patch_size=16, rope_theta=1e4, intermediate_size=4096,
+        num_hidden_layers=24, num_attention_heads=16, image_token_id=10, max_image_size=1024))
 
 
 def reading_order() -> list[str]:
@@ -135,10 +144,16 @@ def map_block() -> str:
 
 
 def count_mutants() -> int:
-    """How many classic mistakes `tests/mutants.py` lists."""
-    source = (ROOT / "tests/mutants.py").read_text(encoding="utf-8")
-    listed = source.partition("\nMUTANTS = ")[2].partition(" in (")[2].partition(")")[0]
-    return len(re.findall(r"\w+", listed))
+    """How many classic mistakes `tests/*mutants.py` list, in dictionaries with names in capitals."""
+    count = 0
+    for path in [path for path in (ROOT / "tests").glob("*mutants.py") if not path.name.startswith("test_")]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper():
+                if isinstance(node.value, ast.Dict):
+                    count += len(node.value.keys)
+                elif isinstance(node.value, ast.DictComp) and isinstance(node.value.generators[0].iter, ast.Tuple):
+                    count += len(node.value.generators[0].iter.elts)
+    return count
 
 
 def counts_block() -> str:
@@ -156,20 +171,33 @@ def counts_block() -> str:
             f"{tests['seconds']:.0f} s ({tests['date']}). {'Skipped: ' + reasons if reasons else ''}".rstrip())
 
 
+def stand_ins(config: Config) -> dict[str, np.ndarray]:
+    """Arrays of full shape over one stored number: they have sizes, and take no memory."""
+    return {name: np.broadcast_to(np.zeros((), ml_dtypes.bfloat16), shape)
+            for name, shape in expected_shapes(config).items()}
+
+
 def memory_block() -> str:
-    """What the real model needs, by the estimate that the command `memory` prints."""
-    # Arrays of full shape over one stored number: they have sizes, and take no memory.
-    tensors = {name: np.broadcast_to(np.zeros((), ml_dtypes.bfloat16), shape)
-               for name, shape in expected_shapes(MIXTRAL_8X7B).items()}
-    total, active = memory.parameters(MIXTRAL_8X7B)
+    """What the real models need, by the estimate that the command `memory` prints."""
     rows = []
-    for context in (1024, 4096, 32768):
-        need = memory.estimate(MIXTRAL_8X7B, tensors, context)
-        rows.append([f"{context:,}", *map(memory.amount, (need.stored, need.kv_cache, need.peak("mapped"),
-                                                          need.peak("resident")))])
-    head = ["tokens, prompt and answer", "bfloat16 files", "KV cache", "peak, `mapped`", "peak, `resident`"]
-    return (f"{table(head, rows)}\n\nOf {total:,} parameters {active:,} work on a token: mapped, each token reads up "
-            f"to {memory.amount(2 * active)} of the files, from the page cache if they fit there, else from the disk.")
+    for name, config, contexts in (("Mixtral 8x7B", MIXTRAL_8X7B, (1024, 4096, 32768)),
+                                   ("Pixtral 12B", PIXTRAL_12B, (1024, 4096, 131072))):
+        for context in contexts:
+            need = memory.estimate(config, stand_ins(config), context)
+            rows.append([name, f"{context:,}", *map(memory.amount, (need.stored, need.kv_cache, need.peak("mapped"),
+                                                                    need.peak("resident")))])
+    head = ["model", "tokens, prompt and answer", "bfloat16 files", "KV cache", "peak, `mapped`", "peak, `resident`"]
+    total, active = memory.parameters(MIXTRAL_8X7B)
+    counts = memory.parts(PIXTRAL_12B)
+    (image,) = memory.images_of(PIXTRAL_12B, ())
+    seen = memory.estimate(PIXTRAL_12B, stand_ins(PIXTRAL_12B), image.tokens + 256, [image.columns * image.rows])
+    return "\n\n".join([table(head, rows), (
+        f"Of Mixtral's {total:,} parameters {active:,} work on a token: mapped, each token reads up to "
+        f"{memory.amount(2 * active)} of the files, from the page cache if they fit there, else from the disk. Pixtral "
+        f"has {counts['decoder']:,} in the decoder, {counts['vision encoder']:,} in the vision encoder and "
+        f"{counts['adapter']:,} in the adapter. An image of {image.width} x {image.height} pixels is {image.tokens:,} "
+        f"tokens; with 256 more for question and answer, the peak is {memory.amount(seen.peak('mapped'))} mapped, of "
+        f"which {memory.amount(seen.kv_cache)} are keys and values.")])
 
 
 def record(name: str) -> dict:
@@ -198,14 +226,23 @@ def rows_table(rows: list[dict]) -> str:
 
 
 def bench_block() -> str:
-    """The recorded benchmark: one table for each number of threads."""
-    entry = record("bench.json")
+    """The recorded benchmarks: of the language model, and of the vision encoder if there is one."""
+    entry, vision = record("bench.json"), record("bench_vision.json")
     if not entry:
         return "Not measured yet: `python -m tiny bench --save` measures and records it."
+    parts = bench_tables(entry)
+    if vision:
+        parts += ["A picture of 1024 x 1024 pixels, 4,096 patches, through a vision encoder of the real width with 4 "
+                  "layers, by `python -m tiny bench --vision`:", *bench_tables(vision)]
+    return "\n\n".join(parts)
+
+
+def bench_tables(entry: dict) -> list[str]:
+    """The paragraphs of one benchmark: how it was measured, and one table for each number of threads."""
     parts = [f"{provenance(entry)}."]
     for threads, part in sorted(entry["threads"].items(), key=lambda item: int(item[0])):
         parts += [f"{threads} thread{'s' * (threads != '1')}:", rows_table(part["rows"])]
-    return "\n\n".join(parts)
+    return parts
 
 
 def verify_block() -> str:
@@ -223,9 +260,9 @@ def model_block() -> str:
     them: shares of the experts, gates, cost.
     """
     r = Recipe()
-    text = (f"It has {r.num_experts} experts, {r.num_experts_per_tok} of them for each token, in {r.n_layers} layers "
-            f"of dimension {r.dim}, and a vocabulary of {r.vocab_size:,} pieces. `make train` trains it again from "
-            f"nothing, on {(r.tokens + r.closing) / 1e6:.0f} million tokens.")
+    text = (f"`tiny-mixtral` has {r.num_experts} experts, {r.num_experts_per_tok} of them for each token, in "
+            f"{r.n_layers} layers of dimension {r.dim}, and a vocabulary of {r.vocab_size:,} pieces. `make train` "
+            f"trains it again from nothing, on {(r.tokens + r.closing) / 1e6:.0f} million tokens.")
     if not CARD.exists():
         return text + " The model is being trained; its card will stand here."
     card = json.loads(CARD.read_text(encoding="utf-8"))
@@ -233,6 +270,28 @@ def model_block() -> str:
                for name, values in card["held_out"].items()]
     return "\n\n".join([text, table(["held-out text", "nats per token", "bits per character"], domains),
                         rows_table(card["rows"])])
+
+
+def pixtral_block() -> str:
+    """The sizes of the embedded model that sees, and what it answers rightly, beside what it guesses when blind.
+
+    The card holds `scenes`, the scenes of a cell, and `skills`, {skill: {column: share of right answers}}.
+    """
+    r = train_pixtral.Recipe()
+    text = (f"`tiny-pixtral`: encoder and decoder have {r.n_layers} layers each, of width {r.width}; patches have "
+            f"{r.patch_size} x {r.patch_size} pixels, and sides of up to {train_pixtral.LARGEST} are taken as they "
+            "are. `python -m tiny.training tiny-pixtral` trains it again from nothing, on pictures drawn when needed.")
+    if not PIXTRAL_CARD.exists():
+        return text + " The model is being trained; its card will stand here."
+    card = json.loads(PIXTRAL_CARD.read_text(encoding="utf-8"))
+    skills = {skill: card["skills"][skill] for skill in (*GATES, *AIMS)}
+    rows = [[skill, *(f"{100 * shares[column]:.1f}" if column in shares else "" for column in COLUMNS),
+             "" if claimed(card["skills"], skill) else "not claimed"] for skill, shares in skills.items()]
+    page = f"{PIXTRAL_CARD.parent.relative_to(ROOT).as_posix()}/README.md"
+    return "\n\n".join([text, (
+        f"Right answers in per cent, one question about each of {card['scenes']} scenes a cell that it has never seen. "
+        "*Blind* are the questions of *seen* with every picture replaced by its mean colour. What is asked, the other "
+        f"columns, and the other skills are explained on [its card]({page})."), table(["skill", *COLUMNS, ""], rows)])
 
 
 def record_tests(report: Path) -> None:
@@ -270,7 +329,7 @@ def keep(name: str, entry: dict) -> None:
 
 
 BLOCKS = {"MAP": map_block, "COUNTS": counts_block, "MEMORY": memory_block, "BENCH": bench_block,
-          "MODEL": model_block, "VERIFY": verify_block}
+          "MODEL": model_block, "PIXTRAL": pixtral_block, "VERIFY": verify_block}
 
 
 def fill(text: str) -> str:

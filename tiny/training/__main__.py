@@ -1,4 +1,4 @@
-"""The command line: `python -m tiny.training` trains tiny-mixtral, or goes on where it stopped.
+"""The command line: `python -m tiny.training` trains tiny-mixtral, or tiny-pixtral, or goes on where it stopped.
 
 When the training is done, the same command writes the checkpoint in Mistral's layout, the loss curve, and the card.
 With --evaluate MODEL it trains nothing and prints the card of a checkpoint.
@@ -17,22 +17,27 @@ from tiny.training.evaluate import evaluate
 from tiny.training.progress import plot_losses
 from tiny.training.train import BASELINE, CONTEXT, Recipe, export, train
 
+MODELS = ("tiny-mixtral", "tiny-pixtral")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the arguments and run; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tiny.training", description=__doc__)
-    parser.add_argument("--out", type=Path, help="folder of the run; runs/tiny-mixtral or runs/baseline")
-    parser.add_argument("--baseline", action="store_true", help="the short run that the card compares with")
-    parser.add_argument("--tokens", type=float, help=f"tokens to train on, in all; {Recipe.tokens / 1e6:.0f}e6")
+    parser.add_argument("model", nargs="?", choices=MODELS, default=MODELS[0], help="which model; tiny-mixtral")
+    parser.add_argument("--out", type=Path, help="folder of the run; runs/NAME or runs/baseline")
+    parser.add_argument("--baseline", action="store_true", help="tiny-mixtral: the short run to compare with")
+    parser.add_argument("--tokens", type=float,
+                        help=f"tiny-mixtral: tokens to train on, in all; {Recipe.tokens / 1e6:.0f}e6")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--rate", type=float, default=Recipe.rate, help="highest learning rate")
+    parser.add_argument("--rate", type=float, help=f"tiny-mixtral: highest learning rate; {Recipe.rate}")
     parser.add_argument("--stop-after", type=int, help="stop after this many steps; the same command goes on")
     parser.add_argument("--save-minutes", type=float, default=2.0, help="minutes between two saved states")
-    parser.add_argument("--evaluate", metavar="MODEL", help="measure a checkpoint instead: a folder or tiny-mixtral")
+    parser.add_argument("--evaluate", metavar="MODEL", help="measure a checkpoint instead: a folder or a name")
+    parser.add_argument("--scenes", type=int, default=256, help="tiny-pixtral: scenes of each cell of the table")
     parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
     options = parser.parse_args(arguments)
     try:
-        return run(options)
+        return run(options) if options.model == "tiny-mixtral" else run_pixtral(options)
     except TinyError as error:
         if options.debug:
             raise
@@ -41,18 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what the options ask for; returns the exit status."""
+    """Do what the options ask for with tiny-mixtral; returns the exit status."""
     if options.evaluate:
         print(json.dumps(evaluate(options.evaluate), indent=1))
         return 0
-    recipe = dataclasses.replace(BASELINE if options.baseline else Recipe(), seed=options.seed, rate=options.rate)
+    recipe = BASELINE if options.baseline else Recipe()
+    recipe = dataclasses.replace(recipe, seed=options.seed,
+                                 rate=recipe.rate if options.rate is None else options.rate)
     if options.tokens is not None:
         recipe = dataclasses.replace(recipe, tokens=int(options.tokens))
     out = options.out or Path("runs") / ("baseline" if options.baseline else "tiny-mixtral")
     trainer = train(recipe, out, options.stop_after, options.save_minutes)
     if trainer.step < len(trainer.sizes):
-        print(f"stopped at step {trainer.step:,}; the same command goes on from here")
-        return 0
+        return stopped(trainer.step)
     export(trainer, out)
     plot_losses(out / "log.jsonl", out / "loss.png")
     print("the checkpoint is written; measuring it", flush=True)
@@ -65,6 +71,37 @@ def run(options: argparse.Namespace) -> int:
               f"{loss['bits_per_character']:.3f} bits a character")
     for row in card["rows"]:
         print(f"{row['value']:>16}  {row['what']}")
+    return 0
+
+
+def run_pixtral(options: argparse.Namespace) -> int:
+    """The same with tiny-pixtral."""
+    # Imported here so that tiny-mixtral is trained without fonts and pictures.
+    from tiny.training import card_pixtral, evaluate_pixtral, train_pixtral
+
+    if options.baseline or options.tokens is not None or options.rate is not None:
+        raise TinyError("--baseline, --tokens and --rate are options of tiny-mixtral.",
+                        "The recipe of tiny-pixtral is in tiny/training/train_pixtral.py.")
+    if options.evaluate:
+        print(card_pixtral.console_table(evaluate_pixtral.evaluate(options.evaluate, options.scenes)))
+        return 0
+    recipe = dataclasses.replace(train_pixtral.Recipe(), seed=options.seed)
+    out = options.out or Path("runs") / "tiny-pixtral"
+    trainer = train_pixtral.train(recipe, out, options.stop_after, options.save_minutes)
+    if trainer.step < trainer.total:
+        return stopped(trainer.step)
+    train_pixtral.export(trainer, out)
+    print("the checkpoint is written; measuring it", flush=True)
+    card = card_pixtral.facts(trainer, machine()) | evaluate_pixtral.evaluate(out, options.scenes)
+    (out / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    card_pixtral.plot_stages(out / "log.jsonl", out / "loss.png")
+    print(card_pixtral.console_table(card))
+    return 0
+
+
+def stopped(step: int) -> int:
+    """Say that a run is not at its end; returns the exit status."""
+    print(f"stopped at step {step:,}; the same command goes on from here")
     return 0
 
 

@@ -100,16 +100,19 @@ def rope_backward(dout: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndar
     return rope(dout, cos, -sin)
 
 
-def heads_first(x: np.ndarray, G: int) -> np.ndarray:
-    """Lay out queries, or keys, by KV head, so that one call handles all. Shapes:  (T, G R, d) -> (G, T R, d)."""
-    T, H, d = x.shape
-    return x.reshape(T, G, H // G, d).swapaxes(0, 1).reshape(G, T * H // G, d)
+def heads_first(x: np.ndarray, G: int, B: int = 1) -> np.ndarray:
+    """Lay out queries, or keys, of B equally long sequences by KV head, so that one call handles all.
+
+    Shapes:  (B T, G R, d) -> (B G, T R, d)
+    """
+    rows, H, d = x.shape
+    return x.reshape(B, rows // B, G, H // G, d).swapaxes(1, 2).reshape(B * G, -1, d)
 
 
-def tokens_first(x: np.ndarray, T: int) -> np.ndarray:
-    """The inverse of heads_first. Shapes:  (G, T R, d) -> (T, G R, d)."""
-    G, n, d = x.shape
-    return x.reshape(G, T, n // T, d).swapaxes(0, 1).reshape(T, G * n // T, d)
+def tokens_first(x: np.ndarray, T: int, B: int = 1) -> np.ndarray:
+    """The inverse of heads_first; T is the tokens of all sequences. Shapes:  (B G, T R, d) -> (B T, G R, d)."""
+    _, n, d = x.shape
+    return x.reshape(B, -1, T // B, n * B // T, d).swapaxes(1, 2).reshape(T, -1, d)
 
 
 def blocks(lengths: Sequence[int], R: int) -> Iterator[tuple[int, slice, slice]]:
@@ -122,17 +125,18 @@ def blocks(lengths: Sequence[int], R: int) -> Iterator[tuple[int, slice, slice]]
         first += length
 
 
-def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Causal attention of one block of queries, and what its backward pass needs beside the result.
+def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """Attention of one block of queries, and what its backward pass needs beside the result.
 
     All scores lie transposed, a row for each key: sums over keys then run along whole rows of memory, which is faster.
     The probabilities e / l, exponentials over their sum, are never formed: 1 / l goes into the narrower result.
 
-    Shapes:  q (G, n, d) with n = t R, keys, values (G, s, d), mask (t, n), for the last t keys
+    Shapes:  q (G, n, d) with n = t R, keys, values (G, s, d), mask (t, n) or (G, t, n), for the last t keys, or None
              -> e (G, s, n), inverse (G, n, 1), out (G, n, d)
     """
     e = keys @ (q * q.dtype.type(q.shape[-1] ** -0.5)).mT
-    e[:, -len(mask) :] += mask
+    if mask is not None:
+        e[:, -mask.shape[-2] :] += mask
     e -= e.max(axis=1, keepdims=True)
     np.exp(e, out=e)
     inverse = 1 / e.sum(axis=1)[..., None]
@@ -298,12 +302,13 @@ def swiglu_backward(dout: np.ndarray, x: np.ndarray, scale: np.ndarray, w1: np.n
 
 
 def feed_forward_backward(dout: np.ndarray, x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
-                          dw: Sequence[np.ndarray]) -> np.ndarray:
+                          dw: Sequence[np.ndarray], states: tuple[np.ndarray, ...] | None = None) -> np.ndarray:
     """Of a dense feed-forward layer y = w2 (silu(w1 x) * w3 x): swiglu_backward with every scale one.
 
-    Shapes:  dout (T, D), x (T, D), w1 (F, D), w2 (D, F), w3 (F, D), dw: the three gradients, written -> dx (T, D)
+    Shapes:  dout (T, D), x (T, D), w1 (F, D), w2 (D, F), w3 (F, D), dw: the three gradients, written -> dx (T, D);
+             states: what `swiglu` gave in the forward pass, overwritten here
     """
-    return swiglu_backward(dout, x, np.ones((len(x), 1), x.dtype), w1, w2, w3, dw)[0]
+    return swiglu_backward(dout, x, np.ones((len(x), 1), x.dtype), w1, w2, w3, dw, states)[0]
 
 
 def keeping_experts(kept: list[dict[int, tuple[np.ndarray, ...]]]) -> Callable[..., np.ndarray]:

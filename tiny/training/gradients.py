@@ -4,14 +4,16 @@ The forward pass is the book's model, called with a trace. Two of its operations
 also keep what their backward passes need; the norms are computed again. Read `optimiser.py` next.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 import tiny.ops
-from tiny.config import Config
+from tiny.config import Config, VisionConfig
 from tiny.mixtral import Mixtral
 from tiny.rms_norm import rms_norm
 from tiny.rope import rope_table
@@ -31,6 +33,28 @@ from tiny.training.backward import (
 )
 
 Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass
+class Stack:
+    """What the backward passes of one stack of layers share: the decoder's, or the vision encoder's.
+
+    scope and label stand before the names of its weights and of its arrays in the trace, as in `tiny.decoder.Pass`;
+    attention_backward takes dout, q, k, v and what the forward pass kept, and gives dq, dk, dv and the output.
+    """
+
+    config: Config | VisionConfig
+    weights: Tensors
+    grads: Tensors
+    trace: Tensors
+    angles: tuple[np.ndarray, np.ndarray]
+    attention_backward: Callable[..., tuple[np.ndarray, ...]]
+    scope: str = ""
+    label: str = ""
+
+    def input(self, layer: int, first: str) -> np.ndarray:
+        """The input of a layer; `first` names that of layer 0 in the trace."""
+        return self.trace[f"{self.label}layer{layer - 1:02}" if layer else first]
 
 
 def loss_and_gradients(model, batch, coefficient: float, grads: Tensors) -> dict:
@@ -61,14 +85,13 @@ def loss_and_gradients(model, batch, coefficient: float, grads: Tensors) -> dict
     # (4) the layers, last to first
     positions = np.concatenate([np.arange(length) for length in batch.lengths])
     angles = rope_table(positions, config.head_dim, config.rope_theta)
+    stack = Stack(config, weights, grads, trace, angles, partial(attention_backward, lengths=batch.lengths))
     aux: list[float] = []
     shares: list[np.ndarray] = []
     for layer in reversed(range(config.n_layers)):
-        x = trace[f"layer{layer - 1:02}"] if layer else trace["embed"]
-        states = kept.pop() if config.moe else None
-        dx += mixture_backward(dx, x, layer, config, weights, grads, trace, coefficient / config.n_layers, states)
-        dx += self_attention_backward(dx, x, layer, config, weights, grads, trace, angles, batch.lengths,
-                                      attended.pop())
+        x = stack.input(layer, "embed")
+        dx += mixture_backward(dx, x, layer, stack, kept.pop() if config.moe else None, coefficient / config.n_layers)
+        dx += self_attention_backward(dx, x, layer, stack, attended.pop())
         if config.moe:
             balance = load_balancing(trace[f"router_logits{layer:02}"], trace[f"experts{layer:02}"])
             aux, shares = [balance[0], *aux], [balance[1], *shares]
@@ -77,15 +100,16 @@ def loss_and_gradients(model, batch, coefficient: float, grads: Tensors) -> dict
     return {"loss": loss, "aux": float(np.mean(aux)) if aux else 0.0, "shares": np.stack(shares) if shares else None}
 
 
-def mixture_backward(dout: np.ndarray, x: np.ndarray, layer: int, config: Config, weights: Tensors, grads: Tensors,
-                     trace: Tensors, coefficient: float, states: dict | None) -> np.ndarray:
+def mixture_backward(dout: np.ndarray, x: np.ndarray, layer: int, stack: Stack, states,
+                     coefficient: float = 0.0) -> np.ndarray:
     """Of experts(n) or feed_forward(n) with n = rms_norm(x + attention): the gradient of its residual input.
 
-    Shapes:  dout (T, D), x (T, D), the input of the layer -> (T, D); states: what the experts kept
+    Shapes:  dout (T, D), x (T, D), the input of the layer -> (T, D); states: what the forward pass kept, or None
     """
-    named = f"layers.{layer}.{{}}.weight".format
+    config, weights, grads, trace = stack.config, stack.weights, stack.grads, stack.trace
+    named = f"{stack.scope}layers.{layer}.{{}}.weight".format
     # (1) forward again: the residual stream between the two halves of the layer, and its norm
-    middle, norm = x + trace[f"attn{layer:02}"], weights[named("ffn_norm")]
+    middle, norm = x + trace[f"{stack.label}attn{layer:02}"], weights[named("ffn_norm")]
     normed = rms_norm(middle, norm, config.norm_eps)
     if config.moe:
         # (2) the experts and the router weights
@@ -101,32 +125,31 @@ def mixture_backward(dout: np.ndarray, x: np.ndarray, layer: int, config: Config
     else:
         n1, n2, n3 = (named(f"feed_forward.{w}") for w in ("w1", "w2", "w3"))
         dnormed = feed_forward_backward(dout, normed, weights[n1], weights[n2], weights[n3],
-                                        [grads[n1], grads[n2], grads[n3]])
+                                        [grads[n1], grads[n2], grads[n3]], states)
     # (4) the norm
     return rms_norm_backward(dnormed, middle, norm, config.norm_eps, grads[named("ffn_norm")])
 
 
-def self_attention_backward(dout: np.ndarray, x: np.ndarray, layer: int, config: Config, weights: Tensors,
-                            grads: Tensors, trace: Tensors, angles: tuple[np.ndarray, np.ndarray],
-                            lengths: Sequence[int], states: list) -> np.ndarray:
+def self_attention_backward(dout: np.ndarray, x: np.ndarray, layer: int, stack: Stack, states) -> np.ndarray:
     """Of wo attention(rope(wq n), rope(wk n), wv n) with n = rms_norm(x): the gradient of its residual input.
 
     Shapes:  dout (T, D), x (T, D), the input of the layer -> (T, D); states: what the attention kept
     """
-    named = f"layers.{layer}.{{}}.weight".format
+    weights, grads = stack.weights, stack.grads
+    named = f"{stack.scope}layers.{layer}.{{}}.weight".format
     wo = named("attention.wo")
-    q, k, v = (trace[f"{name}{layer:02}"] for name in "qkv")
+    q, k, v = (stack.trace[f"{stack.label}{name}{layer:02}"] for name in "qkv")
     # (1) the output matrix; its own gradient waits for the attention's output
     dcontext = (dout @ weights[wo]).reshape(q.shape)
-    dq, dk, dv, context = attention_backward(dcontext, q, k, v, lengths, states)
+    dq, dk, dv, context = stack.attention_backward(dcontext, q, k, v, states=states)
     np.matmul(dout.T, context.reshape(len(dout), -1), out=grads[wo])
     # (2) the rotary positions
-    dq, dk = rope_backward(dq, *angles), rope_backward(dk, *angles)
+    dq, dk = rope_backward(dq, *stack.angles), rope_backward(dk, *stack.angles)
     # (3) queries, keys and values, from one norm
     norm = weights[named("attention_norm")]
-    normed = rms_norm(x, norm, config.norm_eps)
+    normed = rms_norm(x, norm, stack.config.norm_eps)
     dnormed = np.zeros_like(x)
     for name, gradient in (("wq", dq), ("wk", dk), ("wv", dv)):
         matrix = named(f"attention.{name}")
         dnormed += linear_backward(gradient.reshape(len(x), -1), normed, weights[matrix], grads[matrix])
-    return rms_norm_backward(dnormed, x, norm, config.norm_eps, grads[named("attention_norm")])
+    return rms_norm_backward(dnormed, x, norm, stack.config.norm_eps, grads[named("attention_norm")])

@@ -31,19 +31,19 @@ def views(flat: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.
 
 
 def initialise(weights: dict[str, np.ndarray], n_layers: int, seed: int) -> None:
-    """Fill the weights: norms with ones, embeddings from N(0, 0.5^2), the output from N(0, 0.05^2), the other
-    matrices uniformly within 1 / sqrt(fan_in). The two matrices that write to the residual stream, wo and w2, are
-    scaled by 1 / sqrt(2 n_layers), so that its variance does not grow with the depth.
+    """Fill the weights: norms with ones, biases with zeros, embeddings from N(0, 0.5^2), the output from N(0, 0.05^2),
+    the other matrices uniformly within 1 / sqrt(fan_in). The two matrices that write to the residual stream, wo and
+    w2, are scaled by 1 / sqrt(2 n_layers), so that its variance does not grow with the depth.
     """
     rng = np.random.default_rng(seed)
     for name, weight in weights.items():
         if weight.ndim == 1:
-            weight[...] = 1
+            weight[...] = not name.endswith("bias")
         elif name.startswith(("tok_embeddings", "output")):
             deviation = np.float32(0.5 if name.startswith("tok_embeddings") else 0.05)
             weight[...] = rng.standard_normal(weight.shape, np.float32) * deviation
         else:
-            bound = weight.shape[1] ** -0.5
+            bound = np.prod(weight.shape[1:]) ** -0.5
             if name.endswith(("wo.weight", "w2.weight")):
                 bound *= (2 * n_layers) ** -0.5
             weight[...] = (rng.random(weight.shape, np.float32) * 2 - 1) * np.float32(bound)

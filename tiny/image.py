@@ -1,0 +1,235 @@
+"""From a picture to the numbers that the vision encoder reads: colours, size, resampling, normalisation.
+
+A picture keeps its own size and shape. It is shrunk only if a side is longer than `max_image_size`, and both sides
+are then stretched to the next multiple of `patch_size`. The two references disagree about how, so there are two
+styles: "mistral" is mistral-common 1.13.1, which came with the model, and "hf" is the Pillow image processor of
+transformers 5.23 (PixtralImageProcessorPil; the one for torchvision differs from it by one level of 255 at most).
+
+    style      shrunk side                  resampling
+    mistral    rounded, at least 1          cubic with a = -0.75 on floats: 4 taps, no antialiasing, not clipped
+    hf         rounded down, can become 0   Pillow's cubic with a = -0.5 on bytes: antialiased, rounded, clipped
+
+Neither of them looks at the orientation that a camera notes in EXIF, so nothing is rotated here. Read
+`chat_v3.py` next.
+
+>>> image_grid(1920, 1080)
+(64, 36)
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tiny.config import TinyError
+
+STYLES = ("mistral", "hf")
+# Larger pictures are refused before anything is decoded. Decoding takes about 10 bytes a pixel.
+MAX_PIXELS = 128 * 10**6
+# Of red, green and blue on a scale from 0 to 1. Source: mistral-common 1.13.1 image.py, DATASET_MEAN and DATASET_STD
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def open_image(source: str | Path | Image.Image, style: str = "mistral") -> Image.Image:
+    """Open a file, or take a picture of Pillow's, and return it in mode RGB, transparent parts on white.
+
+    Of an animation only the current frame is used, of a file the first, and a warning says so. EXIF orientation is
+    ignored.
+
+    Raises:  TinyError for what is no picture, cannot be read or decoded, is empty, or has more than MAX_PIXELS
+    Source:  mistral-common 1.13.1 image.py, _convert_to_rgb; transformers 5.23 image_transforms.py, convert_to_rgb
+    """
+    check_style(style)
+    if isinstance(source, Image.Image):
+        return decode(source, "The picture", style)
+    if not isinstance(source, (str, Path)):
+        raise TinyError(f"A picture of type {type(source).__name__} was given.",
+                        "Give the path of a file or a PIL image; PIL.Image.fromarray makes one of an array.")
+    remedy = "Give a PNG, JPEG or other picture that is whole and that you may read; fetch it again if it is cut short."
+    try:
+        with warnings.catch_warnings():  # The limit is MAX_PIXELS; Pillow begins to warn below it.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(source)
+    except Image.DecompressionBombError:
+        raise too_large(f"{source} has") from None
+    except FileNotFoundError:
+        raise TinyError(f"{source} does not exist.", "Check the path of the picture.") from None
+    except Image.UnidentifiedImageError:
+        raise TinyError(f"{source} is not an image: of no known format, damaged, or without pixels.", remedy) from None
+    except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to.
+        raise TinyError(f"{source} cannot be read: {reason(error)}.", remedy) from None
+    with image:
+        return decode(image, str(source), style)
+
+
+def decode(image: Image.Image, name: str, style: str) -> Image.Image:
+    """Check the size of a picture, and only then read its pixels; return it in mode RGB. Raises TinyError."""
+    if not image.width or not image.height:
+        raise TinyError(f"{name} has {image.width} x {image.height} pixels.", "Give a picture with at least one pixel.")
+    if image.width * image.height > MAX_PIXELS:
+        raise too_large(f"{name} has {image.width} x {image.height} =")
+    if image.format == "EPS":
+        raise TinyError(f"{name} is a PostScript program, which would have to be run.", "Convert it to PNG.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            frames, frame = getattr(image, "is_animated", False), image.tell()
+            rgb = convert_to_rgb(image, style)
+    except Exception as error:  # Pillow's readers raise whatever damaged data leads them to.
+        raise TinyError(f"{name} cannot be decoded: {reason(error)}.",
+                        "The file may be cut short or damaged: fetch it again, or save it as PNG.") from None
+    if frames:
+        warnings.warn(f"{name} has several frames; frame {frame + 1} alone is used.", stacklevel=3)
+    return rgb
+
+
+def convert_to_rgb(image: Image.Image, style: str) -> Image.Image:
+    """Convert any mode to RGB, blended with white where it is transparent.
+
+    With value v and alpha a, both of 255, a channel becomes t = va + 255(255 - a) + 128, then (t + t // 256) // 256.
+    Pillow's conversions do the rest, and they clip: of the modes I, I;16 and F every value above 255 becomes white.
+
+    Source:  mistral-common 1.13.1 image.py, _convert_to_rgb; transformers 5.23 image_transforms.py, convert_to_rgb
+    Differs: the references do from each other. Style "mistral" leaves RGB as it is, also if one colour is declared
+             transparent, and blends everything else; "hf" blends where a band A or that declaration says so
+    """
+    if style == "hf":
+        blend = "A" in image.getbands() or image.info.get("transparency") is not None
+    else:
+        blend = image.mode != "RGB"
+    if not blend:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    white.paste(image, (0, 0), image)
+    return white.convert("RGB")
+
+
+def image_grid(width: int, height: int, patch_size: int = 16, max_image_size: int = 1024,
+               style: str = "mistral") -> tuple[int, int]:
+    """How many patches a picture of width x height pixels becomes: (columns, rows).
+
+    In style "hf" a side can shrink to nothing, as in 2048 x 1, and the grid then has 0 rows or columns. `preprocess`
+    refuses such a picture, as the HF processor does.
+
+    Raises:  TinyError for a style that is not there, or sizes that are not whole numbers from 1 to 2^31
+    Source:  mistral-common 1.13.1 image.py, _image_to_num_tokens; transformers 5.23, get_resize_output_image_size
+    Differs: mistral-common up to 1.11.7 let a rounded side become 0
+    """
+    check_style(style)
+    for size in (width, height, patch_size, max_image_size):
+        if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or not 1 <= size <= 2**31:
+            raise TinyError(f"A picture of {width} x {height}, patches of {patch_size}, sides up to {max_image_size}.",
+                            "All sizes must be whole numbers of at least 1.")
+    width, height, patch_size, max_image_size = map(int, (width, height, patch_size, max_image_size))
+    # (1) shrink so that the longer side fits; Python rounds halves to the even neighbour
+    ratio = max(height / max_image_size, width / max_image_size)
+    if ratio > 1 and style == "mistral":
+        width, height = max(round(width / ratio), 1), max(round(height / ratio), 1)
+    elif ratio > 1:
+        width, height = int(width / ratio), int(height / ratio)
+    # (2) patches that cover this, the last ones perhaps in part
+    return (width - 1) // patch_size + 1, (height - 1) // patch_size + 1
+
+
+def preprocess(image: str | Path | Image.Image, patch_size: int = 16, max_image_size: int = 1024,
+               style: str = "mistral") -> np.ndarray:
+    """Return the pixels of a picture as the vision encoder takes them.
+
+    One resize leads from the original to the size of the grid, which distorts the shape a little.
+
+    Shapes:  -> (3, H, W), H = rows * patch_size, W = columns * patch_size; channels red, green, blue
+    Dtypes:  float32, in "mistral" also beyond the values of black and white, because cubics overshoot
+    Order:   to RGB on white, resize, divide by 255, subtract MEAN, divide by STD
+    Raises:  TinyError as `open_image` and `image_grid` do, or if nothing is left of a side
+    Source:  mistral-common 1.13.1 image.py, transform_image; transformers 5.23, image_processing_pil_pixtral.py
+    """
+    rgb = open_image(image, style)
+    columns, rows = image_grid(rgb.width, rgb.height, patch_size, max_image_size, style)
+    if not columns or not rows:
+        raise TinyError(f"In style {style!r} nothing is left of one side of {rgb.width} x {rgb.height} pixels.",
+                        "Use style='mistral', which keeps a pixel, or a picture that is less narrow.")
+    width, height = columns * patch_size, rows * patch_size
+    if width * height > MAX_PIXELS:
+        raise too_large(f"Patches of {patch_size} and sides up to {max_image_size} give {width} x {height} =")
+    if style == "hf":
+        pixels = np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float32)
+    else:
+        pixels = resize_cubic(np.asarray(rgb), height, width)
+    return normalise(pixels)
+
+
+def resize_cubic(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize by cubic convolution over 4 x 4 pixels, however much the picture shrinks.
+
+    Only the pixels that count are gathered, tap by tap, so that memory grows with the result, not with the original.
+
+    Shapes:  pixels (y, x, 3) -> (height, width, 3)
+    Dtypes:  uint8 -> float32, not rounded and not clipped
+    Order:   in each of 4 rows 4 columns, left to right, then the 4 rows, from the top
+    Source:  OpenCV 5.0 resize, INTER_CUBIC on float32, as mistral-common calls it; on x86 it hands pictures of at
+             least 4 x 4 pixels to Intel's library, which has coordinates in float64, and has float32 itself
+    Differs: from OpenCV without Intel's library, by up to 0.01 levels of 255 on a side of 1,500
+    """
+    if pixels.shape[:2] == (height, width):
+        return pixels.astype(np.float32)
+    dtype = np.dtype(np.float64 if min(pixels.shape[:2]) >= 4 else np.float32)
+    rows, row_weights = cubic_taps(pixels.shape[0], height, dtype)
+    columns, column_weights = cubic_taps(pixels.shape[1], width, dtype)
+    out = np.zeros((height, width, 3), np.float32)
+    for row, row_weight in zip(rows, row_weights):
+        line = np.zeros_like(out)
+        for column, column_weight in zip(columns, column_weights):
+            line += pixels[row[:, None], column] * column_weight[:, None]
+        out += line * row_weight[:, None, None]
+    return out
+
+
+def cubic_taps(source: int, target: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Which 4 of `source` pixels on a line make each of `target` pixels, and with what weights.
+
+    Shapes:  -> indices (4, target), weights (4, target)
+    Dtypes:  coordinates and weights in dtype, weights rounded to float32 at the end
+    Source:  Keys 1981, eq. 4, with a = -0.75; beyond the border its pixel is repeated
+    """
+    # (1) where the centre of each target pixel lies, and the last source pixel at or before it
+    x = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(dtype)
+    first = np.floor(x)
+    t = x - first
+    # (2) the cubic at the distances 1 + t, t, 1 - t and 2 - t
+    a, far, near = -0.75, 1 + t, 1 - t
+    w0 = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
+    w1 = ((a + 2) * t - (a + 3)) * t * t + 1
+    w2 = ((a + 2) * near - (a + 3)) * near * near + 1
+    weights = np.stack([w0, w1, w2, 1 - w0 - w1 - w2])
+    # (3) one pixel before, two after, held within the line
+    indices = np.clip(first.astype(np.int64) + np.arange(-1, 3)[:, None], 0, source - 1)
+    return indices, weights.astype(np.float32)
+
+
+def normalise(pixels: np.ndarray) -> np.ndarray:
+    """Bring levels of 0 to 255 to mean 0 and deviation 1 of the training pictures, channels first.
+
+    Shapes:  (H, W, 3) -> (3, H, W), H = height, W = width
+    Dtypes:  float32 -> float32, each step rounded
+    """
+    scaled = (pixels / np.float32(255) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+
+def reason(error: Exception) -> str:
+    """What an error of Pillow's says, on one line and without its full stop."""
+    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split()).rstrip(".")
+
+
+def too_large(what: str) -> TinyError:
+    """The error for more pixels than MAX_PIXELS; `what` begins its sentence."""
+    return TinyError(f"{what} more than {MAX_PIXELS // 10**6} million pixels.", "Shrink the picture first.")
+
+
+def check_style(style: str) -> None:
+    """Raise TinyError unless the style is one of STYLES."""
+    if style not in STYLES:
+        raise TinyError(f"The style of preprocessing is {style!r}.", f"Use one of {', '.join(STYLES)}.")

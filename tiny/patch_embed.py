@@ -1,0 +1,41 @@
+"""Patch embedding: an image becomes a row of tokens, one for each square of pixels.
+
+A convolution whose stride is its kernel never overlaps, so it is a reshape and a product. Read `rope_2d.py` next.
+
+>>> pixels = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+>>> patches(pixels, 2)[:, 0]
+array([ 0.,  2.,  8., 10.], dtype=float32)
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tiny.numerics import linear, round_to
+
+
+def patches(pixels: np.ndarray, patch_size: int) -> np.ndarray:
+    """Cut one image into squares, row by row, each flattened in the order channel, row, column.
+
+    Shapes:  pixels (C, h p, w p), C = channels -> (h w, C p p)
+    Dtypes:  any -> same
+    Raises:  ValueError if a side is not a multiple of the patch size p, or is zero
+    """
+    C, height, width = pixels.shape
+    p = patch_size
+    if height % p or width % p or not height * width:
+        raise ValueError(f"patches expects sides that are multiples of {p}; got {width} x {height}. "
+                         "Prepare images with tiny.preprocess.")
+    return pixels.reshape(C, height // p, p, width // p, p).transpose(1, 3, 0, 2, 4).reshape(-1, C * p * p)
+
+
+def patch_embed(images: Sequence[np.ndarray], weight: np.ndarray, precision: str = "float32") -> np.ndarray:
+    """Embed the patches of all images, packed one image after the other.
+
+    Shapes:  images n x (C, h p, w p), weight (D, C, p, p) -> (N, D); N = the sum of all h w, C = channels
+    Dtypes:  images float32; weight float32, bfloat16 or float16 -> float32
+    Source:  arXiv:2010.11929 eq. 1 (without its positions); mistral-inference vision_encoder.py, patch_conv: no bias
+    """
+    # (1) every square as one vector, (2) one product for all of them
+    x = np.concatenate([patches(pixels, weight.shape[-1]) for pixels in images])
+    return linear(round_to(x, precision), weight.reshape(len(weight), -1), precision)

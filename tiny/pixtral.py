@@ -1,0 +1,103 @@
+"""Pixtral: the language model with eyes. Patches, through the encoder and the adapter, take the rows of [IMG] tokens.
+
+Between them stand [IMG_BREAK] at the end of each row of patches and [IMG_END] at the end of the image: ordinary tokens
+of the vocabulary, from which the decoder reads the shape of the image. This is the last module of the book.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from tiny.config import Config, TinyError, VisionConfig
+from tiny.decoder import Pass
+from tiny.image import preprocess
+from tiny.mixtral import Mixtral
+from tiny.vision import vision_encoder
+
+
+class Pixtral(Mixtral):
+    """A decoder that also takes images: preprocessed arrays (3, H, W), PIL images, or paths.
+
+    Source:  arXiv:2410.07073; mistral-inference transformer.py, embed_vision_language_features
+    """
+
+    def embed(self, ids: np.ndarray, images, run: Pass) -> np.ndarray:
+        """A vector for each token; the rows of [IMG] are those of the patches, in order.
+
+        Shapes:  ids (T,), images n x (3, height, width) -> (T, D)
+        """
+        # (1) every token as text: the breaks and ends of images stay so
+        x = super().embed(ids, (), run)
+        if len(images):
+            # (2) patches as tokens
+            features = vision_encoder(images, self.weights, vision_of(self.config), run)
+            features = run.ops.adapter(features, self.weights, run.precision)
+            run.note("projector", features)
+            # (3) one row of [IMG] for each
+            x[ids == vision_of(self.config).image_token_id] = features
+        return x
+
+    def check_images(self, ids: np.ndarray, images, written: bool) -> list[np.ndarray]:
+        """Prepare the images, and hold them against the [IMG] tokens: as many rows, each as wide, in the same order.
+
+        An [IMG] that the model itself has written, one token after the cached ones, is a word like others.
+
+        Raises:  TinyError for an image of the wrong shape, one too many or too few, or one in another's place
+        """
+        vision = vision_of(self.config)
+        if isinstance(images, (str, Path)) or not hasattr(images, "__len__"):
+            raise TinyError(f"The images are one {type(images).__name__}.", "Give a list, also of a single image.")
+        if written and not len(images):
+            return []
+        pixels = [image if isinstance(image, np.ndarray) else
+                  preprocess(image, vision.patch_size, vision.max_image_size) for image in images]
+        for number, image in enumerate(pixels, 1):
+            check_pixels(image, number, vision)
+        grids = [(image.shape[2] // vision.patch_size, image.shape[1] // vision.patch_size) for image in pixels]
+        needed = [columns for columns, rows in grids for _ in range(rows)]
+        found, followers = rows_of(ids, vision.image_token_id)
+        if sum(found) != sum(needed):
+            what = ", ".join(f"{columns} x {rows}" for columns, rows in grids) or "none"
+            raise TinyError(f"The prompt has {sum(found)} [IMG] tokens in {len(found)} rows; the images have "
+                            f"{sum(needed)} patches ({what}).",
+                            "Give the images of this prompt, each once, in the order of encode_chat.")
+        last = np.array([row == rows - 1 for _, rows in grids for row in range(rows)], bool)
+        # Whatever the ids of break and end are, what follows the last row of an image follows no other row.
+        if found != needed or set(followers[last]) & set(followers[~last]):
+            raise TinyError("The rows of [IMG] tokens are not those of the images: "
+                            f"{', '.join(f'{columns} x {rows}' for columns, rows in grids)}, in this order.",
+                            "Give the images in the order of their [IMG] tokens, which has [IMG_BREAK] after each row "
+                            "and [IMG_END] after the last one.")
+        return [np.asarray(image, np.float32) for image in pixels]
+
+
+def rows_of(ids: np.ndarray, token: int) -> tuple[list[int], np.ndarray]:
+    """The lengths of the runs of a token, and which token follows each run, or -1.
+
+    Shapes:  ids (T,) -> n numbers, (n,) int
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], ids == token, [False]])))
+    return (edges[1::2] - edges[0::2]).tolist(), np.append(ids, -1)[edges[1::2]]
+
+
+def vision_of(config: Config) -> VisionConfig:
+    """The sizes of the encoder. Raises ValueError for the configuration of a text model."""
+    if config.vision is None:
+        raise ValueError("Pixtral expects a configuration with a vision encoder; use Mixtral for a text model.")
+    return config.vision
+
+
+def check_pixels(image: np.ndarray, number: int, vision: VisionConfig) -> None:
+    """Raise TinyError unless an array is a preprocessed image. Shapes:  (3, height, width), multiples of a patch."""
+    size, largest = vision.patch_size, vision.max_image_size
+    shape = image.shape
+    if len(shape) != 3 or shape[0] != vision.num_channels or shape[1] % size or shape[2] % size or 0 in shape:
+        raise TinyError(f"Image {number} is an array {shape} of {image.dtype}.",
+                        f"Give ({vision.num_channels}, H, W), H and W multiples of {size}, as tiny.preprocess does; "
+                        "or a PIL image, or a path.")
+    if max(shape[1:]) > largest + size - 1:
+        raise TinyError(f"Image {number} is {shape[2]} x {shape[1]} pixels; the model takes sides of {largest}.",
+                        "Let tiny.preprocess shrink it.")
+    if not np.issubdtype(image.dtype, np.floating) or not np.isfinite(image).all():
+        raise TinyError(f"Image {number} holds {image.dtype} numbers, or some that are not finite.",
+                        "Give normalised pixels in float32, as tiny.preprocess does.")

@@ -1,0 +1,113 @@
+"""Pictures in a prompt: their sizes, read from headers, and what they cost in tokens before anything is decoded."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from tiny.config import TinyError, VisionConfig
+from tiny.image import MAX_PIXELS, image_grid, open_image
+
+SPOT = 2  # tokens of a picture of one pixel: [IMG] [IMG_END]
+
+
+class Picture(NamedTuple):
+    """A picture on its way into a prompt: its size in the file, and the patches that it becomes."""
+
+    path: str
+    width: int
+    height: int
+    columns: int
+    rows: int
+    patch_size: int
+
+    @property
+    def tokens(self) -> int:
+        """One token for each patch, and one at the end of each row."""
+        return self.rows * (self.columns + 1)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height after resizing."""
+        return self.columns * self.patch_size, self.rows * self.patch_size
+
+    def facts(self) -> dict:
+        """What `--json` says of a picture."""
+        return {name: getattr(self, name) for name in ("path", "width", "height", "columns", "rows", "tokens")}
+
+    def __str__(self) -> str:
+        wide, high = self.size
+        change = "not resized" if (wide, high) == (self.width, self.height) else f"resized to {wide} x {high}"
+        breaks = f" + {self.rows - 1:,} [IMG_BREAK]" if self.rows > 1 else ""
+        return (f"{self.path}: {self.width} x {self.height} pixels, {change}: {self.columns} x {self.rows} patches, "
+                f"{self.tokens:,} tokens ({self.columns * self.rows:,} [IMG]{breaks} + 1 [IMG_END])")
+
+
+def vision_of(model, name: str | Path) -> VisionConfig:
+    """The sizes of a model's vision encoder. Raises TinyError if it reads text only."""
+    if model.config.vision is None:
+        raise TinyError(f"An image was given, and {name} reads text only.",
+                        "Leave the image out, or use a model with a vision encoder: --model tiny-pixtral.")
+    return model.config.vision
+
+
+def measure(source: str | Path | Image.Image, vision: VisionConfig) -> Picture:
+    """Read the size of a picture, from its header alone if it is a file, and count its patches.
+
+    Raises:  TinyError as `tiny.image.open_image` does
+    """
+    if isinstance(source, Image.Image):
+        return picture_of("the picture", *source.size, vision)
+    try:
+        with warnings.catch_warnings():  # The limit is MAX_PIXELS; Pillow begins to warn below it.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(source) as image:
+                width, height = image.size
+    except Exception:  # Pillow's readers raise whatever a damaged header leads them to.
+        width = height = 0
+    if not 0 < width * height <= MAX_PIXELS:
+        open_image(source)  # It says what is wrong, without decoding either.
+    return picture_of(str(source), width, height, vision)
+
+
+def picture_of(name: str, width: int, height: int, vision: VisionConfig) -> Picture:
+    """A picture of which nothing but the size is known."""
+    grid = image_grid(width, height, vision.patch_size, vision.max_image_size)
+    return Picture(name, width, height, *grid, vision.patch_size)
+
+
+def user_turn(text: str, images: Sequence) -> dict:
+    """A message of the user: images first, as the models were trained, then the text."""
+    if not images:
+        return {"role": "user", "content": text}
+    chunks: list[dict] = [{"type": "image", "image": image} for image in images]
+    return {"role": "user", "content": [*chunks, {"type": "text", "text": text}]}
+
+
+def count_tokens(model, messages: Sequence[dict]) -> tuple[int, int]:
+    """How many tokens a chat has, and how many of them its pictures take; no picture is decoded.
+
+    Each is written as a picture of one pixel, and the tokens that it has more are added.
+    """
+    spot, small, of_images, number = Image.new("RGB", (1, 1)), [], 0, 0
+    for message in messages:
+        content = message["content"]
+        if not isinstance(content, str):
+            sources = [chunk["image"] for chunk in content if chunk["type"] == "image"]
+            of_images += sum(measure(source, model.config.vision).tokens for source in sources)
+            number += len(sources)
+            content = [chunk | {"image": spot} if chunk["type"] == "image" else chunk for chunk in content]
+        small.append(message | {"content": content})
+    return len(model.tokenizer.encode_chat(small)[0]) - SPOT * number + of_images, of_images
+
+
+def check_room(model, messages: Sequence[dict], room: int = 1) -> None:
+    """Raise TinyError if the images of a chat do not leave room for an answer; no picture is decoded."""
+    context = model.config.max_seq_len
+    tokens, of_images = count_tokens(model, messages)
+    if of_images and tokens + room > context:
+        raise TinyError(f"The prompt has {tokens:,} tokens, {of_images:,} of them for its images; the context has "
+                        f"{context:,}, and the answer needs at least {room:,}.",
+                        "Use fewer images, or smaller ones: half of each side is a quarter of the tokens.")

@@ -1,0 +1,260 @@
+"""The training run of tiny-pixtral: the patches first, then the words for them, then both together.
+
+(1) The encoder alone learns to say of every patch what it shows, through linear heads that are thrown away. (2) The
+encoder stays as it is while adapter and decoder learn to answer. (3) All of it learns, the encoder gently and with the
+labels of its patches kept on. As in `train.py`, a step is a pure function of the state and of its number, so that a
+run can stop and go on at any moment. Read `evaluate_pixtral.py` next.
+"""
+
+import dataclasses
+import json
+import os
+import time
+import zipfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from tiny.config import Config, TinyError, VisionConfig
+from tiny.pixtral import Pixtral
+from tiny.safetensors import save_safetensors
+from tiny.training import pictures
+from tiny.training.gradients_images import Head, answer_loss, encoder_loss
+from tiny.training.optimiser import adamw, clip_factor, initialise, layout, learning_rate, views
+from tiny.training.progress import Clock, Signals, cut_log
+from tiny.training.train import keep_freed_memory
+from tiny.training.vocabulary import write_tokenizer
+
+CONTEXT = 2048  # Tokens that the finished model accepts.
+LARGEST = 256  # Pixels of the longest side that it takes without shrinking.
+HEADS = {"what": Head(45, 1.0, 0.25), "color": Head(9, 0.5, 0.25), "place": Head(7, 0.5, 0.25),
+         "zone": Head(10, 0.7, 0.0), "side": Head(3, 0.7, 0.0), "level": Head(3, 0.7, 0.0), "rank": Head(4, 0.5, 0.0),
+         "count": Head(6, 0.5, 0.0)}
+MOMENTS = ("parameters", "moment1", "moment2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One part of the run. Rates rise over the warm-up and fall linearly from `flat` on, both shares of its steps.
+
+    rate:         highest rate of adapter and decoder; 0: they do not learn, and nothing is answered
+    encoder_rate: highest rate of the encoder; 0: it is frozen
+    dense:        weight of the patches' labels beside the answers
+    pictures:     scenes of a step; those of several images count their images
+    kinds:        shares of the kinds of scenes; sides: pixels that a side can have; small: how much rarer large sizes are
+    """
+
+    name: str
+    steps: int
+    pictures: int
+    rate: float
+    encoder_rate: float
+    dense: float
+    kinds: tuple[tuple[str, float], ...]
+    sides: tuple[int, ...]
+    warmup: float = 0.03
+    flat: float = 0.3
+    floor: float = 0.03
+    small: float = 0.5
+
+
+PATCHES = (("objects1", 0.12), ("objects2", 0.28), ("objects3", 0.03), ("objects4", 0.04), ("objects5", 0.04),
+           ("bars", 0.06), ("number1", 0.05), ("number2", 0.06), ("number3", 0.08), ("word3", 0.06), ("word4", 0.10),
+           ("word5", 0.05), ("word6", 0.03))
+ANSWERS = (("objects1", 0.16), ("objects2", 0.21), ("objects3", 0.06), ("objects4", 0.07), ("objects5", 0.07),
+           ("bars", 0.07), ("number1", 0.03), ("number2", 0.05), ("number3", 0.09), ("word3", 0.05), ("word4", 0.10),
+           ("word5", 0.03), ("word6", 0.02), ("pair", 0.14), ("triple", 0.04))
+# How often a question is asked where it could be: those that are hard or seldom possible first.
+ASKED = (("where", 4.0), ("which", 3.0), ("which_3", 3.0), ("left_of", 2.0), ("above", 2.0), ("caption2", 2.0),
+         ("count_3", 2.0), ("count_4", 2.0), ("count_5", 2.0), ("same", 2.0), ("color", 0.6), ("count_1", 0.4),
+         ("count_2", 0.7), ("m_color", 0.4), ("m_color_3", 0.4), ("caption_many", 0.2), ("caption_images", 0.2),
+         ("caption_images_3", 0.2), ("text_color", 0.25), ("caption_text", 0.1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the numbers of a run."""
+
+    width: int = 128
+    n_layers: int = 4
+    n_heads: int = 4
+    n_kv_heads: int = 2
+    hidden_dim: int = 256
+    patch_size: int = 8
+    vision_theta: float = 100.0
+    rope_theta: float = 1e4
+    norm_eps: float = 1e-5
+    seed: int = 1
+    questions: int = 4
+    asked: tuple[tuple[str, float], ...] = ASKED
+    clip: float = 1.0
+    decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.98)
+    stages: tuple[Stage, ...] = (
+        Stage("patches", 8000, 64, 0.0, 2e-3, 0.0, PATCHES, tuple(range(24, 81, 8))),
+        Stage("answers", 2000, 32, 1.5e-3, 0.0, 0.0, ANSWERS, tuple(range(24, 81, 8)), floor=0.6, small=1.0),
+        Stage("together", 8000, 32, 1e-3, 3e-4, 0.5, ANSWERS, tuple(range(24, 97, 8)), floor=0.02, small=1.0))
+
+    def config(self, vocab_size: int) -> Config:
+        """The sizes of the model."""
+        head_dim = self.width // self.n_heads
+        vision = VisionConfig(self.width, 3, LARGEST, self.patch_size, self.vision_theta, self.hidden_dim,
+                              self.n_layers, self.n_heads, pictures.IMG, LARGEST)
+        return Config(self.width, self.n_layers, head_dim, self.hidden_dim, self.n_heads, self.n_kv_heads,
+                      self.norm_eps, vocab_size, self.rope_theta, CONTEXT, vision=vision)
+
+
+class Group:
+    """Weights that learn at one rate: parameters, gradients and moments as flat arrays, and its updates so far."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], n_layers: int, seed: int):
+        sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+        self.decayed = sum(size for name, size in sizes.items() if len(shapes[name]) > 1)
+        self.parameters, self.gradients, self.moment1, self.moment2 = np.zeros((4, sum(sizes.values())), np.float32)
+        self.weights, self.grads, self.updates = views(self.parameters, shapes), views(self.gradients, shapes), 0
+        initialise(self.weights, n_layers, seed)
+
+    def update(self, rate: float, recipe: Recipe) -> float:
+        """Clip and apply the gradients; return their length before."""
+        norm, factor = clip_factor(self.gradients, recipe.clip)
+        self.updates += 1
+        adamw(self.parameters, self.gradients, self.moment1, self.moment2, self.updates, rate, factor, self.decayed,
+              recipe.decay, recipe.betas)
+        return norm
+
+
+class Trainer:
+    """A run in progress: the encoder with its heads, the language model with the adapter, and how many steps are done."""
+
+    def __init__(self, recipe: Recipe, tokenizer):
+        self.recipe, self.tokenizer, self.step = recipe, tokenizer, 0
+        config = recipe.config(tokenizer.vocab_size)
+        shapes = layout(config)
+        rows = sum(head.classes for head in HEADS.values())
+        encoder = {"heads.weight": (rows, recipe.width), "heads.bias": (rows,)}
+        encoder |= {name: shape for name, shape in shapes.items() if name.startswith("vision_encoder.")}
+        encoder = dict(sorted(encoder.items(), key=lambda item: -len(item[1])))
+        self.groups = {
+            "encoder": Group(encoder, recipe.n_layers, recipe.seed),
+            "language": Group({name: shape for name, shape in shapes.items() if name not in encoder}, recipe.n_layers,
+                              recipe.seed + 1)}
+        self.weights = {**self.groups["encoder"].weights, **self.groups["language"].weights}
+        self.grads = {**self.groups["encoder"].grads, **self.groups["language"].grads}
+        self.model = Pixtral(config, self.weights)
+        self.total = sum(stage.steps for stage in recipe.stages)
+
+    def place(self) -> tuple[Stage, float]:
+        """The stage of the next step, and how much of it will then be done."""
+        first = 0
+        for stage in self.recipe.stages:
+            if self.step < first + stage.steps:
+                return stage, (self.step + 1 - first) / stage.steps
+            first += stage.steps
+        raise ValueError(f"the run has {self.total} steps, and all are done")
+
+    def advance(self) -> dict:
+        """Train one step; return its losses, rates and gradient lengths."""
+        recipe, (stage, progress) = self.recipe, self.place()
+        rng = np.random.default_rng([recipe.seed, self.step])
+        # (1) the scenes of this step, all of one size
+        scenes = pictures.draw_scenes(rng, dict(stage.kinds), stage.sides, stage.pictures, stage.small)
+        # (2) loss and gradients
+        vision = self.model.config.vision
+        if stage.rate:
+            batch = pictures.answer_batch(rng, scenes, self.tokenizer, dict(recipe.asked), recipe.questions,
+                                          recipe.patch_size)
+            heads = HEADS if stage.encoder_rate else None
+            result = answer_loss(self.model, batch, self.grads, heads, stage.dense)
+        else:
+            images, labels = pictures.images_and_labels(scenes)
+            result = encoder_loss(images, labels, vision, HEADS, self.weights, self.grads)
+        # (3) the update of what learns
+        shape = learning_rate(progress, 1.0, stage.warmup, stage.flat, stage.floor)
+        self.step += 1
+        for name, peak in (("encoder", stage.encoder_rate), ("language", stage.rate)):
+            if peak:
+                norm = self.groups[name].update(peak * shape, recipe)
+                result |= {f"{name}_rate": peak * shape, f"{name}_norm": norm}
+                if not np.isfinite(norm):
+                    raise TinyError(f"The gradient is not finite at step {self.step}.", "Lower the rate.")
+        return result | {"stage": stage.name, "pictures": sum(len(scene.images) for scene in scenes)}
+
+    def identity(self) -> str:
+        """What a state must have been made with."""
+        return json.dumps({"recipe": dataclasses.asdict(self.recipe), "vocab_size": self.tokenizer.vocab_size})
+
+    def save(self, path: Path) -> None:
+        """Write the state; a crash at any moment leaves the old state or the new one, both whole."""
+        arrays = {f"{name}.{moment}": getattr(group, moment) for name, group in self.groups.items()
+                  for moment in MOMENTS}
+        updates = {f"{name}.updates": group.updates for name, group in self.groups.items()}
+        part = path.with_name(path.name + ".part")
+        with open(part, "wb") as file:
+            np.savez(file, identity=self.identity(), step=self.step, **arrays, **updates)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+
+    def restore(self, path: Path) -> None:
+        """Read a state. Raises TinyError if it is damaged, or was made by another recipe."""
+        names = [f"{group}.{field}" for group in self.groups for field in (*MOMENTS, "updates")]
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                state = {name: file[name] for name in ("identity", "step", *names)}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            raise TinyError(f"{path} is not a whole training state.", "Remove it to train from the start.") from None
+        if str(state["identity"]) != self.identity():
+            raise TinyError(f"{path} was made by another recipe.", "Give another --out folder.")
+        for name, group in self.groups.items():
+            for moment in MOMENTS:
+                getattr(group, moment)[...] = state[f"{name}.{moment}"]
+            group.updates = int(state[f"{name}.updates"])
+        self.step = int(state["step"])
+
+
+def train(recipe: Recipe, out: Path, stop_after: int | None = None, save_minutes: float = 2.0,
+          log_every: int = 50) -> Trainer:
+    """Train, or go on with the state found in the folder, until the recipe, a signal or stop_after (steps) ends it."""
+    keep_freed_memory()
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(recipe, write_tokenizer(out / "tekken.json", recipe.patch_size, LARGEST))
+    state, log = out / "state.npz", out / "log.jsonl"
+    if state.exists():
+        trainer.restore(state)
+    cut_log(log, trainer.step)
+    last = trainer.total if stop_after is None else min(trainer.total, trainer.step + stop_after)
+    clock, seen, sums, count = Clock(0), 0, {}, 0
+    with Signals() as signals, open(log, "a", buffering=1, encoding="utf-8") as file:
+        while trainer.step < last and not signals.received:
+            result = trainer.advance()
+            seen += result["pictures"]
+            for name, value in result.items():
+                sums.setdefault(name, []).append(value)
+            if trainer.step % log_every == 0 or trainer.step == trainer.total:
+                line = {"step": trainer.step, "steps": trainer.total, "stage": result["stage"],
+                        "seconds": round(time.monotonic() - clock.start), "pictures_per_second": round(clock.speed(seen))}
+                line |= {name: float(np.mean(values)) for name, values in sums.items() if name != "stage"}
+                sums = {}
+                file.write(json.dumps(line) + "\n")
+                print("  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+                                for name, value in line.items()), flush=True)
+            if clock.due(save_minutes):
+                trainer.save(state)
+        trainer.save(state)
+    return trainer
+
+
+def export(trainer: Trainer, out: Path) -> None:
+    """Write the model as a checkpoint in Mistral's layout, in bfloat16; the tokenizer lies in the folder already."""
+    config = trainer.model.config
+    params = {name: getattr(config, name) for name in ("dim", "n_layers", "head_dim", "hidden_dim", "n_heads",
+                                                       "n_kv_heads", "rope_theta", "norm_eps", "vocab_size")}
+    params["max_position_embeddings"] = config.max_seq_len
+    vision = dataclasses.asdict(config.vision)
+    params["vision_encoder"] = {name: vision[name] for name in vision
+                                if name not in ("moe", "norm_eps", "max_image_size")}
+    (out / "params.json").write_text(json.dumps(params, indent=1) + "\n", encoding="utf-8")
+    save_safetensors(out / "consolidated.safetensors",
+                     {name: weight.astype(ml_dtypes.bfloat16) for name, weight in trainer.weights.items()
+                      if not name.startswith("heads.")})
