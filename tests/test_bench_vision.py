@@ -69,8 +69,9 @@ def test_the_faster_peer_counts():
               "difference": {"largest": 1e-6}}
     rows = {row["what"]: row["value"] for row in bench_vision.table(result, 1)}
     assert rows["ratio of time"] == 2.0 and rows["ratio of processor time"] == 1.5 and rows["other load"] == 0.7
-    assert rows["memory over the weights"] == 600 and rows["memory over the weights, transformers"] == 2400
+    assert rows["memory over the weights"] == 600 and rows["memory over the weights, transformers"] == 2700
     assert rows["limit: all products"] == float(f"{bench_vision.products() / 1e11:.4g}")
+    assert rows["limit: share of products"] == float(f"{bench_vision.products() / 1e11 / 0.05:.4g}")
     assert "ratio of processor time" not in {row["what"] for row in bench_vision.table(result, 2)}
 
 

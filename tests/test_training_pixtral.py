@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import re
 
 import numpy as np
@@ -44,7 +45,8 @@ def test_scenes_of_a_step_go_together():
     sides, seen = (24, 40, 48, 56, 72, 96), set()
     kinds = {"objects1": 1.0, "objects2": 1.0, "word3": 1.0, "pair": 1.0, "triple": 1.0}
     for seed in range(60):
-        drawn = pictures.draw_scenes(np.random.default_rng(seed), kinds, sides, 6)
+        rng = np.random.default_rng(seed)
+        drawn = pictures.draw_scenes(rng, pictures.draw_plan(rng, kinds, sides), 6)
         shapes = {image.shape for scene in drawn for image in scene.images}
         (height, width, _), = shapes
         number, = {len(scene.images) for scene in drawn}
@@ -240,6 +242,23 @@ def test_stopping_exporting_and_the_command(tmp_path, capsys, monkeypatch):
     assert lines[-1]["step"] == 9 and (tmp_path / "loss.png").stat().st_size > 1000
 
 
+def test_two_processes_compute_what_one_does(tokenizer):
+    """Two shards of a step, one after the other or side by side: the same weights, and not those of one shard."""
+    parameters = []
+    for shards, processes in ((2, 1), (2, 2), (1, 1)):
+        stages = tuple(dataclasses.replace(stage, shards=shards) for stage in SMALL.stages)
+        trainer = Trainer(dataclasses.replace(SMALL, stages=stages), tokenizer)
+        trainer.start_workers(processes)
+        for _ in range(trainer.total):
+            trainer.advance()
+        parameters.append([group.parameters.copy() for group in trainer.groups.values()])
+        for process in multiprocessing.active_children():
+            process.terminate()
+    for one, two, other in zip(*parameters):
+        assert_close(two, one, 0.0, name="parameters")
+        assert np.abs(other - one).max() > 1e-4
+
+
 def test_options_of_the_other_model(capsys):
     assert command.main(["tiny-pixtral", "--tokens", "1e6"]) == 2
     assert "options of tiny-mixtral" in capsys.readouterr().err
@@ -256,9 +275,9 @@ def learnt(tokenizer):
     drawn = scenes.draw_batch(rng, {"objects2": 1.0}, 4, 32, 40)
     batch = pictures.answer_batch(rng, drawn, tokenizer, {}, 2, 8)
     for _ in range(120):
-        result = gradients_images.answer_loss(trainer.model, batch, trainer.grads, HEADS, 0.0)
+        result = gradients_images.answer_loss(trainer.model, batch, trainer.grads[0], HEADS, 0.0)
         for group in trainer.groups.values():
-            group.update(1e-2, dataclasses.replace(trainer.recipe, decay=0.0))
+            group.update(1e-2, dataclasses.replace(trainer.recipe, decay=0.0), 1)
     trainer.model._tokenizer = tokenizer
     return trainer.model, drawn, batch, result
 

@@ -53,8 +53,8 @@ def load(folder: str | Path, ops: ModuleType = tiny.ops, precision: str = "float
                         "Use the tokenizer that was released with this model.")
     sizes = getattr(tokenizer, "patch_size", None), getattr(tokenizer, "max_image_size", None)
     if config.vision and any(sizes) and sizes != (config.vision.patch_size, config.vision.max_image_size):
-        raise TinyError(f"{folder}: the tokenizer cuts images of {sizes[1]} pixels into patches of {sizes[0]}, the model "
-                        f"images of {config.vision.max_image_size} into {config.vision.patch_size}.",
+        raise TinyError(f"{folder}: the tokenizer's images have up to {sizes[1]} pixels, in patches of {sizes[0]}, "
+                        f"the model's {config.vision.max_image_size}, in patches of {config.vision.patch_size}.",
                         "Use the tokenizer that was released with this model.")
     model = Pixtral if config.vision else Mixtral
     return model(config, Weights(tensors, choose_mode(weights, tensors)), tokenizer, ops, precision)

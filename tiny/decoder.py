@@ -92,7 +92,8 @@ def self_attention(x: np.ndarray, layer: int, w: Callable[[str], np.ndarray], co
     k = ops.linear(x, w("attention.wk"), precision).reshape(heads)
     v = ops.linear(x, w("attention.wv"), precision).reshape(heads)
     # (2) rotate by position
-    q, k = ops.rope(q, run.cos, run.sin, precision), ops.rope(k, run.cos, run.sin, precision)
+    q = ops.rope(q, run.cos, run.sin, precision)
+    k = ops.rope(k, run.cos, run.sin, precision)
     for name, value in (("q", q), ("k", k), ("v", v)):
         run.note(f"{name}{layer:02}", value)
     # (3) remember: with a cache, the keys of earlier calls are seen too

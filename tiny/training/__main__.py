@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--save-minutes", type=float, default=2.0, help="minutes between two saved states")
     parser.add_argument("--evaluate", metavar="MODEL", help="measure a checkpoint instead: a folder or a name")
     parser.add_argument("--scenes", type=int, default=256, help="tiny-pixtral: scenes of each cell of the table")
+    parser.add_argument("--processes", type=int, default=1, help="tiny-pixtral: 2 share its last stage; same numbers")
     parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
     options = parser.parse_args(arguments)
     try:
@@ -87,7 +88,8 @@ def run_pixtral(options: argparse.Namespace) -> int:
         return 0
     recipe = dataclasses.replace(train_pixtral.Recipe(), seed=options.seed)
     out = options.out or Path("runs") / "tiny-pixtral"
-    trainer = train_pixtral.train(recipe, out, options.stop_after, options.save_minutes)
+    trainer = train_pixtral.train(recipe, out, options.stop_after, options.save_minutes,
+                                  processes=options.processes)
     if trainer.step < trainer.total:
         return stopped(trainer.step)
     train_pixtral.export(trainer, out)

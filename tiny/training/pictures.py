@@ -41,9 +41,16 @@ def sizes(sides: Sequence[int]) -> list[tuple[int, int]]:
     return [(w, h) for w in sides for h in sides if max(w, h) <= 3 * min(w, h) and (w, h) not in NEVER]
 
 
-def draw_scenes(rng: np.random.Generator, kinds: Mapping[str, float], sides: Sequence[int], images: int,
-                small: float = 0.5) -> list[scenes.Scene]:
-    """The scenes of one step: one size, one number of images each, about so many images in all.
+class Plan(NamedTuple):
+    """What the scenes of a step have in common: their size, and the shares of kinds with one number of images."""
+
+    width: int
+    height: int
+    kinds: dict[str, float]
+
+
+def draw_plan(rng: np.random.Generator, kinds: Mapping[str, float], sides: Sequence[int], small: float = 0.5) -> Plan:
+    """Settle the size and the kinds of the scenes of a step.
 
     Order:   a kind, which settles the number of images; a size, in inverse proportion to its patches raised to `small`,
              so that large ones do not take most of the time; then the kinds with as many images that fit it. Beyond
@@ -61,7 +68,13 @@ def draw_scenes(rng: np.random.Generator, kinds: Mapping[str, float], sides: Seq
     wide = max(width, height) > 2 * min(width, height)
     fitting = {kind: share for kind, share in kinds.items() if SEVERAL.get(kind, 1) == each
                and scenes.fits(kind, width, height) and (not wide or kind.startswith(("number", "word")))}
-    return scenes.draw_batch(rng, fitting or {"number1": 1.0}, images // (each if fitting else 1), width, height)
+    return Plan(width, height, fitting or {"number1": 1.0})
+
+
+def draw_scenes(rng: np.random.Generator, plan: Plan, images: int) -> list[scenes.Scene]:
+    """Draw scenes by a plan, about so many images in all."""
+    each = SEVERAL.get(next(iter(plan.kinds)), 1)
+    return scenes.draw_batch(rng, plan.kinds, images // each, plan.width, plan.height)
 
 
 def images_and_labels(drawn: Sequence[scenes.Scene]) -> tuple[list[np.ndarray], np.ndarray]:

@@ -154,7 +154,12 @@ def ask(rng: np.random.Generator, pictures: Sequence[Sequence[Seen]], width: int
     asked = []
     for skill, answer, blanks in facts:
         wordings = WORDINGS.get(skill) or WORDINGS[skill.rstrip("_" + string.digits)]
-        asked.append(Question(skill, spoken(rng, pick(rng, wordings), **blanks), answer))
+        chosen = list(wordings)
+        if skill in ("left_of", "above") and rng.random() < 0.7:  # mostly as it is named: else yes and no cancel out
+            chosen = [wording for wording in wordings if "{a}" in wording.split("{b}")[0]]
+        asked.append(Question(skill, spoken(rng, pick(rng, chosen), **blanks), answer))
+        if skill in ("left_of", "above", "where"):  # the same once more in other words
+            asked.append(Question(skill, spoken(rng, pick(rng, chosen), **blanks), answer))
     return asked
 
 
@@ -234,9 +239,9 @@ def of_images(rng: np.random.Generator, things: Sequence[Seen]) -> Iterator[Fact
     if not three:
         yield "same", "yes" if things[0].name == things[1].name else "no", {}
     shapes = Counter(thing.name for thing in things)
-    if single := [i for i, thing in enumerate(things) if shapes[thing.name] == 1]:
-        i = pick(rng, single)
-        yield "which" + three, PLACES[i], {"name": things[i].name}
+    for i, thing in enumerate(things):
+        if shapes[thing.name] == 1:
+            yield "which" + three, PLACES[i], {"name": thing.name}
     for skill in ("m_shape", "m_color"):
         i = int(rng.random() * len(things))
         answer = things[i].name if skill == "m_shape" else things[i].color

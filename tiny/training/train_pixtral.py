@@ -8,16 +8,20 @@ run can stop and go on at any moment. Read `evaluate_pixtral.py` next.
 
 import dataclasses
 import json
+import mmap
+import multiprocessing
 import os
+import signal
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
-from tiny.pixtral import Pixtral
+from tiny.pixtral import Pixtral, vision_of
 from tiny.safetensors import save_safetensors
 from tiny.training import pictures
 from tiny.training.gradients_images import Head, answer_loss, encoder_loss
@@ -31,7 +35,21 @@ LARGEST = 256  # Pixels of the longest side that it takes without shrinking.
 HEADS = {"what": Head(45, 1.0, 0.25), "color": Head(9, 0.5, 0.25), "place": Head(7, 0.5, 0.25),
          "zone": Head(10, 0.7, 0.0), "side": Head(3, 0.7, 0.0), "level": Head(3, 0.7, 0.0), "rank": Head(4, 0.5, 0.0),
          "count": Head(6, 0.5, 0.0)}
+SHARDS = 2  # Shards of a step, at most.
 MOMENTS = ("parameters", "moment1", "moment2")
+
+
+# How often a question is asked where it could be: those that are hard or seldom possible first.
+ASKED = (("where", 4.0), ("which", 3.0), ("which_3", 3.0), ("left_of", 2.0), ("above", 2.0), ("caption2", 2.0),
+         ("count_3", 2.0), ("count_4", 2.0), ("count_5", 2.0), ("same", 2.0), ("color", 0.6), ("count_1", 0.4),
+         ("count_2", 0.7), ("m_color", 0.4), ("m_color_3", 0.4), ("caption_many", 0.2), ("caption_images", 0.2),
+         ("caption_images_3", 0.2), ("text_color", 0.25), ("caption_text", 0.1))
+# The same once the easy ones are known.
+ASKED_LATER = (("where", 6.0), ("which", 4.0), ("which_3", 2.0), ("left_of", 2.0), ("above", 2.0), ("count_3", 3.0),
+               ("count_4", 3.0), ("count_5", 3.0), ("same", 2.0), ("shape", 0.3), ("color", 0.25), ("caption1", 0.4),
+               ("shape_of", 0.5), ("color_of", 0.7), ("tallest", 0.7), ("shortest", 0.8), ("count_1", 0.2),
+               ("count_2", 0.4), ("m_shape", 0.6), ("m_color", 0.3), ("m_color_3", 0.3), ("caption_many", 0.1),
+               ("caption_images", 0.1), ("caption_images_3", 0.1), ("text_color", 0.1), ("caption_text", 0.05))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +59,11 @@ class Stage:
     rate:         highest rate of adapter and decoder; 0: they do not learn, and nothing is answered
     encoder_rate: highest rate of the encoder; 0: it is frozen
     dense:        weight of the patches' labels beside the answers
-    pictures:     scenes of a step; those of several images count their images
-    kinds:        shares of the kinds of scenes; sides: pixels that a side can have; small: how much rarer large sizes are
+    pictures:     scenes of a shard; those of several images count their images
+    shards:       a step's gradient is the mean over so many batches
+    kinds:        shares of the kinds of scenes
+    sides:        pixels that a side can have; small: how much rarer large sizes are
+    asked:        how often a question is asked where it could be, 1 if nothing is said
     """
 
     name: str
@@ -57,6 +78,8 @@ class Stage:
     flat: float = 0.3
     floor: float = 0.03
     small: float = 0.5
+    shards: int = 1
+    asked: tuple[tuple[str, float], ...] = ASKED
 
 
 PATCHES = (("objects1", 0.12), ("objects2", 0.28), ("objects3", 0.03), ("objects4", 0.04), ("objects5", 0.04),
@@ -65,13 +88,9 @@ PATCHES = (("objects1", 0.12), ("objects2", 0.28), ("objects3", 0.03), ("objects
 ANSWERS = (("objects1", 0.16), ("objects2", 0.21), ("objects3", 0.06), ("objects4", 0.07), ("objects5", 0.07),
            ("bars", 0.07), ("number1", 0.03), ("number2", 0.05), ("number3", 0.09), ("word3", 0.05), ("word4", 0.10),
            ("word5", 0.03), ("word6", 0.02), ("pair", 0.14), ("triple", 0.04))
-# How often a question is asked where it could be: those that are hard or seldom possible first.
-ASKED = (("where", 4.0), ("which", 3.0), ("which_3", 3.0), ("left_of", 2.0), ("above", 2.0), ("caption2", 2.0),
-         ("count_3", 2.0), ("count_4", 2.0), ("count_5", 2.0), ("same", 2.0), ("color", 0.6), ("count_1", 0.4),
-         ("count_2", 0.7), ("m_color", 0.4), ("m_color_3", 0.4), ("caption_many", 0.2), ("caption_images", 0.2),
-         ("caption_images_3", 0.2), ("text_color", 0.25), ("caption_text", 0.1))
-
-
+HARDER = (("objects1", 0.16), ("objects2", 0.22), ("objects3", 0.04), ("objects4", 0.06), ("objects5", 0.06),
+          ("bars", 0.05), ("number1", 0.02), ("number2", 0.05), ("number3", 0.10), ("word3", 0.07), ("word4", 0.13),
+          ("word5", 0.03), ("word6", 0.02), ("pair", 0.14), ("triple", 0.03))
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything that decides the numbers of a run."""
@@ -87,14 +106,16 @@ class Recipe:
     norm_eps: float = 1e-5
     seed: int = 1
     questions: int = 4
-    asked: tuple[tuple[str, float], ...] = ASKED
     clip: float = 1.0
     decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.98)
     stages: tuple[Stage, ...] = (
         Stage("patches", 8000, 64, 0.0, 2e-3, 0.0, PATCHES, tuple(range(24, 81, 8))),
         Stage("answers", 2000, 32, 1.5e-3, 0.0, 0.0, ANSWERS, tuple(range(24, 81, 8)), floor=0.6, small=1.0),
-        Stage("together", 8000, 32, 1e-3, 3e-4, 0.5, ANSWERS, tuple(range(24, 97, 8)), floor=0.02, small=1.0))
+        Stage("together", 5147, 32, 1e-3, 3e-4, 0.5, ANSWERS, tuple(range(24, 97, 8)), warmup=0.0466, flat=0.4663,
+              floor=0.5193, small=1.0),
+        Stage("harder", 3500, 32, 1e-3, 3e-4, 0.5, HARDER, tuple(range(32, 97, 8)), warmup=0.02, flat=0.35, floor=0.02,
+              small=0.7, shards=2, asked=ASKED_LATER))
 
     def config(self, vocab_size: int) -> Config:
         """The sizes of the model."""
@@ -105,27 +126,39 @@ class Recipe:
                       self.norm_eps, vocab_size, self.rope_theta, CONTEXT, vision=vision)
 
 
+def shared(shape: tuple[int, int]) -> np.ndarray:
+    """Zeros in memory that this process shares with those that it forks."""
+    return np.frombuffer(mmap.mmap(-1, 4 * int(np.prod(shape))), np.float32).reshape(shape)
+
+
 class Group:
     """Weights that learn at one rate: parameters, gradients and moments as flat arrays, and its updates so far."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], n_layers: int, seed: int):
         sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
         self.decayed = sum(size for name, size in sizes.items() if len(shapes[name]) > 1)
-        self.parameters, self.gradients, self.moment1, self.moment2 = np.zeros((4, sum(sizes.values())), np.float32)
-        self.weights, self.grads, self.updates = views(self.parameters, shapes), views(self.gradients, shapes), 0
+        self.moment1, self.moment2 = np.zeros((2, sum(sizes.values())), np.float32)
+        # parameters and the gradients of every shard lie in memory that processes share
+        self.parameters, *self.shards = shared((1 + SHARDS, sum(sizes.values())))
+        self.weights, self.grads = views(self.parameters, shapes), [views(shard, shapes) for shard in self.shards]
+        self.updates = 0
         initialise(self.weights, n_layers, seed)
 
-    def update(self, rate: float, recipe: Recipe) -> float:
-        """Clip and apply the gradients; return their length before."""
-        norm, factor = clip_factor(self.gradients, recipe.clip)
+    def update(self, rate: float, recipe: Recipe, shards: int) -> float:
+        """Clip and apply the mean of the shards' gradients; return its length before."""
+        gradients = self.shards[0]
+        for shard in self.shards[1:shards]:
+            gradients += shard
+        gradients /= np.float32(shards)
+        norm, factor = clip_factor(gradients, recipe.clip)
         self.updates += 1
-        adamw(self.parameters, self.gradients, self.moment1, self.moment2, self.updates, rate, factor, self.decayed,
+        adamw(self.parameters, gradients, self.moment1, self.moment2, self.updates, rate, factor, self.decayed,
               recipe.decay, recipe.betas)
         return norm
 
 
 class Trainer:
-    """A run in progress: the encoder with its heads, the language model with the adapter, and how many steps are done."""
+    """A run in progress: the encoder with its heads, adapter and language model, and how many steps are done."""
 
     def __init__(self, recipe: Recipe, tokenizer):
         self.recipe, self.tokenizer, self.step = recipe, tokenizer, 0
@@ -140,7 +173,9 @@ class Trainer:
             "language": Group({name: shape for name, shape in shapes.items() if name not in encoder}, recipe.n_layers,
                               recipe.seed + 1)}
         self.weights = {**self.groups["encoder"].weights, **self.groups["language"].weights}
-        self.grads = {**self.groups["encoder"].grads, **self.groups["language"].grads}
+        self.grads = [{**encoder, **language} for encoder, language in
+                      zip(self.groups["encoder"].grads, self.groups["language"].grads)]
+        self.workers: list = []
         self.model = Pixtral(config, self.weights)
         self.total = sum(stage.steps for stage in recipe.stages)
 
@@ -156,29 +191,58 @@ class Trainer:
     def advance(self) -> dict:
         """Train one step; return its losses, rates and gradient lengths."""
         recipe, (stage, progress) = self.recipe, self.place()
-        rng = np.random.default_rng([recipe.seed, self.step])
-        # (1) the scenes of this step, all of one size
-        scenes = pictures.draw_scenes(rng, dict(stage.kinds), stage.sides, stage.pictures, stage.small)
-        # (2) loss and gradients
-        vision = self.model.config.vision
-        if stage.rate:
-            batch = pictures.answer_batch(rng, scenes, self.tokenizer, dict(recipe.asked), recipe.questions,
-                                          recipe.patch_size)
-            heads = HEADS if stage.encoder_rate else None
-            result = answer_loss(self.model, batch, self.grads, heads, stage.dense)
-        else:
-            images, labels = pictures.images_and_labels(scenes)
-            result = encoder_loss(images, labels, vision, HEADS, self.weights, self.grads)
-        # (3) the update of what learns
+        # (1) the gradients of the shards, in other processes if there are any, else one after the other
+        helpers = dict(zip(range(1, stage.shards), self.workers))
+        for worker in helpers.values():
+            worker.send(self.step)
+        results = [self.shard(number) for number in range(stage.shards) if number not in helpers]
+        results += [worker.recv() for worker in helpers.values()]
+        result = {name: float(np.mean([one[name] for one in results if name in one])) for name in results[0]}
+        # (2) the update of what learns
         shape = learning_rate(progress, 1.0, stage.warmup, stage.flat, stage.floor)
         self.step += 1
         for name, peak in (("encoder", stage.encoder_rate), ("language", stage.rate)):
             if peak:
-                norm = self.groups[name].update(peak * shape, recipe)
+                norm = self.groups[name].update(peak * shape, recipe, stage.shards)
                 result |= {f"{name}_rate": peak * shape, f"{name}_norm": norm}
                 if not np.isfinite(norm):
                     raise TinyError(f"The gradient is not finite at step {self.step}.", "Lower the rate.")
-        return result | {"stage": stage.name, "pictures": sum(len(scene.images) for scene in scenes)}
+        return result | {"stage": stage.name, "pictures": result["pictures"] * stage.shards}
+
+    def shard(self, number: int) -> dict[str, float]:
+        """Loss and gradients of one shard of the next step."""
+        recipe, (stage, _) = self.recipe, self.place()
+        # (1) its scenes: of one size, which all shards share, so that none waits long for another
+        rng = np.random.default_rng([recipe.seed, self.step])
+        plan = pictures.draw_plan(rng, dict(stage.kinds), stage.sides, stage.small)
+        rng = np.random.default_rng([recipe.seed, self.step, number]) if number else rng
+        scenes = pictures.draw_scenes(rng, plan, stage.pictures)
+        # (2) loss and gradients
+        vision = vision_of(self.model.config)
+        if stage.rate:
+            batch = pictures.answer_batch(rng, scenes, self.tokenizer, dict(stage.asked), recipe.questions,
+                                          recipe.patch_size)
+            heads = HEADS if stage.encoder_rate else None
+            result = answer_loss(self.model, batch, self.grads[number], heads, stage.dense)
+        else:
+            images, labels = pictures.images_and_labels(scenes)
+            result = encoder_loss(images, labels, vision, HEADS, self.weights, self.grads[number])
+        return result | {"pictures": sum(len(scene.images) for scene in scenes)}
+
+    def start_workers(self, processes: int) -> None:
+        """Let other processes compute shards; they end with this one. The numbers stay the same."""
+        context = multiprocessing.get_context("fork")
+        for number in range(1, min(processes, SHARDS)):
+            ours, theirs = context.Pipe()
+            context.Process(target=self.serve, args=(number, theirs), daemon=True).start()
+            self.workers.append(ours)
+
+    def serve(self, number: int, pipe) -> None:
+        """Compute one shard of every step that is asked for, in a process of its own."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run ends its last step; its end ends this process
+        while True:
+            self.step = pipe.recv()
+            pipe.send(self.shard(number))
 
     def identity(self) -> str:
         """What a state must have been made with."""
@@ -186,12 +250,13 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write the state; a crash at any moment leaves the old state or the new one, both whole."""
-        arrays = {f"{name}.{moment}": getattr(group, moment) for name, group in self.groups.items()
-                  for moment in MOMENTS}
-        updates = {f"{name}.updates": group.updates for name, group in self.groups.items()}
+        arrays: dict[str, Any] = {f"{name}.{moment}": getattr(group, moment)
+                                  for name, group in self.groups.items() for moment in MOMENTS}
+        arrays |= {f"{name}.updates": np.array(group.updates) for name, group in self.groups.items()}
+        arrays |= {"identity": np.array(self.identity()), "step": np.array(self.step)}
         part = path.with_name(path.name + ".part")
         with open(part, "wb") as file:
-            np.savez(file, identity=self.identity(), step=self.step, **arrays, **updates)
+            np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -213,8 +278,8 @@ class Trainer:
         self.step = int(state["step"])
 
 
-def train(recipe: Recipe, out: Path, stop_after: int | None = None, save_minutes: float = 2.0,
-          log_every: int = 50) -> Trainer:
+def train(recipe: Recipe, out: Path, stop_after: int | None = None, save_minutes: float = 2.0, log_every: int = 50,
+          processes: int = 1) -> Trainer:
     """Train, or go on with the state found in the folder, until the recipe, a signal or stop_after (steps) ends it."""
     keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
@@ -223,8 +288,10 @@ def train(recipe: Recipe, out: Path, stop_after: int | None = None, save_minutes
     if state.exists():
         trainer.restore(state)
     cut_log(log, trainer.step)
+    trainer.start_workers(processes)
     last = trainer.total if stop_after is None else min(trainer.total, trainer.step + stop_after)
-    clock, seen, sums, count = Clock(0), 0, {}, 0
+    clock, seen = Clock(0), 0
+    sums: dict[str, list] = {}
     with Signals() as signals, open(log, "a", buffering=1, encoding="utf-8") as file:
         while trainer.step < last and not signals.received:
             result = trainer.advance()
@@ -233,7 +300,8 @@ def train(recipe: Recipe, out: Path, stop_after: int | None = None, save_minutes
                 sums.setdefault(name, []).append(value)
             if trainer.step % log_every == 0 or trainer.step == trainer.total:
                 line = {"step": trainer.step, "steps": trainer.total, "stage": result["stage"],
-                        "seconds": round(time.monotonic() - clock.start), "pictures_per_second": round(clock.speed(seen))}
+                        "seconds": round(time.monotonic() - clock.start),
+                        "pictures_per_second": round(clock.speed(seen))}
                 line |= {name: float(np.mean(values)) for name, values in sums.items() if name != "stage"}
                 sums = {}
                 file.write(json.dumps(line) + "\n")
@@ -251,7 +319,7 @@ def export(trainer: Trainer, out: Path) -> None:
     params = {name: getattr(config, name) for name in ("dim", "n_layers", "head_dim", "hidden_dim", "n_heads",
                                                        "n_kv_heads", "rope_theta", "norm_eps", "vocab_size")}
     params["max_position_embeddings"] = config.max_seq_len
-    vision = dataclasses.asdict(config.vision)
+    vision = dataclasses.asdict(vision_of(config))
     params["vision_encoder"] = {name: vision[name] for name in vision
                                 if name not in ("moe", "norm_eps", "max_image_size")}
     (out / "params.json").write_text(json.dumps(params, indent=1) + "\n", encoding="utf-8")

@@ -60,4 +60,6 @@ def write_tokenizer(path: Path, patch_size: int, max_image_size: int) -> TekkenT
         part = path.with_name(path.name + ".part")
         part.write_text(json.dumps(value, indent=0) + "\n", encoding="utf-8")
         os.replace(part, path)
-    return load_tokenizer(path)
+    tokenizer = load_tokenizer(path)
+    assert isinstance(tokenizer, TekkenTokenizer)
+    return tokenizer
