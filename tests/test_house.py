@@ -118,7 +118,7 @@ def test_a_module_imports_only_earlier_ones(name):
     if name == "tokenizer":
         allowed |= {"tiny.chat"}  # the tokenizer offers encode_chat
     if name == "ops":
-        allowed |= {"tiny.adapter", "tiny.patch_embed", "tiny.rope_2d"}  # operations of the vision half, which is read later
+        allowed |= {"tiny.adapter", "tiny.patch_embed", "tiny.rope_2d"}  # of the vision half, which is read later
     assert set(imports(parsed(BOOK[name]))) - allowed == set()
 
 

@@ -87,8 +87,7 @@ def main(args: argparse.Namespace) -> None:
               f"text {np.median([r[1] for r in rates]):,.0f} tokens/s (medians of the three)")
     if model.config.moe is not None:
         show_shares(model)
-    if args.vision_model != "tiny-pixtral" or tiny.model_folder("tiny-pixtral").exists():
-        show_pictures(args.vision_model)
+    show_pictures(args.vision_model)
     python = Path(sys.executable)  # the one that works here, as short as it can be said
     command = f"{python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python.name} -m tiny"
     print(f"""

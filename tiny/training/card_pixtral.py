@@ -83,14 +83,16 @@ The first question of each skill at a size seen, not picked.
 
 {stages}
 
-{steps:,} steps of AdamW, seed {seed}, {hours:.1f} hours on one core ({machine}), {date}. First the encoder alone learns
-to say of every patch what it shows, through linear heads that are thrown away: {heads}. Then it stays as it is, and
-adapter and decoder learn to answer, {questions} questions a scene, each as if asked alone. At last all of it learns,
-the encoder at a lower rate and with the labels of its patches kept on. Pictures are drawn when they are needed; none
-is shown twice.
+{steps:,} steps of AdamW, seed {seed}, {hours:.1f} hours, the last two stages on two cores, the others on one
+({machine}), {date}. First the encoder alone learns to say of every patch what it shows, through linear heads that are
+thrown away: {heads}. Then it stays as it is, and adapter and decoder learn to answer, {questions} questions a scene,
+each as if asked alone. At last all of it learns, the encoder at a lower rate and with the labels of its patches kept
+on. Pictures are drawn when they are needed; none is shown twice.
 
-`python -m tiny.training tiny-pixtral` does it again. The run was stopped and continued; what the later stages ask was
-settled while the first one ran, and the recipe in `tiny/training/train_pixtral.py` gives these steps from the start.
+`python -m tiny.training tiny-pixtral` trains by this recipe, on two cores at the end with `--processes 2`. This model
+was not made in one go: the later stages were settled while the earlier ones ran, the first one was drawn by an earlier
+state of the renderer, in which shapes in narrow pictures could touch, and until the fourth "left of" and "above" were
+asked as often the other way round. So a new run gives a model of the same kind, not the same bits.
 
 ![losses by step](loss.png)
 
@@ -165,9 +167,10 @@ def stage_table(recipe: dict) -> str:
     """The stages of the recipe."""
     rows = []
     for stage in recipe["stages"]:
+        pictures = stage["pictures"] * stage["shards"]
         whole = sum(share for _, share in stage["kinds"])
         kinds = ", ".join(f"{kind} {share / whole:.0%}" for kind, share in stage["kinds"])
-        rows.append([stage["name"], f"{stage['steps']:,}", str(stage["pictures"]), f"{stage['rate']:g}",
+        rows.append([stage["name"], f"{stage['steps']:,}", str(pictures), f"{stage['rate']:g}",
                      f"{stage['encoder_rate']:g}", f"{stage['dense']:g}",
                      f"{stage['sides'][0]} to {stage['sides'][-1]}", kinds])
     return table(["stage", "steps", "pictures a step", "rate", "rate of the encoder", "weight of patch labels", "sides",

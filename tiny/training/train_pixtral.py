@@ -91,6 +91,14 @@ ANSWERS = (("objects1", 0.16), ("objects2", 0.21), ("objects3", 0.06), ("objects
 HARDER = (("objects1", 0.16), ("objects2", 0.22), ("objects3", 0.04), ("objects4", 0.06), ("objects5", 0.06),
           ("bars", 0.05), ("number1", 0.02), ("number2", 0.05), ("number3", 0.10), ("word3", 0.07), ("word4", 0.13),
           ("word5", 0.03), ("word6", 0.02), ("pair", 0.14), ("triple", 0.03))
+READING = (("objects1", 0.12), ("objects2", 0.20), ("objects3", 0.03), ("objects4", 0.07), ("objects5", 0.04),
+           ("bars", 0.04), ("number1", 0.03), ("number2", 0.06), ("number3", 0.10), ("word3", 0.10), ("word4", 0.19),
+           ("word5", 0.04), ("word6", 0.02), ("pair", 0.09), ("triple", 0.02))
+LETTERS = (("objects1", 0.06), ("objects2", 0.12), ("objects3", 0.02), ("objects4", 0.07), ("objects5", 0.03),
+           ("bars", 0.03), ("number1", 0.03), ("number2", 0.07), ("number3", 0.13), ("word3", 0.14), ("word4", 0.27),
+           ("word5", 0.06), ("word6", 0.02), ("pair", 0.06), ("triple", 0.01))
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything that decides the numbers of a run."""
@@ -114,8 +122,12 @@ class Recipe:
         Stage("answers", 2000, 32, 1.5e-3, 0.0, 0.0, ANSWERS, tuple(range(24, 81, 8)), floor=0.6, small=1.0),
         Stage("together", 5147, 32, 1e-3, 3e-4, 0.5, ANSWERS, tuple(range(24, 97, 8)), warmup=0.0466, flat=0.4663,
               floor=0.5193, small=1.0),
-        Stage("harder", 3500, 32, 1e-3, 3e-4, 0.5, HARDER, tuple(range(32, 97, 8)), warmup=0.02, flat=0.35, floor=0.02,
-              small=0.7, shards=2, asked=ASKED_LATER))
+        Stage("harder", 928, 32, 1e-3, 3e-4, 0.5, HARDER, tuple(range(32, 97, 8)), warmup=0.0754, floor=1.0, small=0.7,
+              shards=2, asked=ASKED_LATER),
+        Stage("reading", 1933, 32, 1e-3, 3e-4, 0.5, READING, tuple(range(32, 97, 8)), warmup=0.0, flat=0.1707,
+              floor=0.4657, small=0.7, shards=2, asked=ASKED_LATER),
+        Stage("letters", 2000, 32, 7e-4, 5e-4, 1.0, LETTERS, tuple(range(32, 97, 8)), flat=0.2, floor=0.01, small=0.7,
+              shards=2, asked=ASKED_LATER))
 
     def config(self, vocab_size: int) -> Config:
         """The sizes of the model."""
