@@ -38,3 +38,16 @@ def oracle(request) -> Oracle:
 def golden() -> Path:
     """The folder of stored reference data."""
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def released_tekken():
+    """The tokenizer of the release of Pixtral."""
+    from fetch_tokenizer import PIXTRAL, find_released
+
+    from tiny.tokenizer_files import load_tokenizer
+
+    path = find_released(PIXTRAL)
+    if path is None:
+        pytest.skip("The released tekken.json is not here; `make dev-data` fetches it.")
+    return load_tokenizer(path)

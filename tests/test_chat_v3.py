@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tekken_mutants
 from compare import assert_close
-from fetch_tokenizer import PIXTRAL, find_released
 from PIL import Image
 from tekken_mutants import spoilt_chat, spoilt_tokenizer
 
@@ -101,14 +100,6 @@ def small():
     return load_tokenizer(GOLDEN / "pixtral-a" / "mistral")
 
 
-@pytest.fixture(scope="session")
-def released():
-    path = find_released(PIXTRAL)
-    if path is None:
-        pytest.skip("The released tekken.json is not here; `make dev-data` fetches it.")
-    return load_tokenizer(path)
-
-
 def with_pictures(messages):
     """The messages, with pictures in the place of their sizes."""
     result = []
@@ -148,13 +139,13 @@ def check_older(small, encode):
 
 
 @pytest.mark.parametrize("chat", STORED["chats"], ids=range(len(STORED["chats"])))
-def test_released_chats(released, chat):
-    check_chat(chat, "ids", released.encode_chat)
+def test_released_chats(released_tekken, chat):
+    check_chat(chat, "ids", released_tekken.encode_chat)
 
 
 @pytest.mark.parametrize("chat", STORED["older_chats"], ids=range(len(STORED["older_chats"])))
-def test_released_chats_of_the_older_style(released, chat):
-    check_chat(chat, "ids", lambda messages: released.encode_chat(messages, style="mistral-1.4"))
+def test_released_chats_of_the_older_style(released_tekken, chat):
+    check_chat(chat, "ids", lambda messages: released_tekken.encode_chat(messages, style="mistral-1.4"))
 
 
 @pytest.mark.parametrize("chat", CHATS, ids=range(len(CHATS)))

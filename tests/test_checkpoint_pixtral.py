@@ -12,8 +12,6 @@ from tiny.training import card_pixtral, evaluate_pixtral
 from tiny.training.evaluate_pixtral import AIMS, GATES, answers_right, draw
 
 FOLDER = tiny.model_folder("tiny-pixtral")
-pytestmark = pytest.mark.skipif(not (FOLDER / "params.json").exists(),
-                                reason="The checkpoint tiny-pixtral is not in this working copy.")
 # Scenes a skill here. At a gate of 95 % of right answers less than 80 % of all of them come up once in 10^9 times.
 SCENES = 4
 

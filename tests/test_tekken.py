@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tekken_mutants
 from compare import assert_close
-from fetch_tokenizer import PIXTRAL, find_released
 from PIL import Image
 from tekken_mutants import spoilt_tokenizer
 
@@ -30,14 +29,6 @@ BYTES = [bytes([value]) for value in range(256)]
 @pytest.fixture(scope="session")
 def small():
     return load_tokenizer(SMALL)
-
-
-@pytest.fixture(scope="session")
-def released():
-    path = find_released(PIXTRAL)
-    if path is None:
-        pytest.skip("The released tekken.json is not here; `make dev-data` fetches it.")
-    return load_tokenizer(path)
 
 
 def repaired(text):
@@ -125,27 +116,27 @@ class Counting(dict):
 # ---------------------------------------------------------------- the released tokenizer, when it is here
 
 
-def test_released_numbers(released):
-    assert (released.vocab_size, released.bos_id, released.eos_id) == (131072, 1, 2)
-    assert (released.patch_size, released.max_image_size) == (16, 1024)
+def test_released_numbers(released_tekken):
+    assert (released_tekken.vocab_size, released_tekken.bos_id, released_tekken.eos_id) == (131072, 1, 2)
+    assert (released_tekken.patch_size, released_tekken.max_image_size) == (16, 1024)
     names = ["[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]", "<SPECIAL_20>", "<SPECIAL_999>"]
-    assert [released.special_id(name) for name in names] == [3, 4, 10, 12, 13, 20, 999]
-    assert released.pieces([131071, 1000, 1255]) == ["后汉书", "<0x00>", "<0xFF>"]
+    assert [released_tekken.special_id(name) for name in names] == [3, 4, 10, 12, 13, 20, 999]
+    assert released_tekken.pieces([131071, 1000, 1255]) == ["后汉书", "<0x00>", "<0xFF>"]
 
 
-def test_released_strings(released):
-    check_strings(released, "ids")
+def test_released_strings(released_tekken):
+    check_strings(released_tekken, "ids")
 
 
-def test_released_decodes(released):
-    check_decodes(released, "decode")
-    check_streams(released, "decode")
+def test_released_decodes(released_tekken):
+    check_decodes(released_tekken, "decode")
+    check_streams(released_tekken, "decode")
 
 
-def test_released_long_runs(released):
+def test_released_long_runs(released_tekken):
     for text, count in ((" " * 3000, 47), ("a" * 100_000, 50_000), (" x" * 3000, 3000), ("\n" * 3000, 750)):
-        ids = released.encode(text)
-        assert len(ids) == count and released.decode(ids) == text
+        ids = released_tekken.encode(text)
+        assert len(ids) == count and released_tekken.decode(ids) == text
 
 
 # ---------------------------------------------------------------- what always runs

@@ -93,7 +93,7 @@ def test_questions_packed_are_questions_alone(tokenizer, kind):
     kept, trace = gradients_images.Kept(batch.mask, batch.positions), {}
     T = len(batch.ids) // 3
     Pixtral(trainer.model.config, trainer.weights, ops=kept.ops)(batch.ids, batch.images, lengths=[T] * 3, trace=trace)
-    n, found = 2 + len(drawn[0].images) * len(pictures.image_ids(48, 40, 8)), 0
+    n, found = 2 + len(drawn[0].images) * len(tokenizer.image_tokens(6, 5)), 0
     assert batch.positions.reshape(3, T)[:, :n].tolist() == [list(range(n))] * 3
     for row, scene in enumerate(drawn):
         learnt = np.flatnonzero(batch.weights[row * T : (row + 1) * T]) + row * T
@@ -147,9 +147,8 @@ def test_the_file_of_the_vocabulary(tmp_path):
 
 def test_ids_of_the_format(tokenizer):
     names = {"<s>": pictures.BOS, "</s>": pictures.EOS, "[INST]": pictures.INST, "[/INST]": pictures.END_INST,
-             "[IMG]": pictures.IMG, "[IMG_BREAK]": pictures.IMG_BREAK, "[IMG_END]": pictures.IMG_END}
+             "[IMG]": pictures.IMG}
     assert {name: tokenizer.special_id(name) for name in names} == names
-    assert pictures.image_ids(24, 16, 8) == tokenizer.image_tokens(3, 2)
 
 
 # ---- the run

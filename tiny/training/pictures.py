@@ -13,7 +13,7 @@ from tiny.image import normalise
 from tiny.training import scenes
 from tiny.training.questions import Question
 
-BOS, EOS, INST, END_INST, IMG, IMG_BREAK, IMG_END = 1, 2, 3, 4, 10, 12, 13
+BOS, EOS, INST, END_INST, IMG = 1, 2, 3, 4, 10
 SEVERAL = {"pair": 2, "triple": 3}  # Kinds of scenes with several images.
 NEVER = {(40, 56), (56, 40), (56, 56), (40, 72), (72, 40), (72, 56), (56, 72)}  # Sizes that are kept for measuring.
 
@@ -87,12 +87,6 @@ def images_and_labels(drawn: Sequence[scenes.Scene]) -> tuple[list[np.ndarray], 
     return images, np.concatenate(labels, axis=1).astype(np.int64)
 
 
-def image_ids(width: int, height: int, patch_size: int) -> list[int]:
-    """The tokens of one image: a row of [IMG] and its [IMG_BREAK] after the other, [IMG_END] at the end."""
-    ids = ([IMG] * (width // patch_size) + [IMG_BREAK]) * (height // patch_size)
-    return [*ids[:-1], IMG_END]
-
-
 def answer_batch(rng: np.random.Generator, drawn: Sequence[scenes.Scene], tokenizer, asked: Mapping[str, float],
                  questions: int, patch_size: int) -> Batch:
     """Ask several questions of each scene; their answers, and the EOS behind each, are what is learnt.
@@ -102,7 +96,8 @@ def answer_batch(rng: np.random.Generator, drawn: Sequence[scenes.Scene], tokeni
     """
     # (1) the tokens before the questions, the same for all scenes, as they are of one size
     first = drawn[0].images
-    prefix = [BOS, INST] + [i for image in first for i in image_ids(image.shape[1], image.shape[0], patch_size)]
+    grids = [(image.shape[1] // patch_size, image.shape[0] // patch_size) for image in first]
+    prefix = [BOS, INST] + [i for columns, rows in grids for i in tokenizer.image_tokens(columns, rows)]
     # (2) the blocks of each scene; the last token of a block is only a target
     texts = [[(tokenizer.encode(question.text), tokenizer.encode(question.answer))
               for question in choose(rng, scene.questions, asked, questions)] for scene in drawn]
