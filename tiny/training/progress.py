@@ -1,10 +1,16 @@
-"""What one sees of a training run: the progress line, the log, the loss curve; and a clean end on a signal."""
+"""What one sees and keeps of a training run: progress line, log, loss curve, its state; and a clean end on a signal."""
 
 import json
 import os
 import signal
 import time
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
+
+from tiny.config import TinyError
 
 
 class Clock:
@@ -41,6 +47,29 @@ class Signals:
     def __exit__(self, *error) -> None:
         for number, handler in self.old.items():
             signal.signal(number, handler)
+
+
+def save_state(path: Path, **arrays) -> None:
+    """Write named arrays; a crash at any moment leaves the old state or the new one, both whole."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def load_state(path: Path, names: Iterable[str], identity: str) -> dict[str, np.ndarray]:
+    """Read the named arrays. Raises TinyError if the state is damaged, or has another identity than the run's."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            state = {name: file[name] for name in ("identity", *names)}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise TinyError(f"{path} is not a whole training state.", "Remove it to train from the start.") from None
+    if str(state["identity"]) != identity:
+        raise TinyError(f"{path} was made by another recipe or on other data.",
+                        "Give the options it was started with, or another --out folder.")
+    return state
 
 
 def log_line(trainer, result: dict, clock: Clock) -> dict:

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import sys
-import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tiny.safetensors import save_safetensors
 from tiny.training import data
 from tiny.training.gradients import loss_and_gradients
 from tiny.training.optimiser import adamw, clip_factor, initialise, layout, learning_rate, views
-from tiny.training.progress import Clock, Signals, cut_log, log_line, progress_text
+from tiny.training.progress import Clock, Signals, cut_log, load_state, log_line, progress_text, save_state
 
 CONTEXT = 512  # Tokens that the finished model accepts: its longest training windows.
 ARRAYS = ("parameters", "moment1", "moment2")
@@ -160,25 +159,13 @@ class Trainer:
         return json.dumps({"recipe": dataclasses.asdict(self.recipe), "streams": ids})
 
     def save(self, path: Path) -> None:
-        """Write the state; a crash at any moment leaves the old state or the new one, both whole."""
-        part = path.with_name(path.name + ".part")
-        with open(part, "wb") as file:
-            np.savez(file, identity=self.identity(), step=self.step, **{name: getattr(self, name) for name in ARRAYS},
-                     **self.smoothed)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        """Write the state of the run."""
+        save_state(path, identity=self.identity(), step=self.step, **{name: getattr(self, name) for name in ARRAYS},
+                   **self.smoothed)
 
     def restore(self, path: Path) -> None:
         """Read a state. Raises TinyError if it is damaged, or was made by another recipe or on other data."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                state = {name: file[name] for name in ("identity", "step", *ARRAYS, *self.smoothed)}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            raise TinyError(f"{path} is not a whole training state.", "Remove it to train from the start.") from None
-        if str(state["identity"]) != self.identity():
-            raise TinyError(f"{path} was made by another recipe or on other data.",
-                            "Give the options it was started with, or another --out folder.")
+        state = load_state(path, ("step", *ARRAYS, *self.smoothed), self.identity())
         for name in ARRAYS:
             getattr(self, name)[...] = state[name]
         self.step = int(state["step"])

@@ -10,12 +10,9 @@ import dataclasses
 import json
 import mmap
 import multiprocessing
-import os
 import signal
 import time
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -26,7 +23,7 @@ from tiny.safetensors import save_safetensors
 from tiny.training import pictures
 from tiny.training.gradients_images import Head, answer_loss, encoder_loss
 from tiny.training.optimiser import adamw, clip_factor, initialise, layout, learning_rate, views
-from tiny.training.progress import Clock, Signals, cut_log
+from tiny.training.progress import Clock, Signals, cut_log, load_state, save_state
 from tiny.training.train import keep_freed_memory
 from tiny.training.vocabulary import write_tokenizer
 
@@ -97,6 +94,9 @@ READING = (("objects1", 0.12), ("objects2", 0.20), ("objects3", 0.03), ("objects
 LETTERS = (("objects1", 0.06), ("objects2", 0.12), ("objects3", 0.02), ("objects4", 0.07), ("objects5", 0.03),
            ("bars", 0.03), ("number1", 0.03), ("number2", 0.07), ("number3", 0.13), ("word3", 0.14), ("word4", 0.27),
            ("word5", 0.06), ("word6", 0.02), ("pair", 0.06), ("triple", 0.01))
+WORDS = (("objects1", 0.05), ("objects2", 0.08), ("objects3", 0.04), ("objects4", 0.05), ("objects5", 0.03),
+         ("bars", 0.02), ("number1", 0.01), ("number2", 0.04), ("number3", 0.08), ("word3", 0.19), ("word4", 0.32),
+         ("word5", 0.03), ("word6", 0.01), ("pair", 0.04), ("triple", 0.01))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +127,8 @@ class Recipe:
         Stage("reading", 1933, 32, 1e-3, 3e-4, 0.5, READING, tuple(range(32, 97, 8)), warmup=0.0, flat=0.1707,
               floor=0.4657, small=0.7, shards=2, asked=ASKED_LATER),
         Stage("letters", 2000, 32, 7e-4, 5e-4, 1.0, LETTERS, tuple(range(32, 97, 8)), flat=0.2, floor=0.01, small=0.7,
+              shards=2, asked=ASKED_LATER),
+        Stage("words", 4000, 32, 7e-4, 6e-4, 1.0, WORDS, tuple(range(32, 97, 8)), flat=0.15, floor=0.01, small=0.7,
               shards=2, asked=ASKED_LATER))
 
     def config(self, vocab_size: int) -> Config:
@@ -261,28 +263,15 @@ class Trainer:
         return json.dumps({"recipe": dataclasses.asdict(self.recipe), "vocab_size": self.tokenizer.vocab_size})
 
     def save(self, path: Path) -> None:
-        """Write the state; a crash at any moment leaves the old state or the new one, both whole."""
-        arrays: dict[str, Any] = {f"{name}.{moment}": getattr(group, moment)
-                                  for name, group in self.groups.items() for moment in MOMENTS}
-        arrays |= {f"{name}.updates": np.array(group.updates) for name, group in self.groups.items()}
-        arrays |= {"identity": np.array(self.identity()), "step": np.array(self.step)}
-        part = path.with_name(path.name + ".part")
-        with open(part, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        """Write the state of the run."""
+        arrays = {f"{name}.{field}": getattr(group, field) for name, group in self.groups.items()
+                  for field in (*MOMENTS, "updates")}
+        save_state(path, identity=self.identity(), step=self.step, **arrays)
 
     def restore(self, path: Path) -> None:
         """Read a state. Raises TinyError if it is damaged, or was made by another recipe."""
         names = [f"{group}.{field}" for group in self.groups for field in (*MOMENTS, "updates")]
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                state = {name: file[name] for name in ("identity", "step", *names)}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            raise TinyError(f"{path} is not a whole training state.", "Remove it to train from the start.") from None
-        if str(state["identity"]) != self.identity():
-            raise TinyError(f"{path} was made by another recipe.", "Give another --out folder.")
+        state = load_state(path, ("step", *names), self.identity())
         for name, group in self.groups.items():
             for moment in MOMENTS:
                 getattr(group, moment)[...] = state[f"{name}.{moment}"]
