@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test tutorial notebooks figures student grade lint dev-data verify bench train clean
+.PHONY: demo test tutorial notebooks figures student grade lint dev-data verify bench gpu train clean
 
 demo: .venv/core            ## run the embedded models on real input, within a minute
 	$(PY) -m tiny demo
@@ -37,6 +37,9 @@ verify: .venv/verify        ## tests against torch and transformers
 
 bench: .venv/core           ## prefill and decode speed on a synthetic 0.8 B Mixtral
 	$(PY) -m tiny bench
+
+gpu:                        ## check and time the kernels on a GPU, within 8 minutes; needs CuPy and torch, no .venv
+	$(PYTHON) -m kernels.gpu
 
 train: .venv/core           ## train tiny-mixtral from nothing; interrupt it and start it again as you like
 	$(PY) -m tiny.training

@@ -26,9 +26,10 @@ ORDER = readme.reading_order()
 BOOK = {path.stem: path for path in readme.book()}
 MODULES = [name for name in BOOK if name != "__init__"]
 PROGRAMS = sorted(path for folder in ("tiny", "kernels", "tests") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = [path for path in (ROOT / "kernels").rglob("*.*") if path.suffix in (".cu", ".cuh", ".cpp", ".h", ".md")]
 TEXTS = sorted(path for path in [*ROOT.glob("*.*"), *ROOT.glob("Makefile"), *(ROOT / ".ci").glob("*"), *PROGRAMS,
-                                 *(ROOT / "kernels").rglob("*.cu"), *(ROOT / "tests/golden").glob("*.md"),
-                                 *(ROOT / "tiny").rglob("*.md")] if path.is_file())
+                                 *SOURCES, *(ROOT / "tests/golden").glob("*.md"), *(ROOT / "tiny").rglob("*.md")]
+               if path.is_file())
 # Lines of code at most. The language half reads Pixtral's configurations and names of tensors too.
 FILE, FUNCTION, LANGUAGE_HALF, WHOLE = 150, 40, 1150, 1800
 OUTSIDE = {"numpy", "ml_dtypes"}  # what the layers may import beside the standard library and each other

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 import warnings
+from types import ModuleType
 
 from tiny.config import TinyError
 
@@ -82,8 +83,25 @@ def run_command(argv: list[str]) -> int:
     elif args.command is None:
         parser.print_help()
     else:
-        importlib.import_module(f"tiny.tools.{args.command}").main(args)
+        if "device" in args:
+            args.ops = choose_ops(args)
+        return importlib.import_module(f"tiny.tools.{args.command}").main(args) or 0
     return 0
+
+
+def choose_ops(args: argparse.Namespace) -> ModuleType:
+    """The operations of a device: NumPy's, or kernels, which are imported here, when they are asked for."""
+    if args.device == "cpu":
+        if args.kernels is not None:
+            raise TinyError("--kernels is of no use on the CPU, where every operation is NumPy's.",
+                            "Add --device cuda, or --device emulator.")
+        return importlib.import_module("tiny.ops")
+    try:
+        import kernels.ops
+    except ImportError as error:
+        raise TinyError(f"The kernels cannot be imported: {error}.",
+                        "Run from this project's folder, or install it with: pip install -e .") from error
+    return kernels.ops.choose("all" if args.kernels is None else args.kernels, args.device)
 
 
 def explain(error: Exception) -> tuple[str, str]:
@@ -125,6 +143,8 @@ def build_parser() -> argparse.ArgumentParser:
     memory = command("memory", "say what memory a run needs, from the configuration and headers alone")
     tokens = command("tokenize", "show the tokens of a text")
     routing = command("routing", "measure which experts a model chooses over texts, as section 5 of the paper does")
+    verify = command("verify", "compare with another implementation, layer by layer: dump, check, results")
+    importlib.import_module("tiny.tools.verify").add_options(verify)
     commands.add_parser("bench", help="measure speed and memory; see bench --help", add_help=False)
 
     for added in (demo, tokens, routing):
@@ -168,6 +188,9 @@ def add_generation_options(parser: argparse.ArgumentParser, max_tokens: int) -> 
     option("--weights", choices=("auto", "mapped", "resident"), default="auto",
            help="resident: kept as float32, faster; mapped: read from the file; default: what fits")
     option("--precision", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
+    option("--device", choices=("cpu", "cuda", "emulator"), default="cpu",
+           help="cuda: kernels on a GPU; emulator: the same kernels on this CPU, slowly; default: %(default)s, NumPy")
+    option("--kernels", metavar="NAMES", help="which operations run as kernels, parted by commas; default: all")
 
 
 def versions() -> str:

@@ -50,13 +50,15 @@ def read_text(text: str) -> str:
 
 def open_model(args: argparse.Namespace):
     """Open the model of `--model` and say what was found. Only headers are read."""
-    model: Any = tiny.load(args.model, precision=getattr(args, "precision", "float32"),
-                           weights=getattr(args, "weights", "auto"))
+    model: Any = tiny.load(args.model, ops=getattr(args, "ops", tiny.ops),
+                           precision=getattr(args, "precision", "float32"), weights=getattr(args, "weights", "auto"))
     tokenizer = model.tokenizer  # A missing one is said now, and not after loading.
     layout = {"mistral": "Mistral's", "hf": "HF's"}[find_files(tiny.model_folder(args.model))[0]]
     total, active = parameters(model.config)
     note(f"{args.model}: {layout} layout, {count(total)} parameters, {count(active)} active for a token; "
          f"weights {model.weights.mode}, precision {model.precision}, {tokenizer.vocab_size:,} token pieces")
+    if getattr(args, "device", "cpu") != "cpu":
+        note(f"as kernels on device {args.device}: {', '.join(model.ops.kernels) or 'nothing'}")
     return model
 
 
@@ -205,7 +207,8 @@ def print_json(args: argparse.Namespace, model, ids: list[int], tokens: list, cl
     stop = "eos" if len(tokens) < room else "max_tokens" if room == args.max_tokens else "context"
     said = {
         "model": str(args.model), "layout": find_files(tiny.model_folder(args.model))[0],
-        "weights": model.weights.mode, "precision": model.precision, "seed": seed, "prompt_ids": ids,
+        "weights": model.weights.mode, "precision": model.precision, "device": args.device,
+        "kernels": getattr(model.ops, "kernels", []), "seed": seed, "prompt_ids": ids,
         "ids": [token.id for token in tokens], "text": "".join(token.text for token in tokens),
         "logprobs": [token.logprob for token in tokens], "stop": stop, "prefill_tokens_per_second": prefill,
         "decode_tokens_per_second": decode, "time_to_first_token_seconds": waited, "peak_memory_bytes": peak_memory()}

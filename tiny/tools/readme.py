@@ -134,10 +134,11 @@ def map_block() -> str:
         name = f"[{path.stem}]({path.relative_to(ROOT).as_posix()})"
         rows.append([number, name, first_sentence(path).replace("|", "\\|"), str(lines_of(path)),
                      ", ".join(map(link, tests_of(f"tiny.{path.stem}")[:2]))])
-    for folder in (ROOT / "tiny/tools", ROOT / "tiny/training"):
-        paths = [path for path in sorted(folder.glob("*.py")) if lines_of(path)]
-        tests = sorted({test for path in paths for test in tests_of(f"tiny.{folder.name}.{path.stem}")})
-        rows.append(["", f"[{folder.name}](tiny/{folder.name})", first_sentence(folder / "__init__.py") + " "
+    for place in ("tiny/tools", "tiny/training", "kernels", "kernels/emulator"):
+        folder, package = ROOT / place, place.replace("/", ".")
+        paths = [path for path in sorted(folder.glob("*.py")) if lines_of(path) and path.stem != "__init__"]
+        tests = sorted({test for path in paths for test in tests_of(f"{package}.{path.stem}")})
+        rows.append(["", f"[{folder.name}]({place})", first_sentence(folder / "__init__.py") + " "
                      + ", ".join(f"[{path.stem}]({path.relative_to(ROOT).as_posix()})" for path in paths),
                      f"{sum(map(lines_of, paths)):,}", ", ".join(map(link, tests))])
     return table(["", "module", "what it is", "lines", "tests"], rows)

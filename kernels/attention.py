@@ -1,0 +1,158 @@
+"""Attention on the device: the host side of `attention.cu` (many queries) and `attention_decode.cu` (one a sequence).
+
+What a block of threads has to do, which queries and which keys, is a small table made here and read on the device.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kernels.storage import CPP_NAMES, STORES, to_store
+from tiny.attention import check_spans
+
+FILE, DECODE_FILE = "attention.cu", "attention_decode.cu"
+WIDEST = 128  # columns of a head, HEAD_DIM
+ROWS = 64  # rows of a tile, one head of one query each: ROWS of `attention.cu`
+THREADS = {"v1": 128, "v2": 256, "v3": 128}  # of a block
+V1_QUERIES = 16  # queries of a tile of v1
+GROUP = 8  # heads of a group that the decode kernels keep in registers
+LOCAL = 48 << 10  # bytes of shared memory that every kernel may have
+BLOCKS, SPLIT_KEYS = 264, 128  # decode: two blocks for each of 132 multiprocessors, but no split below so many keys
+
+
+def attention(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequence[int],
+              spans: Sequence[tuple[int, int]], causal: bool = True, precision: str = "float32",
+              version: str | None = None) -> np.ndarray:
+    """Grouped-query attention over packed sequences; the split kernels take over where every sequence has one query.
+
+    version: "v1", "v2" or "v3"; by default v3 with bfloat16 and v2 with float32
+
+    Shapes:  q (T, H, d), keys, values (S, G, d) -> (T, H, d)
+    Dtypes:  float32, stored as the precision says -> float32
+    Order:   of each version its own, and the same whatever the order of threads and blocks
+    Raises:  ValueError as the NumPy function; for an odd d or one above 128; for more than 64 heads to a KV head; if
+             v1 gets more keys than its scores have room for; for v3 with float32
+    Source:  tiny/attention.py
+    Differs: with bfloat16 scores and weights are not rounded, but that v3 rounds the weights, before they are divided
+    """
+    H, G, _ = check(q, keys, values)
+    if causal and max(lengths, default=0) == 1 and H <= GROUP * G:
+        check_spans(len(q), len(keys), lengths, spans)
+        return attention_decode(launcher, q, keys, values, spans, precision, "v1" if version == "v1" else "v2")
+    return attention_prefill(launcher, q, keys, values, lengths, spans, causal, precision, version)
+
+
+def attention_prefill(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequence[int],
+                      spans: Sequence[tuple[int, int]], causal: bool = True, precision: str = "float32",
+                      version: str | None = None) -> np.ndarray:
+    """The kernels for many queries, for any lengths: see `attention`."""
+    H, G, d = check(q, keys, values)
+    check_spans(len(q), len(keys), lengths, spans)
+    q, keys, values = (launcher.put(to_store(x, precision)) for x in (q, keys, values))
+    version = version or ("v2" if precision == "float32" else "v3")
+    if version not in THREADS or (version == "v3" and precision == "float32"):
+        raise ValueError(f"attention has the versions v1, v2 and, for bfloat16, v3; got {version!r} for {precision}.")
+    if H // G > ROWS:
+        raise ValueError(f"The attention kernels take at most {ROWS} heads to a KV head; got {H // G}.")
+    table = tiles(lengths, spans, causal, V1_QUERIES if version == "v1" else ROWS // (H // G))
+    out, grid = launcher.empty(q.shape, STORES[precision]), (len(table), H if version == "v1" else G)
+    launcher.launch(FILE, f"attention_{version}", grid, (THREADS[version],),
+                    (q, keys, values, launcher.put(table), out, np.int32(H), np.int32(G), np.int32(causal)),
+                    shared_bytes=shared_bytes(version, d, int((table[:, 3] - table[:, 2]).max())),
+                    defines=(f"STORE={CPP_NAMES[STORES[precision]]}", f"HEAD_DIM={d}"))
+    return out.astype(np.float32, copy=False)
+
+
+def tiles(lengths: Sequence[int], spans: Sequence[tuple[int, int]], causal: bool, queries: int) -> np.ndarray:
+    """The table of the prefill kernels: first query, count, and the keys start ... stop - 1 that the last query sees.
+
+    Keys ahead of a tile do not stand in it. Tiles with many keys come first, so that short ones fill the end.
+
+    Shapes:  -> (tiles, 4) int32, each of at most `queries` queries
+    """
+    table, first = [], 0
+    for length, (start, stop) in zip(lengths, spans):
+        for block in range(0, length, queries):
+            count = min(queries, length - block)
+            table.append((first + block, count, start, stop - (length - block - count if causal else 0)))
+        first += length
+    return np.array(sorted(table, key=lambda tile: tile[2] - tile[3]), np.int32)
+
+
+def shared_bytes(version: str, d: int, keys: int) -> int:
+    """Shared memory of a block: the constants of `attention.cu`. Raises ValueError if v1 has too many keys."""
+    if version == "v1":
+        if 4 * keys > LOCAL:
+            raise ValueError(f"attention v1 keeps the scores of one query in {LOCAL} bytes of shared memory, at most "
+                             f"{LOCAL // 4} keys; got {keys}. Use version v2 or v3.")
+        return 4 * keys
+    if version == "v2":
+        stride = (-(-d // 4) | 1) * 4
+        return 4 * ((ROWS + 2 * 32) * stride + ROWS * 32)
+    return 2 * 4 * 64 * (-(-d // 16) * 16 + 8)
+
+
+def attention_decode(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np.ndarray,
+                     spans: Sequence[tuple[int, int]], precision: str = "float32", version: str = "v2",
+                     splits: int | None = None) -> np.ndarray:
+    """One query for each sequence, which sees its whole span; the keys are split over blocks, then put together.
+
+    splits: how many for each sequence; by default as many as keep a large GPU busy, from the rows of `keys` alone
+
+    Shapes:  q (N, H, d), keys, values (S, G, d) -> (N, H, d)
+    Dtypes:  float32, stored as the precision says -> float32
+    Raises:  ValueError for wrong shapes or spans, more than 8 heads to a KV head, or too few splits for v1
+    Source:  tiny/attention.py
+    """
+    H, G, d = check(q, keys, values)
+    N, S, R = len(q), len(keys), H // G
+    check_spans(N, S, [1] * N, spans)
+    if version not in ("v1", "v2"):
+        raise ValueError(f"attention_decode has the versions v1 and v2; got {version!r}.")
+    if R > GROUP:
+        raise ValueError(f"The decode kernels take at most {GROUP} heads to a KV head; got {R}.")
+    splits = splits or max(1, min(BLOCKS // (N * G), S // SPLIT_KEYS))
+    shared = 4 * R * split_keys(S, splits) if version == "v1" else 0
+    if shared > LOCAL:
+        raise ValueError(f"attention_decode v1 keeps the scores of a split in {LOCAL} bytes of shared memory; {splits} "
+                         f"splits of {S} keys need {shared}. Use more splits, or version v2.")
+    q, keys, values = (launcher.put(to_store(x, precision)) for x in (q, keys, values))
+    table = launcher.put(np.array(spans, np.int32))
+    partial = launcher.empty((N, splits, H, d), np.float32)
+    peaks = launcher.empty((N, splits, H, 2), np.float32)
+    out = launcher.empty(q.shape, STORES[precision])
+    defines = (f"STORE={CPP_NAMES[STORES[precision]]}", f"HEAD_DIM={d}", f"GROUP={R}")
+    launcher.launch(DECODE_FILE, f"attention_decode_{version}", (N, G, splits), (128,),
+                    (q, keys, values, table, partial, peaks, np.int32(G)), shared_bytes=shared, defines=defines)
+    launcher.launch(DECODE_FILE, "attention_decode_v1_combine", (N, H), (min(128, -(-d // 32) * 32),),
+                    (partial, peaks, table, out, np.int32(H), np.int32(splits)), defines=defines)
+    return out.astype(np.float32, copy=False)
+
+
+def split_keys(keys: int, splits: int) -> int:
+    """Keys of a split, a multiple of 32: keys_of_a_split of `attention_decode.cu`."""
+    share = -(-keys // splits)
+    return -(-share // 32) * 32
+
+
+def check(q: np.ndarray, keys: np.ndarray, values: np.ndarray) -> tuple[int, int, int]:
+    """Return H, G and d. Raises ValueError for shapes that do not go together or that the kernels do not take."""
+    if q.ndim != 3 or keys.ndim != 3 or keys.shape != values.shape or q.shape[2] != keys.shape[2] or not (
+            keys.shape[1] and q.shape[1] and q.shape[1] % keys.shape[1] == 0):
+        raise ValueError("attention expects q (T, H, d), keys and values (S, G, d), and H a multiple of G; "
+                         f"got {q.shape}, {keys.shape} and {values.shape}.")
+    d = q.shape[2]
+    if d % 2 or not 0 < d <= WIDEST:
+        raise ValueError(f"The attention kernels take an even head_dim up to {WIDEST}; got {d}.")
+    return q.shape[1], keys.shape[1], d
+
+
+def floor(lengths: Sequence[int], spans: Sequence[tuple[int, int]], H: int, G: int, d: int, causal: bool = True,
+          precision: str = "float32") -> tuple[int, int]:
+    """Bytes that must move and floating-point operations: q in, out written, the keys and values of every span once;
+    4 d operations for each head, query and key that it sees."""
+    pairs = sum(length * (stop - start) - (length * (length - 1) // 2 if causal else 0)
+                for length, (start, stop) in zip(lengths, spans))
+    seen = sum(stop - start for start, stop in spans)
+    return 2 * d * (sum(lengths) * H + seen * G) * STORES[precision].itemsize, 4 * d * H * pairs

@@ -1,0 +1,144 @@
+"""Run a kernel of your own on the CPU: python -m kernels.emulator FILE.cu --kernel NAME --grid 2 --block 64 --arg ...
+
+Exit status: 0 without a report, 1 with one, 2 if the kernel could not be run to its end. Reports, tables and
+summaries go to standard output; errors, in two lines, and notes to standard error.
+"""
+
+import argparse
+import sys
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kernels.emulator import Module, Parameter, Report, listing, results, values
+from kernels.emulator.child import run_in_child
+from kernels.emulator.options import build_parser, check_options
+from tiny.__main__ import one_line
+from tiny.config import TinyError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one kernel; return the exit status: 0, 1 after a report, 2 if it could not run, 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        args = build_parser().parse_args(argv)
+        check_options(args)
+        arrays, unwritten = values.read_values(args.arg, args.seed)
+        outcome = run_in_child(lambda running: guarded(lambda: run(args, arrays, unwritten, running), args.debug),
+                               args.time_limit)
+        if outcome.late:
+            raise TinyError(f"The kernel {args.kernel} did not end within {args.time_limit:g} s.",
+                            "Look for a loop that waits for another thread, or give it longer with --time-limit.")
+        if outcome.crash:
+            raise TinyError(f"The kernel {args.kernel} crashed ({outcome.crash}).", crash_remedy(args))
+        return outcome.status
+    except SystemExit as stop:  # --help has printed its text
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return failed(error, "--debug" in argv)
+
+
+def crash_remedy(args: argparse.Namespace) -> str:
+    if args.check:
+        return "The checked mode should have seen this: if the kernel calls nothing unusual, it is a defect here."
+    return "Run it with --check: it reports the line before the access happens."
+
+
+def guarded(work, debug: bool) -> int:
+    """The status of some work, with errors told in two lines."""
+    try:
+        return work()
+    except Exception as error:
+        return failed(error, debug)
+
+
+def failed(error: Exception, debug: bool) -> int:
+    """Tell an error in two lines; return the exit status."""
+    if debug:
+        traceback.print_exc()
+    if isinstance(error, TinyError):
+        cause, remedy = error.cause, error.remedy
+    elif isinstance(error, MemoryError):
+        cause, remedy = "Memory ran out.", "Use smaller arrays, or a smaller grid."
+    elif isinstance(error, OSError):
+        cause, remedy = f"{error}.", "Check the path, its permissions, and the space left."
+    else:
+        cause, remedy = f"{type(error).__name__}: {error}", "This is unexpected: --debug shows where it happened."
+    print(f"error: {one_line(cause)}\nremedy: {one_line(remedy)}", file=sys.stderr)
+    return 2
+
+
+def run(args: argparse.Namespace, arrays: list, unwritten: list[int], running) -> int:
+    """Compile, launch, and print; the exit status."""
+    module = Module(args.file, defines=args.defines, check=args.check, profile=args.profile, order=args.order,
+                    portable=args.portable, instances=[args.kernel] if args.kernel and "<" in args.kernel else [])
+    kernel = choose(module, args.kernel, args.file)
+    parameters = module.parameters(kernel)
+    if len(arrays) == len(parameters):
+        arrays = [fit(value, parameter) for value, parameter in zip(arrays, parameters)]
+    status, start = 0, time.perf_counter()
+    running(True)
+    try:
+        module.launch(kernel, args.grid, args.block, arrays, shared_bytes=args.smem, unwritten=unwritten)
+    except Report as report:
+        print(f"{report.file}:{report.line}: {report.what}")
+        status = 1
+    seconds = time.perf_counter() - start
+    running(False)
+    if args.save and results.save(args.save, arrays):
+        note(f"bfloat16 lies in {args.save} as two bytes without a type: .view(ml_dtypes.bfloat16) reads them")
+    if args.profile and not status:
+        show_profile(module, kernel, args.file)
+    elif not status:
+        checked = ", checked: nothing to report" if args.check else ""
+        print(f"{kernel}: grid {axes(args.grid)}, block {axes(args.block)}, order {args.order}, "
+              f"{1e3 * seconds:.3g} ms{checked}")
+        print(results.summary([parameter.name for parameter in parameters], arrays))
+    return status
+
+
+def show_profile(module: Module, kernel: str, file: Path) -> None:
+    """The table of all accesses, and the kernel's source with its figures."""
+    rows, source = module.profile(), file.read_text(encoding="utf-8", errors="replace")
+    print(listing.table(rows, str(file)), listing.listing(source, kernel, rows, str(file)), sep="\n\n")
+
+
+def fit(value, parameter: Parameter):
+    """A value as the kernel's parameter reads it: two bytes as bfloat16 or half, one array as a table of one."""
+    if parameter.kind == "table":
+        return [fit(part, replace(parameter, kind="array")) for part in (value if isinstance(value, list) else [value])]
+    wanted = parameter.dtypes[0] if parameter.dtypes else ""
+    if wanted in ("bfloat16", "float16") and isinstance(value, np.ndarray) and value.dtype == np.uint16:
+        note(f"the uint16 numbers for {parameter.name} are read as the bits of {wanted}")
+        return value.view(values.DTYPES[wanted])
+    return value
+
+
+def note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def choose(module: Module, name: str | None, file: Path) -> str:
+    """The kernel that is meant: the one named, or the only one."""
+    known = [*module.kernels, *(f"'{template}<...>'" for template in module.built.templates)]
+    if name is None and len(known) == len(module.kernels) == 1:
+        return known[0]
+    if name in module.kernels:
+        return name
+    cause = f"{file} has {len(known)} kernels." if name is None else f"{file} has no kernel {name}."
+    if name in module.built.templates:
+        raise TinyError(cause, f"It is a template: name one of its instances, as in --kernel '{name}<float>'.")
+    raise TinyError(cause, f"Choose one with --kernel: {', '.join(known) or 'it has none'}.")
+
+
+def axes(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

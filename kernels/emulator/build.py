@@ -1,0 +1,201 @@
+"""Compile a .cu file with g++ into a library, and keep it by content.
+
+The kernel is compiled with device.h in front; the runtime (fibers.cpp and the other chapters) is a library of its own
+that all kernels share. A library is named after everything that shaped it: sources, options, the compiler and this
+package; so a change is never overlooked, and nothing is compiled twice. Files are written beside their names and moved
+into place, so that processes that build the same thing at the same time do no harm.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+
+from kernels.emulator.rewrite import Source, rewrite
+from tiny.config import TinyError
+
+HERE = Path(__file__).parent
+CHAPTERS = ("fibers", "meetings", "copies", "watch", "profile")
+# No contraction, so that a * b + c rounds twice, everywhere (g++ 12 would still contract pairs of sums and differences
+# where it vectorises straight lines); a pointer of one type may read what another wrote.
+COMMON = ["-std=c++17", "-g", "-fPIC", "-march=native", "-ffp-contract=off", "-fno-tree-slp-vectorize",
+          "-fno-strict-aliasing", "-fno-gnu-unique", "-fno-semantic-interposition", "-fno-threadsafe-statics", "-fwrapv",
+          "-w"]
+# Each access of the source is to be one access of the program, of the same width.
+WATCHED = ["-O1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0", "-fno-tree-sra",
+           "-fno-tree-vectorize", "-fno-store-merging", "-fsanitize=bounds,integer-divide-by-zero,shift-exponent"]
+SPARE = 64  # bytes behind every variable in checked mode, so that an overrun does not hit the next one
+
+
+@dataclass(frozen=True)
+class Built:
+    """A library, the file it was made of, and the kernels that stand there."""
+
+    library: Path
+    path: str
+    kernels: dict[str, str]
+    templates: tuple[str, ...]
+
+
+def compiler() -> str:
+    """The path of g++."""
+    found = shutil.which("g++")
+    if not found:
+        raise TinyError("The emulator compiles kernels with g++, and there is none on this machine.",
+                        "Install it: `apt install g++` on Debian and Ubuntu, `dnf install gcc-c++` on Fedora, "
+                        "`conda install gxx` anywhere.")
+    return found
+
+
+@lru_cache(1)
+def machine(gxx: str) -> str:
+    """What the compiler is and what -march=native means here."""
+    version = subprocess.run([gxx, "--version"], capture_output=True, text=True).stdout
+    try:
+        flags = re.search(r"^(flags|Features).*", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        flags = None
+    return version + (flags[0] if flags else "")
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept: the user's cache, or the temporary folder where that cannot be written."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for folder in (base / "tiny-mixtral" / "emulator", Path(tempfile.gettempdir()) / f"tiny-mixtral-{os.getuid()}"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    raise TinyError("The emulator has no folder to keep compiled kernels in.",
+                    "Set XDG_CACHE_HOME to a folder that can be written.")
+
+
+def read_all(path: Path, folders: list[Path]) -> dict[Path, Source]:
+    """The file and the headers of the user's that it includes, rewritten, by path."""
+    sources: dict[Path, Source] = {}
+    numbers = count()
+
+    def visit(file: Path) -> None:
+        found: dict[Path, None] = {}
+
+        def resolve(name: str) -> str | None:
+            for folder in (file.parent, *folders):
+                header = (folder / name).resolve()
+                if header.is_file():
+                    found[header] = None
+                    return str(header)
+            return None
+        try:
+            text = file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise TinyError(f"{file} cannot be read: {error.strerror}.", "Give the path of a .cu file.") from error
+        sources[file] = rewrite(text, resolve, lambda: next(numbers))
+        for header in found:
+            if header not in sources:
+                visit(header)
+    visit(path)
+    return sources
+
+
+def run(command: list) -> subprocess.CompletedProcess:
+    """Run a program to its end."""
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+
+
+def runtime(gxx: str, cache: Path, portable: bool) -> Path:
+    """The library that all kernels share."""
+    parts = [*(HERE / f"{name}.cpp" for name in CHAPTERS), HERE / "runtime.h"]
+    options = ["-std=c++17", "-O2", "-g", "-fPIC", "-fvisibility=hidden", "-w", *(["-DPORTABLE"] if portable else [])]
+    key = digest(machine(gxx), options, *(part.read_text() for part in parts))
+    library = cache / f"runtime-{key}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            made = Path(folder) / "runtime.so"
+            result = run([gxx, *options, "-shared", "-pthread", *parts[:-1], "-o", made, "-ldl"])
+            if result.returncode:
+                raise TinyError(f"The emulator itself does not compile:\n{result.stderr[:2000]}",
+                                "It needs g++ 11 or newer; see g++ --version.")
+            os.replace(made, library)
+    return library
+
+
+def digest(*parts) -> str:
+    """A short name for content."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:20]
+
+
+def build(path: Path, defines=(), instances=(), watched=False, portable=False, debug=False) -> Built:
+    """Compile a file of kernels, unless that has been done before."""
+    gxx, cache = compiler(), cache_folder()
+    absolute = Path(path).resolve()
+    sources = read_all(absolute, [absolute.parent, HERE.parent])
+    shared = runtime(gxx, cache, portable)
+    options = [*COMMON, *(WATCHED if watched else ["-O2"]), *(["-O0"] if debug else []),
+               *(f"-D{define}" for define in defines)]
+    own = [*sorted(HERE.glob("*.h")), *(HERE / f"{name}.py" for name in ("build", "ptx", "rewrite"))]
+    headers = [part.read_text() for part in own]
+    key = digest(machine(gxx), shared.name, options, instances,
+                 *(f"{file}\0{source.text}" for file, source in sources.items()), *headers)
+    library = cache / f"{absolute.stem}-{key}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            made = compile_all(gxx, Path(folder), path, sources, instances, options, shared, watched)
+            os.replace(made, library)
+    kernels = {name: text for source in sources.values() for name, text in source.kernels.items()}
+    return Built(library, str(path), kernels, tuple(name for source in sources.values() for name in source.templates))
+
+
+def compile_all(gxx: str, folder: Path, path: Path, sources: dict[Path, Source], instances, options: list[str],
+                shared: Path, watched: bool) -> Path:
+    """From rewritten sources to a library in `folder`."""
+    copies = {file: folder / f"{number}-{file.name}" for number, file in enumerate(sources)}
+    main = Path(path).resolve()
+    for file, source in sources.items():
+        text = source.text
+        for name in source.includes:
+            text = text.replace(f'"{name}"', f'"{copies[Path(name)]}"')
+        tail = "".join(f'\nEMULATOR_KERNEL(instance_{n}, "{name}", {name})' for n, name in enumerate(instances))
+        copies[file].write_text(f'#line 1 "{file}"\n{text}' + (tail + "\n" if file == main else ""), encoding="utf-8")
+    assembly, library = folder / "kernel.s", folder / "kernel.so"
+    result = run([gxx, *options, f"-I{main.parent}", "-include", HERE / "device.h", "-x", "c++", "-S", copies[main],
+                  "-o", assembly])
+    if result.returncode:
+        raise refused(result.stderr, path)
+    if watched:
+        assembly.write_text(with_spare_bytes(assembly.read_text()))
+    result = run([gxx, "-shared", "-nostdlib", "-Wl,-Bsymbolic,--no-as-needed", assembly, shared, "-lgcc", "-o",
+                  library])
+    if result.returncode:
+        raise TinyError(f"{path} does not link:\n{result.stderr[:1000]}", "Define what is declared but not there.")
+    return library
+
+
+def with_spare_bytes(assembly: str) -> str:
+    """Some bytes behind every variable that begins as zeros; and calls of ours in place of memcpy and memset."""
+    def grow(match: re.Match) -> str:
+        return f"{match[1]}{int(match[2]) + SPARE}"
+    assembly = re.sub(r"(?m)^(\s+\.(?:local_)?comm\s+[^,\n]+,)(\d+)", grow, assembly)
+    assembly = re.sub(r"(?m)^(\s+\.size\s+(?:\S+), (\d+)\n\S+:\n\s+\.zero\s+)\2$", grow, assembly)
+    return re.sub(r"\b(call|jmp|bl|b)(\s+)(memcpy|memset|memmove)\b", r"\1\2emulator_\3", assembly)
+
+
+def refused(messages: str, path: Path) -> TinyError:
+    """The compiler's first error, with the file's own line."""
+    error = re.search(r"^(?P<file>[^:\n]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<what>.*)", messages, re.M)
+    what = f"{error['file']}:{error['line']}: {error['what']}" if error else messages[:500]
+    if error and "does not know the PTX instruction" in error["what"]:
+        return TinyError(what.replace("#pragma GCC error ", ""),
+                         "kernels/emulator/ptx.py lists the instructions; there a meaning can be added.")
+    if "<<<" in Path(path).read_text(encoding="utf-8", errors="replace"):
+        return TinyError(f"{path} does not compile: {what}",
+                         "A launch `<<<...>>>` is host code, which the emulator does not run: move it to another file, "
+                         "or leave it out with #ifndef __CUDA_EMULATOR__.")
+    return TinyError(f"{path} does not compile: {what}", "Correct the line; nvcc or NVRTC say more about CUDA itself.")

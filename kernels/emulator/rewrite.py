@@ -1,0 +1,128 @@
+"""From a .cu file to what g++ accepts: the few places where CUDA is not C++.
+
+Lines keep their numbers, so that messages, reports and debuggers show the kernel as its author wrote it. Four things
+change: `extern __shared__` arrays become pointers to the block's dynamic shared memory, `asm` statements become calls
+(ptx.py), headers of CUDA are left out, for device.h stands in front of everything, and behind every kernel comes a
+line that lists it.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+from kernels.emulator import ptx
+
+# Headers of CUDA whose content is in device.h; and assert.h, for `assert` is a report here.
+HEADERS = re.compile(r"(cuda|mma|math_constants|cooperative_groups|vector_types|device_|driver_types|host_defines|"
+                     r"sm_\d+_|crt/|cassert|assert\.h|nv/target)")
+COMMENTS = re.compile(r"//(?:\\\n|[^\n])*|/\*.*?\*/|R\"\(.*?\)\"|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])+'", re.S)
+INCLUDE = re.compile(r'^([ \t]*#[ \t]*include[ \t]*)([<"])([^>"\n]+)[>"]', re.M)
+DYNAMIC = re.compile(r"\bextern\b((?:[^;{}()]|\([^()]*\))*?)\b__shared__\b"
+                     r"((?:[^;{}()\[\]]|\((?:[^()]|\([^()]*\))*\))*?)"
+                     r"\b(\w+)\s*\[\s*\]((?:\s*\[[^\]]*\])*)\s*;")
+KERNEL = re.compile(r"\b__global__\b")
+
+
+@dataclass
+class Source:
+    """One file after rewriting, with what was found in it."""
+
+    text: str
+    includes: list[str]
+    kernels: dict[str, str] = field(default_factory=dict)  # name: its parameters as written
+    templates: list[str] = field(default_factory=list)
+
+
+def hidden(text: str) -> str:
+    """The same text, as long and with the same lines, but with comments and literals blanked."""
+    def blank(match: re.Match) -> str:
+        keep = match[0][0] if match[0][0] in "\"'" else " "
+        return keep + re.sub(r"[^\n]", " ", match[0][1:-1]) + (keep if len(match[0]) > 1 else "")
+    return COMMENTS.sub(blank, text)
+
+
+def closing(code: str, start: int) -> int:
+    """The index of the bracket that closes the one at `start`, or -1. `code` has no comments or literals."""
+    pairs = {"(": ")", "{": "}", "[": "]"}
+    opener, depth = code[start], 0
+    for match in re.compile(re.escape(opener) + "|" + re.escape(pairs[opener])).finditer(code, start):
+        depth += 1 if match[0] == opener else -1
+        if depth == 0:
+            return match.start()
+    return -1
+
+
+def dynamic_shared(match: re.Match, code: str) -> str:
+    """In a function, `extern __shared__ float s[][4];` becomes a pointer; outside, another name of the same memory."""
+    before, after, name, sizes = match.groups()
+    kind, lines = f"{before} {after}".replace("\n", " ").strip(), "\n" * match[0].count("\n")
+    if in_function(code[: match.start()]):
+        return f"[[maybe_unused]] {kind} (*{name}){sizes} = ::emulator::Dynamic();{lines}"
+    return f'extern __thread {kind} {name}[]{sizes} __asm__("emulator_dynamic");{lines}'
+
+
+def in_function(code: str) -> bool:
+    """Whether the end of `code` is inside of braces other than those of namespaces and linkage."""
+    depth = 0
+    for match in re.finditer(r"(\bnamespace\b[\s\w:]*|\bextern\s+\"\s*\"\s*)?\{|\}", re.sub(r"[}][^{}]*$", "}", code)):
+        if match[0] == "}":
+            depth = max(0, depth - 1)
+        elif not match[1]:
+            depth += 1
+    return depth > 0
+
+
+def find_kernels(code: str):
+    """Yield (name, parameters as written, whether it is a template, index behind its body) of the kernels of a file."""
+    for match in KERNEL.finditer(code):
+        head = re.compile(r"(?:\s|\b(?:static|inline|void|__launch_bounds__\s*\([^()]*(?:\([^()]*\)[^()]*)*\)|"
+                          r"__cluster_dims__\s*\([^()]*\)|__restrict__)(?!\w))*(\w+)\s*\(").match(code, match.end())
+        if not head:
+            continue
+        end = closing(code, head.end() - 1)
+        body = re.compile(r"\s*\{").match(code, end + 1) if end > 0 else None
+        if body and (behind := closing(code, body.end() - 1)) > 0:
+            before = re.split(r"[;}]", code[: match.start()])[-1]
+            yield head[1], code[head.end(): end], bool(re.search(r"\btemplate\s*<", before)), behind + 1
+
+
+def rewrite(text: str, resolve, number) -> Source:
+    """Rewrite one file. resolve(name, quoted) gives what to include in its place, or None; number() gives fresh ids."""
+    source = Source("", [])
+    text = text.replace("\r\n", "\n")
+    code = hidden(text)
+    inserts = []
+    for name, parameters, template, behind in find_kernels(code):
+        if in_macro(text, behind - 1):
+            continue
+        if template:
+            source.templates.append(name)
+        else:
+            source.kernels[name] = parameters
+            inserts.append((behind, f' EMULATOR_KERNEL({number()}, "{name}", {name})'))
+    edits = [(at, at, new) for at, new in inserts] + ptx.find(text, code)
+    for match in DYNAMIC.finditer(code):
+        edits.append((match.start(), match.end(), dynamic_shared(match, code)))
+    for begin, end, new in sorted(edits, reverse=True):
+        text = text[:begin] + new + text[end:]
+    text = re.sub(r"\bstatic\s+__shared__", "__shared__", text)
+    text = re.sub(r"(__shared__\s+)alignas\s*(\([^()]*\))", r"\1__attribute__((aligned\2))", text)
+    source.text = INCLUDE.sub(lambda match: include(match, resolve, source), text)
+    return source
+
+
+def in_macro(text: str, index: int) -> bool:
+    """Whether the line is part of a #define."""
+    lines = text[:index].split("\n")
+    last = len(lines) - 1
+    while last and lines[last - 1].endswith("\\"):
+        last -= 1
+    return re.match(r"\s*#\s*define", lines[last]) is not None
+
+
+def include(match: re.Match, resolve, source: Source) -> str:
+    """An #include line: one of CUDA is left out, one of the user's is rewritten too, any other stays."""
+    found = resolve(match[3])
+    if found and match[2] == '"' or found and not HEADERS.match(match[3]):
+        source.includes.append(found)
+        return f'{match[1]}"{found}"'
+    return "" if HEADERS.match(match[3]) else match[0]

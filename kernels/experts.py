@@ -1,0 +1,124 @@
+"""The experts as kernels, for few tokens: matrices are read where they lie, by a table of pointers.
+
+The kernels are in `experts.cu`. They read every matrix once for each token that wants it (from the cache, where tokens
+agree), which is right for decoding; a prompt of many tokens wants a grouped product instead.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kernels.storage import STORES, to_store, to_weight, type_defines
+
+VERSIONS = ("v1", "v2", "v3")
+WARPS, ROWS = 8, 2  # the defaults of experts.cu
+THREADS = 256
+V1_BYTES = 163 << 10  # shared memory that a block of v1 can have on sm_80
+
+
+def experts(launcher: Any, x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence[np.ndarray],
+            w2: Sequence[np.ndarray], w3: Sequence[np.ndarray], precision: str = "float32",
+            version: str = "v3") -> np.ndarray:
+    """Send every token to its chosen experts and add up their answers.
+
+    Shapes:  x (T, D), chosen (T, K), weights (T, K), w1 E x (F, D), w2 E x (D, F), w3 E x (F, D) -> (T, D)
+    Dtypes:  x float32, chosen int, weights float32 -> float32; matrices float32 or bfloat16, others are converted.
+             Under "bfloat16" x, the hidden state and the sum over the experts are stored as bfloat16
+    Order:   experts in ascending index; of an expert without tokens nothing is read, nor looked up if chosen is on
+             the host
+    Raises:  ValueError if chosen and weights do not both hold one row for each token, for ids that are no expert's,
+             for matrices of other shapes, and for what v1 cannot hold in shared memory
+    Source:  tiny/experts.py experts
+    """
+    if chosen.shape != weights.shape or len(chosen) != len(x):
+        raise ValueError(f"experts expects chosen and weights {(len(x), 'K')}; got {chosen.shape}, {weights.shape}.")
+    x = to_store(x, precision)
+    out = launcher.empty(x.shape, x.dtype)
+    if not chosen.size:
+        out[...] = 0
+        return out.astype(np.float32, copy=False)
+    used = used_experts(chosen, len(w1))
+    tables = [{e: matrices[e] for e in used} for matrices in (w1, w2, w3)]
+    F, D = check_shapes(tables, x)
+    arrays = (x, *(array.astype(dtype, order="C", copy=False)
+                   for array, dtype in ((chosen, np.int32), (weights, np.float32))))
+    launch(launcher, version, arrays, pointers(tables, len(w1)), out, F, D)
+    return out.astype(np.float32, copy=False)
+
+
+def feed_forward(launcher: Any, x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
+                 precision: str = "float32", version: str = "v3") -> np.ndarray:
+    """SwiGLU: the feed-forward layer of a dense model, which is one expert that every token chooses with weight 1.
+
+    Shapes:  x (T, D), w1 (F, D), w2 (D, F), w3 (F, D) -> (T, D)
+    Dtypes:  as those of `experts`
+    Raises:  ValueError for matrices of other shapes, and for what v1 cannot hold in shared memory
+    Source:  tiny/experts.py feed_forward
+    """
+    chosen, weights = launcher.empty((len(x), 1), np.int32), launcher.empty((len(x), 1), np.float32)
+    chosen[...], weights[...] = 0, 1
+    return experts(launcher, x, chosen, weights, [w1], [w2], [w3], precision, version)
+
+
+def launch(launcher: Any, version: str, arrays: tuple, tables: list[list], out: np.ndarray, F: int, D: int) -> None:
+    """Launch the kernels of one version. Shapes:  arrays x (T, D), chosen (T, K), weights (T, K) -> out (T, D)."""
+    if version not in VERSIONS:
+        raise ValueError(f"experts has the versions v1, v2 and v3; got {version!r}.")
+    (x, chosen, weights), (w1, w2, w3) = arrays, tables
+    (T, K), E = chosen.shape, len(w1)
+    sizes, defines = [np.int32(size) for size in (D, F, E, K)], type_defines(x, w1[0])
+    if version == "v1":
+        shared = 8 * D + F * out.dtype.itemsize
+        if shared > V1_BYTES:
+            raise ValueError(f"experts v1 keeps 8 D + {out.dtype.itemsize} F = {shared} bytes in shared memory, and a "
+                             f"block has {V1_BYTES}; use v2 or v3.")
+        launcher.launch("experts.cu", "experts_v1", (T,), (THREADS,),
+                        [x, chosen, weights, w1, w2, w3, out, *sizes], shared_bytes=shared, defines=defines)
+        return
+    rows = WARPS * (ROWS if version == "v3" else 1)
+    hidden = launcher.empty((T, K, F), out.dtype)
+    launcher.launch("experts.cu", f"experts_{version}", (T * K, -(-F // rows)), (WARPS * 32,),
+                    [x, chosen, w1, w3, hidden, *sizes[:2], sizes[3]], defines=defines)
+    launcher.launch("experts.cu", f"experts_{version}_down", (T, -(-D // rows)), (WARPS * 32,),
+                    [hidden, chosen, weights, w2, out, *sizes], defines=defines)
+
+
+def used_experts(chosen: np.ndarray, E: int) -> Sequence[int]:
+    """The experts whose matrices are looked up: the chosen ones, or all where looking would wait for the device.
+
+    Shapes:  chosen (T, K)
+    Raises:  ValueError for ids that are no expert's
+    """
+    if not isinstance(chosen, np.ndarray):
+        return range(E)
+    used = np.unique(chosen).tolist()
+    if used[0] < 0 or used[-1] >= E:
+        raise ValueError(f"experts expects ids from 0 to {E - 1}; got {used[0]} to {used[-1]}.")
+    return used
+
+
+def pointers(tables: Sequence[dict[int, np.ndarray]], E: int) -> list[list[np.ndarray]]:
+    """Three lists of E matrices of one dtype. An expert not used has another's, for a table must hold some pointer."""
+    alike = all(matrix.dtype == STORES["bfloat16"] for table in tables for matrix in table.values())
+    found = [{e: to_weight(matrix if alike else matrix.astype(np.float32, copy=False)) for e, matrix in table.items()}
+             for table in tables]
+    return [[table.get(e, next(iter(table.values()))) for e in range(E)] for table in found]
+
+
+def check_shapes(tables: Sequence[dict[int, np.ndarray]], x: np.ndarray) -> tuple[int, int]:
+    """F and D, or ValueError. Shapes:  tables of (F, D), (D, F), (F, D); x (T, D)."""
+    found = [{matrix.shape for matrix in table.values()} for table in tables]
+    F, D = next(iter(found[0]))
+    if found != [{(F, D)}, {(D, F)}, {(F, D)}] or x.shape[1] != D:
+        raise ValueError(f"experts expects x (T, D) and w1, w2, w3 of (F, D), (D, F), (F, D), the same for all "
+                         f"experts; got {x.shape} and {', '.join(str(sorted(shapes)) for shapes in found)}.")
+    return F, D
+
+
+def floor(T: int, K: int, D: int, F: int, used: int, store: int = 2, weight: int = 2) -> tuple[int, int]:
+    """Bytes that must move, and FLOP: T tokens to K experts each, `used` different ones in all.
+
+    store and weight are the bytes of one number. The hidden state could stay on the chip, so it is not counted.
+    """
+    return 3 * used * F * D * weight + 2 * T * D * store + 8 * T * K, 6 * T * K * F * D

@@ -1,0 +1,237 @@
+"""Launchers: one call signature for a GPU and for the emulator.
+
+    launcher = Emulator()                # or Cuda()
+    out = launcher.empty((T, D), np.float32)
+    launcher.launch("rms_norm.cu", "rms_norm_v1", grid, block, (x, weight, out, np.int32(T), ...), defines=(...))
+
+Both take the same sources and the same arguments, arrays of NumPy for the emulator and of CuPy for the GPU, and check
+every argument against the kernel's declaration first. A launcher reads a source once: make a new one after editing.
+"""
+
+import functools
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from kernels.nvrtc import cubin, nvrtc
+from kernels.signature import HERE, Parameter, check, read_parameters
+from tiny.config import TinyError
+
+ALIGNED = 256  # bytes: where arrays begin on a GPU, and where those of the emulator do
+OLDEST_CUPY = 14  # the first that has arrays of bfloat16
+
+
+def find_source(file: str | Path) -> Path:
+    """A source of this folder by its name, or any by its path. Raises TinyError if there is none."""
+    path = HERE / file if (HERE / file).is_file() else Path(file)
+    if not path.is_file():
+        raise TinyError(f"There is no kernel file {file}.",
+                        f"Use a path, or one of {', '.join(sorted(found.name for found in HERE.glob('*.cu')))}.")
+    return path
+
+
+def triple(sizes: Sequence[int], name: str, limits: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A grid or block as three sizes. Raises TinyError for sizes that no GPU takes."""
+    if not 1 <= len(sizes) <= 3 or any(not 1 <= size <= limit for size, limit in zip(sizes, limits)):
+        raise TinyError(f"The {name} {tuple(sizes)} cannot be launched.",
+                        f"Give 1 to 3 sizes, each at least 1 and at most {limits}.")
+    x, y, z = (int(size) for size in (*sizes, 1, 1)[:3])
+    return x, y, z
+
+
+def geometry(grid: Sequence[int], block: Sequence[int]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Grid and block as triples. Raises TinyError for sizes that no GPU takes."""
+    blocks, threads = triple(grid, "grid", (2**31 - 1, 65535, 65535)), triple(block, "block", (1024, 1024, 64))
+    if math.prod(threads) > 1024:
+        raise TinyError(f"The block {threads} has {math.prod(threads):,} threads.", "A block has at most 1,024.")
+    return blocks, threads
+
+
+def poison(array: Any) -> Any:
+    """Fill an array with what no result should hold, so that a place which a kernel leaves out shows itself."""
+    array[...] = np.iinfo(array.dtype).max // 2 if array.dtype.kind in "iu" else array.dtype.type(np.nan)
+    return array
+
+
+class Launcher:
+    """What both launchers share: a kernel is looked up once, its arguments are checked at every launch."""
+
+    device = ""
+    array_type: type = np.ndarray
+
+    def __init__(self) -> None:
+        self.loaded: dict[tuple, tuple[Any, list[Parameter]]] = {}
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        """A new array on the device, for a kernel to fill."""
+        raise NotImplementedError
+
+    def put(self, array: Any) -> Any:
+        """An array on the device, without gaps and aligned for 16-byte reads; the same one if it is that already."""
+        raise NotImplementedError
+
+    def get(self, array: Any) -> np.ndarray:
+        """An array of the device as NumPy's."""
+        raise NotImplementedError
+
+    def cast(self, array: Any, dtype: Any) -> Any:
+        """The numbers of an array in another type, without gaps; the same array if it has both."""
+        return array.astype(dtype, order="C", copy=False)
+
+    def load(self, path: Path, kernel: str, defines: tuple[str, ...]) -> Any:
+        """Compile a source, or find it compiled, and return one kernel of it."""
+        raise NotImplementedError
+
+    def call(self, function: Any, grid: tuple, block: tuple, args: list, shared_bytes: int) -> None:
+        """Start a kernel with arguments that were checked."""
+        raise NotImplementedError
+
+    def launch(self, file: str | Path, kernel: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Any],
+               shared_bytes: int = 0, defines: Sequence[str] = ()) -> None:
+        """Run one kernel of a source.
+
+        grid, block: one to three sizes; args: arrays of this device, NumPy scalars, or lists of arrays, which become
+        tables of pointers; defines: "NAME=VALUE", with which the source is compiled
+
+        Raises:  TinyError for a source that does not compile, or arguments that its declaration does not take
+        """
+        blocks, threads = geometry(grid, block)
+        key = (str(file), kernel, tuple(defines))
+        if key not in self.loaded:
+            path = find_source(file)
+            wanted = read_parameters(path, kernel, defines)
+            self.loaded[key] = self.load(path, kernel, tuple(defines)), wanted
+        function, wanted = self.loaded[key]
+        check(kernel, wanted, args, self.array_type, self.device)
+        self.call(function, blocks, threads, list(args), int(shared_bytes))
+
+
+class Emulator(Launcher):
+    """Kernels on this CPU: see `kernels.emulator`.
+
+    check: report bad accesses and races instead of making them; order: in which threads and blocks run, "forward",
+    "reverse" or "random:SEED"
+    """
+
+    device = "the host"
+
+    def __init__(self, check: bool = False, order: str = "forward") -> None:
+        super().__init__()
+        if shutil.which("g++") is None:
+            raise TinyError("The emulator compiles kernels with g++, which is not on this machine.",
+                            "Install it, for example with: apt-get install g++.")
+        self.check, self.order = check, order
+        self.modules: dict[tuple, Any] = {}
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        """A new array that begins where one of a GPU would. Shapes:  -> as asked for."""
+        return poison(aligned(shape, np.dtype(dtype)))
+
+    def put(self, array: np.ndarray) -> np.ndarray:
+        """The array itself, or a copy without gaps that begins at a multiple of 16 bytes. Shapes:  any -> same."""
+        if array.flags.c_contiguous and array.ctypes.data % 16 == 0:
+            return array
+        copy = aligned(array.shape, array.dtype)
+        copy[...] = array
+        return copy
+
+    def get(self, array: np.ndarray) -> np.ndarray:
+        """The array itself. Shapes:  any -> same."""
+        return array
+
+    def load(self, path: Path, kernel: str, defines: tuple[str, ...]) -> Any:
+        """A kernel of a shared library, which is compiled at its first use and kept on disk."""
+        from kernels.emulator import Module
+
+        if (path, defines) not in self.modules:
+            self.modules[path, defines] = Module(path, defines=defines, check=self.check, order=self.order)
+        return functools.partial(self.modules[path, defines].launch, kernel)
+
+    def call(self, function: Any, grid: tuple, block: tuple, args: list, shared_bytes: int) -> None:
+        """Run the kernel to its end."""
+        function(grid, block, args, shared_bytes=shared_bytes)
+
+
+def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """A new array that begins at a multiple of 256 bytes. Shapes:  -> as asked for."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNED, np.uint8)
+    start = -raw.ctypes.data % ALIGNED
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+class Cuda(Launcher):
+    """Kernels on a GPU, through CuPy. With `poisoned`, new arrays are filled with NaN, for tests."""
+
+    def __init__(self, poisoned: bool = False) -> None:
+        super().__init__()
+        self.cupy = import_cupy()
+        self.array_type, self.poisoned = self.cupy.ndarray, poisoned
+        device = self.cupy.cuda.Device()
+        self.device, self.arch = f"GPU {device.id}", int(device.compute_capability)
+        self.shared_limit = device.attributes["MaxSharedMemoryPerBlockOptin"]
+        self.newest = self.cupy.cuda.runtime.driverGetVersion() // 1000
+        self.tables: dict[tuple[int, ...], Any] = {}
+        nvrtc(self.newest).check_arch(self.arch)
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        """A new array on the GPU."""
+        array = self.cupy.empty(shape, dtype)
+        return poison(array) if self.poisoned else array
+
+    def put(self, array: Any) -> Any:
+        """An array on the GPU: copied there, unless it is there and has no gaps."""
+        return self.cupy.ascontiguousarray(self.cupy.asarray(array))
+
+    def get(self, array: Any) -> np.ndarray:
+        """Wait for an array, and copy it to the host."""
+        return self.cupy.asnumpy(array)
+
+    def load(self, path: Path, kernel: str, defines: tuple[str, ...]) -> Any:
+        """A kernel of a cubin, which is compiled at its first use and kept on disk."""
+        compiled = cubin(path, self.arch, defines, self.newest)
+        return self.cupy.RawModule(path=str(compiled)).get_function(kernel)
+
+    def call(self, function: Any, grid: tuple, block: tuple, args: list, shared_bytes: int) -> None:
+        """Queue the kernel on the current stream; what it writes is there when something waits for it."""
+        if shared_bytes > self.shared_limit:
+            raise TinyError(f"{shared_bytes:,} bytes of shared memory are more than the {self.shared_limit:,} of a "
+                            "block on this GPU.", "Use smaller tiles.")
+        if shared_bytes > function.max_dynamic_shared_size_bytes:  # 48 KiB, unless more is asked for
+            function.max_dynamic_shared_size_bytes = shared_bytes
+        function(grid, block, tuple(self.table(arg) if isinstance(arg, (list, tuple)) else arg for arg in args),
+                 shared_mem=shared_bytes)
+
+    def table(self, arrays: Sequence[Any]) -> Any:
+        """The addresses of arrays, on the GPU. Kept: the same arrays come with every token, and the kernel reads the
+        table after this function has returned.
+        """
+        pointers = tuple(array.data.ptr for array in arrays)
+        if pointers not in self.tables:
+            self.tables[pointers] = self.cupy.asarray(np.array(pointers, np.uint64))
+        return self.tables[pointers]
+
+
+def import_cupy() -> ModuleType:
+    """CuPy, if it is there, recent enough, and sees a GPU. Raises TinyError that says what is missing."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise TinyError(f"CuPy cannot be imported: {error}.", "pip install -e '.[cuda13]', or '.[cuda12]' for a driver "
+                        "of CUDA 12; without a GPU use --device emulator.") from error
+    if int(cupy.__version__.split(".")[0]) < OLDEST_CUPY:
+        raise TinyError(f"CuPy {cupy.__version__} has no arrays of bfloat16.",
+                        f"Install CuPy {OLDEST_CUPY}.1 or newer.")
+    try:
+        found = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise TinyError(f"CuPy finds no GPU: {error}.", "Install NVIDIA's driver, of the version that this CuPy needs; "
+                        "without a GPU use --device emulator.") from error
+    if not found:
+        raise TinyError("CuPy finds no GPU.", "Make one visible, or use --device emulator.")
+    return cupy

@@ -1,0 +1,158 @@
+"""The seam once more: the names and signatures of `tiny/ops.py`, five of them as kernels.
+
+Arrays say where they run: CuPy's on the GPU, where the result stays, and NumPy's through the emulator. The other names
+are the NumPy functions themselves. A model gets its operations from `choose`, which brings arrays to a device and back.
+"""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import tiny.ops
+from kernels.launch import Cuda, Emulator, Launcher
+from tiny.config import TinyError
+from tiny.ops import adapter, feed_forward, linear, patch_embed, rope_2d_table, rope_table
+
+__all__ = ["adapter", "attention", "experts", "feed_forward", "linear", "patch_embed", "rms_norm", "rope",
+           "rope_2d_table", "rope_table", "route"]
+
+# The version of each kernel that is in use, where need be by precision.
+SHIPPED: dict[str, str | dict[str, str]] = {
+    "attention": {"float32": "v2", "bfloat16": "v3"}, "experts": "v3", "rms_norm": "v3", "rope": "v2", "route": "v3"}
+WEIGHTS = {"weight", "gate", "w1", "w2", "w3"}  # parameters that hold weights: uploaded once, and kept
+DEVICES: dict[str, type[Launcher]] = {"cuda": Cuda, "emulator": Emulator}
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, precision: str = "float32") -> np.ndarray:
+    """Normalise each token's vector by its root mean square. Shapes:  x (T, D), weight (D,) -> (T, D)."""
+    return run("rms_norm", launcher_of(x), x=x, weight=weight, eps=eps, precision=precision)
+
+
+def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precision: str = "float32") -> np.ndarray:
+    """Rotate each interleaved pair of every head. Shapes:  x (T, n, d), cos (T, d / 2), sin (T, d / 2) -> (T, n, d)."""
+    return run("rope", launcher_of(x), x=x, cos=cos, sin=sin, precision=precision)
+
+
+def route(x: np.ndarray, gate: np.ndarray, num_experts_per_tok: int,
+          precision: str = "float32") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Choose each token's experts. Shapes:  x (T, D), gate (E, D) -> logits (T, E), experts (T, K), weights (T, K)."""
+    return run("route", launcher_of(x), x=x, gate=gate, num_experts_per_tok=num_experts_per_tok, precision=precision)
+
+
+def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequence[int],
+              spans: Sequence[tuple[int, int]], causal: bool = True, precision: str = "float32") -> np.ndarray:
+    """Attention over packed sequences. Shapes:  q (T, H, d), keys (S, G, d), values (S, G, d) -> (T, H, d)."""
+    return run("attention", launcher_of(q), q=q, keys=keys, values=values, lengths=lengths, spans=spans,
+               causal=causal, precision=precision)
+
+
+def experts(x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence[np.ndarray],
+            w2: Sequence[np.ndarray], w3: Sequence[np.ndarray], precision: str = "float32") -> np.ndarray:
+    """Add up the answers of each token's experts. Shapes:  x (T, D), chosen (T, K), weights (T, K) -> (T, D)."""
+    return run("experts", launcher_of(x), x=x, chosen=chosen, weights=weights, w1=w1, w2=w2, w3=w3,
+               precision=precision)
+
+
+def launcher_of(array: Any) -> Launcher:
+    """The launcher for an array: the emulator's for NumPy's, the GPU's for CuPy's."""
+    return device_launcher("emulator" if isinstance(array, np.ndarray) else "cuda")
+
+
+@functools.cache
+def device_launcher(device: str) -> Launcher:
+    """The launcher of a device, made once in a process: it holds the kernels that are loaded."""
+    return DEVICES[device]()
+
+
+class Placed(Sequence):
+    """Matrices that are put on a device when an operation looks them up, and not before."""
+
+    def __init__(self, matrices: Sequence[Any], put):
+        self.matrices, self.put = matrices, put
+
+    def __len__(self) -> int:
+        return len(self.matrices)
+
+    def __getitem__(self, expert):
+        return self.put(self.matrices[expert])
+
+
+class Kept:
+    """Weights on a device, each put there once: an array at the same address, of one shape, is the same array."""
+
+    def __init__(self, launcher: Launcher):
+        self.launcher = launcher
+        self.arrays: dict[tuple, tuple[np.ndarray, Any]] = {}
+
+    def put(self, array: np.ndarray) -> Any:
+        """The device's copy of a weight. The array is held too, so that no other one gets its address."""
+        key = array.ctypes.data, array.shape, array.strides, array.dtype
+        if key not in self.arrays:
+            self.arrays[key] = array, self.launcher.put(array)
+        return self.arrays[key][1]
+
+
+def run(name: str, launcher: Launcher, put=None, **arguments: Any) -> Any:
+    """Call the shipped version of a kernel's host function, its arrays put on the device.
+
+    put: what brings weights there, if not the launcher itself
+    """
+    def place(key: str, value: Any) -> Any:
+        bring = put if put and key in WEIGHTS else launcher.put
+        if hasattr(value, "dtype") and hasattr(value, "shape"):
+            return bring(value)
+        return Placed(value, bring) if key in WEIGHTS else value
+
+    shipped = SHIPPED[name]
+    version = shipped if isinstance(shipped, str) else shipped[arguments["precision"]]
+    host = getattr(importlib.import_module(f"kernels.{name}"), name)
+    return host(launcher, **{key: place(key, value) for key, value in arguments.items()}, version=version)
+
+
+def choose(kernels: str | Sequence[str], device: str | Launcher) -> ModuleType:
+    """What a model takes as its operations: the named ones as kernels, the others NumPy's.
+
+    kernels: "all", "none", or names, as a list or parted by commas; device: "cuda", "emulator", or a launcher, such as
+    one of another order of threads
+
+    Raises:  TinyError for an unknown name or device, and if a compiler, CuPy or a GPU is missing
+    """
+    names = kernel_names(kernels)
+    if isinstance(device, str) and device not in DEVICES:
+        raise TinyError(f"The device {device!r} is unknown.", f"Use {' or '.join(map(repr, DEVICES))}.")
+    chosen = ModuleType("kernels.chosen", f"The operations of a model, of which these are kernels: {names}.")
+    kept = Kept(device_launcher(device) if isinstance(device, str) else device)
+    for name in tiny.ops.__all__:
+        function = getattr(tiny.ops, name)
+        setattr(chosen, name, as_kernel(name, function, kept) if name in names else function)
+    vars(chosen)["kernels"] = names
+    return chosen
+
+
+def kernel_names(kernels: str | Sequence[str]) -> list[str]:
+    """The kernels that are asked for. Raises TinyError that lists all names for one that is none."""
+    if isinstance(kernels, str):
+        kernels = {"all": list(SHIPPED), "none": []}.get(kernels, kernels.split(","))
+    unknown = [name for name in kernels if name not in SHIPPED]
+    if unknown:
+        raise TinyError(f"There is no kernel {unknown[0]!r}.", f"Use {', '.join(SHIPPED)}; or all, or none.")
+    return [name for name in SHIPPED if name in kernels]
+
+
+def as_kernel(name: str, function: Any, kept: Kept) -> Any:
+    """An operation on NumPy arrays that runs as a kernel: arguments are copied to the device, the result back."""
+    signature, get = inspect.signature(function), kept.launcher.get
+
+    @functools.wraps(function)
+    def operation(*args, **options):
+        given = signature.bind(*args, **options)
+        given.apply_defaults()
+        result = run(name, kept.launcher, kept.put, **given.arguments)
+        return tuple(map(get, result)) if isinstance(result, tuple) else get(result)
+
+    return operation

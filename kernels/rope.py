@@ -1,0 +1,91 @@
+"""Rotary positions on the device: the host side of `rope.cu`, and the form that fills the cache on its way."""
+
+from typing import Any
+
+import numpy as np
+
+from kernels.storage import CPP_NAMES, STORES, to_store, wide
+
+FILE, THREADS = "rope.cu", 256
+
+
+def rope(launcher: Any, x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precision: str = "float32",
+         version: str = "v2") -> np.ndarray:
+    """Rotate each interleaved pair (x[2i], x[2i+1]) of every head by its token's angle.
+
+    Shapes:  x (T, n, d), cos (T, d / 2), sin (T, d / 2) -> (T, n, d)
+    Dtypes:  x float32, stored as the precision says; cos, sin float32 -> float32
+    Raises:  ValueError if cos and sin do not have one angle for each token and pair, or if d is odd
+    Source:  tiny/rope.py
+    Differs: with bfloat16, the angles and the four products are not rounded, only the result is; v3 is rope_into_cache
+    """
+    check_angles(x, cos, sin)
+    x, (cos, sin) = to_store(x, precision), tables(cos, sin)
+    T, n, d = x.shape
+    units = {"v1": n * (d // 2), "v2": n * -(-d // wide(x))}
+    if version not in units:
+        raise ValueError(f"rope has the versions v1 and v2, and v3 as rope_into_cache; got {version!r}.")
+    out = launcher.empty((T, n, d), x.dtype)
+    launcher.launch(FILE, f"rope_{version}", (T, -(-units[version] // THREADS)), (THREADS,),
+                    (x, cos, sin, out, np.int32(n), np.int32(d)), defines=(f"STORE={CPP_NAMES[x.dtype]}",))
+    return out.astype(np.float32, copy=False)
+
+
+def rope_into_cache(launcher: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, cos: np.ndarray, sin: np.ndarray,
+                    rows: np.ndarray, cache_keys: np.ndarray, cache_values: np.ndarray,
+                    precision: str = "float32") -> np.ndarray:
+    """Rotate queries and keys; return the queries, and write keys and values into their rows of one layer's cache.
+
+    Shapes:  q (T, H, d), k, v (T, G, d), cos, sin (T, d / 2), rows (T,), cache_keys, cache_values (S, G, d)
+             -> (T, H, d)
+    Dtypes:  q, k, v float32, stored as the precision says; rows int32, read on the device; the cache is what the
+             precision stores -> float32
+    Order:   rows are distinct and below S: the device does not check them
+    Raises:  ValueError if shapes do not agree, or the cache or rows have another type or are not contiguous
+    Source:  tiny/rope.py and the first step of KVCache.append, tiny/kv_cache.py
+    """
+    for x in (q, k):
+        check_angles(x, cos, sin)
+    check_cache(k, v, rows, cache_keys, cache_values, precision)
+    q, k, v = (to_store(x, precision) for x in (q, k, v))
+    (T, H, d), G, (cos, sin) = q.shape, k.shape[1], tables(cos, sin)
+    out = launcher.empty((T, H, d), q.dtype)
+    grid = T, -(-(H + 2 * G) * -(-d // wide(q)) // THREADS)
+    launcher.launch(FILE, "rope_v3", grid, (THREADS,), (q, k, v, cos, sin, rows, out, cache_keys, cache_values,
+                    np.int32(H), np.int32(G), np.int32(d)), defines=(f"STORE={CPP_NAMES[q.dtype]}",))
+    return out.astype(np.float32, copy=False)
+
+
+def check_angles(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> None:
+    """Refuse what the NumPy function refuses, and heads with a number too many for pairs."""
+    if cos.shape != (x.shape[0], x.shape[2] // 2) or sin.shape != cos.shape:
+        raise ValueError(f"rope expects cos and sin {(x.shape[0], x.shape[2] // 2)} for x {x.shape}; "
+                         f"got {cos.shape} and {sin.shape}. Build them with rope_table for these positions.")
+    if x.shape[2] % 2:
+        raise ValueError(f"rope turns pairs, so the last axis of x must be even; got {x.shape}.")
+
+
+def check_cache(k: np.ndarray, v: np.ndarray, rows: np.ndarray, keys: np.ndarray, values: np.ndarray,
+                precision: str) -> None:
+    """Refuse a cache that the keys and values do not fit into as they are: a converted copy would be filled instead."""
+    if v.shape != k.shape or keys.shape[1:] != k.shape[1:] or values.shape != keys.shape or rows.shape != k.shape[:1]:
+        raise ValueError("rope_into_cache expects k, v (T, G, d), a cache (S, G, d) and rows (T,); got "
+                         f"{k.shape}, {v.shape}, {keys.shape}, {values.shape} and {rows.shape}.")
+    wanted = STORES.get(precision)
+    if {keys.dtype, values.dtype} != {wanted} or rows.dtype != np.dtype(np.int32):
+        raise ValueError(f"rope_into_cache with precision {precision!r} expects a cache of {wanted} and rows of int32; "
+                         f"got {keys.dtype}, {values.dtype} and {rows.dtype}.")
+    if not all(x.flags.c_contiguous for x in (keys, values, rows)):
+        raise ValueError("rope_into_cache writes into the cache itself: keys, values and rows must be contiguous. "
+                         "One layer of a KVCache is.")
+
+
+def tables(cos: np.ndarray, sin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The angles as the kernels read them: float32 with every precision."""
+    return cos.astype(np.float32, order="C", copy=False), sin.astype(np.float32, order="C", copy=False)
+
+
+def floor(T: int, heads: int, head_dim: int, precision: str = "float32", copied: int = 0) -> tuple[int, int]:
+    """Bytes that must move and floating-point operations, for `heads` rotated heads and `copied` ones (those of v)."""
+    numbers = T * head_dim * (heads + copied)
+    return 2 * numbers * STORES[precision].itemsize + 2 * T * (head_dim // 2) * 4, 3 * T * heads * head_dim

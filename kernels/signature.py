@@ -1,0 +1,168 @@
+"""What a kernel's parameters are, read from its C++ declaration, and whether arguments fit them.
+
+A GPU is told addresses and bytes and nothing else: a Python number of the wrong width, a float64 array or a slice with
+gaps gives wrong results and no message. So every argument of every launch is checked here, for both devices alike.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from tiny.config import TinyError
+
+HERE = Path(__file__).parent
+# NumPy's types for the C++ types that kernels take. Arrays of other types (float4, void) are not checked for theirs.
+DTYPES = {ctype: np.dtype(name) for ctype, name in {
+    "float": np.float32, "double": np.float64, "bool": np.bool_, "signed char": np.int8, "unsigned char": np.uint8,
+    "short": np.int16, "unsigned short": np.uint16, "int": np.int32, "unsigned": np.uint32, "unsigned int": np.uint32,
+    "long": np.int64, "long long": np.int64, "unsigned long": np.uint64, "unsigned long long": np.uint64,
+    "size_t": np.uint64, "__half": np.float16, "__nv_bfloat16": ml_dtypes.bfloat16}.items()}
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.M)
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
+SPECIFIERS = re.compile(r"\b(?:const|volatile|__restrict__|__grid_constant__|struct)\b|\[[^\]]*\]")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: its text as declared, name, C++ type, how many stars, and whether what it points at is const."""
+
+    text: str
+    name: str
+    ctype: str
+    stars: int
+    const: bool
+
+
+def local_files(path: Path) -> list[Path]:
+    """A source and the files beside it, or in this folder, that it includes, and that these include."""
+    found = [path]
+    for file in found:  # grows while it is read
+        for name in INCLUDE.findall(file.read_text(encoding="utf-8")):
+            part = next((folder / name for folder in (file.parent, HERE) if (folder / name).is_file()), None)
+            if part is not None and part not in found:
+                found.append(part)
+    return found
+
+
+def read_parameters(path: Path, kernel: str, defines: Sequence[str] = ()) -> list[Parameter]:
+    """The parameters of one kernel of a file. Raises TinyError if the file has no such kernel."""
+    source = "\n".join(file.read_text(encoding="utf-8") for file in reversed(local_files(path)))
+    return parameters(source, kernel, defines, path.name)
+
+
+def macros(source: str, defines: Sequence[str]) -> dict[str, str]:
+    """Names that the preprocessor replaces by types or numbers: -D options, then the simple #defines of the source."""
+    found = {name: value for name, _, value in (text.partition("=") for text in defines)}
+    for name, value in re.findall(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(\S.*?)[ \t]*$", source, re.M):
+        found.setdefault(name, value)
+    return found
+
+
+def declared(source: str) -> dict[str, str]:
+    """The __global__ functions of a source, each with the text of its parameters."""
+    bounds = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
+    pattern = rf"__global__\s+{bounds}void\s+{bounds}(\w+)\s*\(([^()]*)\)"
+    return dict(re.findall(pattern, COMMENT.sub(" ", source)))
+
+
+def parameters(source: str, kernel: str, defines: Sequence[str] = (), file: str = "this file") -> list[Parameter]:
+    """The parameters of one __global__ function. `source` is the file's text, behind the texts that it includes.
+
+    Raises:  TinyError if the source has no such kernel
+    """
+    found = declared(source)
+    if kernel not in found:
+        raise TinyError(f"{file} has no kernel {kernel}; it has {', '.join(found) or 'none'}.",
+                        'Name one that is there, or declare it: extern "C" __global__ void NAME(...).')
+    known = macros(source, defines)
+    return [parameter(text, known) for text in found[kernel].split(",") if text.strip()]
+
+
+def parameter(text: str, known: Mapping[str, str]) -> Parameter:
+    """Read one parameter, such as `const WEIGHT* const* w1` with WEIGHT=float.
+
+    >>> parameter("const WEIGHT* const* w1", {"WEIGHT": "float"})
+    Parameter(text='const WEIGHT* const* w1', name='w1', ctype='float', stars=2, const=True)
+    """
+    text = " ".join(text.split())
+    words = re.sub(r"\w+", lambda word: resolve(word[0], known), text)
+    bare = " ".join(SPECIFIERS.sub(" ", words.replace("*", " ")).split())
+    ctype, _, name = bare.rpartition(" ")
+    first = words[: words.find("*")] if "*" in words else words
+    return Parameter(text, name, ctype, words.count("*") + words.count("["), "const" in first.split())
+
+
+def resolve(word: str, known: Mapping[str, str]) -> str:
+    """What a macro stands for, through further macros; a circle of them ends where it began."""
+    seen: set[str] = set()
+    while word in known and word not in seen:
+        seen.add(word)
+        word = known[word]
+    return word
+
+
+def check(kernel: str, wanted: Sequence[Parameter], args: Sequence[Any], array_type: Any, device: str) -> None:
+    """Require arguments that a kernel's parameters describe: kinds, dtypes, widths, layout, and on which device.
+
+    Raises:  TinyError that names the kernel, the argument, what came and what to pass
+    """
+    if len(args) != len(wanted):
+        raise TinyError(f"{kernel} takes {len(wanted)} arguments; {len(args)} came.",
+                        f"Pass, in this order: {', '.join(p.text for p in wanted)}.")
+    for p, arg in zip(wanted, args):
+        label = f"{kernel}: the argument for `{p.text}`"
+        if p.stars == 0:
+            check_scalar(label, p, arg)
+        elif p.stars == 1:
+            check_array(label, p, arg, array_type, device)
+        elif not isinstance(arg, (list, tuple)) or not arg:
+            raise TinyError(f"{label} is {describe(arg)}.", "Pass a list of arrays: it becomes a table of pointers.")
+        else:
+            for item in arg:
+                check_array(label, p, item, array_type, device)
+
+
+def check_scalar(label: str, p: Parameter, arg: Any) -> None:
+    """A number must be a NumPy scalar of exactly the parameter's type: its bytes are what the kernel reads."""
+    want = DTYPES.get(p.ctype)
+    if want is None:
+        raise TinyError(f"{label} has the type {p.ctype}, which no NumPy scalar has.", "Use one of the plain types.")
+    if not isinstance(arg, np.generic) or arg.dtype != want:
+        raise TinyError(f"{label} is {describe(arg)}.", f"Pass np.{want}(...).")
+
+
+def check_array(label: str, p: Parameter, arg: Any, array_type: Any, device: str) -> None:
+    """An array must lie on the launcher's device, without gaps, in the parameter's dtype, and let itself be written."""
+    if not isinstance(arg, array_type):
+        raise TinyError(f"{label} is {describe(arg)}; this launcher's arrays are {kind(array_type)} arrays on "
+                        f"{device}.", "Bring it there with launcher.put(array).")
+    want = DTYPES.get(p.ctype)
+    if want is not None and arg.dtype != want:
+        raise TinyError(f"{label} is {describe(arg)}.", f"Pass {want}, for example from array.astype.")
+    if not arg.flags.c_contiguous:
+        raise TinyError(f"{label} is {describe(arg)} with gaps or turned axes.",
+                        "Kernels read rows that lie one behind another: make a copy with np.ascontiguousarray.")
+    if not p.const and not getattr(arg.flags, "writeable", True):
+        raise TinyError(f"{label} is {describe(arg)} that may only be read, and the kernel writes it.",
+                        "Pass a copy, or declare the parameter const.")
+
+
+def kind(array_type: type) -> str:
+    """Whose arrays these are: NumPy, or CuPy."""
+    return {"numpy": "NumPy", "cupy": "CuPy"}.get(array_type.__module__.split(".")[0], array_type.__module__)
+
+
+def describe(arg: Any) -> str:
+    """An argument in a few words, with its dtype and shape if it is an array."""
+    if hasattr(arg, "shape") and arg.shape != ():
+        return f"a {kind(type(arg))} array {arg.dtype} {tuple(arg.shape)}"
+    if isinstance(arg, np.generic):
+        return f"np.{arg.dtype}({arg})"
+    if isinstance(arg, (bool, int, float)):
+        return f"the Python number {arg!r}, whose width no kernel knows"
+    return f"a {type(arg).__name__}"
