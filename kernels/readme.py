@@ -15,6 +15,8 @@ from pathlib import Path
 
 from kernels.gpu_cases import Operation, operations
 from kernels.ops import SHIPPED
+from tiny.tools.readme import fill, refresh
+from tiny.training.card import table
 
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
@@ -26,11 +28,6 @@ SOURCES = {"add_rms_norm": "rms_norm", "rope_into_cache": "rope", "group_by_expe
 FORMS = {"add_rms_norm": "v3, with the residual added first",
          "rope_into_cache": "v3: queries, keys and values in one launch, straight into the cache",
          "group_by_expert": "counts, offsets and the order of tokens by expert, by two kernels"}
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
 def idea(operation: Operation, version: str | None) -> str:
@@ -110,24 +107,14 @@ PARTS = {"versions": versions_table, "floors": floors_table}
 
 def page() -> str:
     """The page with its generated parts as they should be."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name, make in PARTS.items():
-        before, begin, rest = text.partition(f"<!-- begin {name} -->")
-        _, end, after = rest.partition(f"<!-- end {name} -->")
-        if not (begin and end):
-            raise ValueError(f"{PAGE.name} expects the marks `<!-- begin {name} -->` and `<!-- end {name} -->`.")
-        text = f"{before}{begin}\n{make()}\n{end}{after}"
-    return text
+    return fill(PAGE.read_text(encoding="utf-8"), PARTS, "kernels/README.md")
 
 
 def main() -> int:
-    """Write or check the page."""
+    """Write or check the page; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m kernels.readme", description=__doc__)
     parser.add_argument("--check", action="store_true")
-    text = page()
-    if not parser.parse_args().check:
-        PAGE.write_text(text, encoding="utf-8")
-    return 0 if PAGE.read_text(encoding="utf-8") == text else 1
+    return refresh(PAGE, page(), parser.parse_args().check, "python -m kernels.readme")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+from tiny.tools.readme import refresh
+
 HERE = Path(__file__).parent
 PAGE = HERE / "side_by_side.md"
 TAG = re.compile(r"^\s*(?:#|//) (\(\d+\) .*)$")
@@ -121,13 +123,10 @@ def page() -> str:
 
 
 def main() -> int:
-    """Write or check the page."""
+    """Write or check the page; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m kernels.side_by_side", description=__doc__)
     parser.add_argument("--check", action="store_true")
-    text = page()
-    if not parser.parse_args().check:
-        PAGE.write_text(text, encoding="utf-8")
-    return 0 if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text else 1
+    return refresh(PAGE, page(), parser.parse_args().check, "python -m kernels.side_by_side")
 
 
 if __name__ == "__main__":

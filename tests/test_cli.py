@@ -82,7 +82,8 @@ def test_json_is_one_object_with_the_promised_keys(capsys):
     peak = said.pop("peak_memory_bytes")
     assert type(peak) is int and 10e6 < peak < 10e9
     assert said == {"model": MODEL, "layout": "mistral", "weights": "resident", "precision": "float32", "seed": None,
-                    "device": "cpu", "kernels": [], "prompt_ids": ids, "ids": [token.id for token in tokens], "stop": "max_tokens",
+                    "device": "cpu", "kernels": [], "prompt_ids": ids,
+                    "ids": [token.id for token in tokens], "stop": "max_tokens",
                     "text": "".join(token.text for token in tokens), "logprobs": [token.logprob for token in tokens]}
 
 

@@ -1,4 +1,4 @@
-"""The pages about kernels: two columns aligned by step, tables that are what sources and records say, a true example."""
+"""The pages about kernels: two columns aligned by step, tables that sources and records give, a true example."""
 
 import re
 import subprocess

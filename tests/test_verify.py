@@ -172,6 +172,30 @@ def test_numbers_that_are_none_never_pass(tmp_path):
         assert "Infinity" not in json.dumps(verify_check.finite(report))
 
 
+def test_a_prompt_that_agrees_and_tokens_that_do_not(tmp_path):
+    """A wrong cache shows in the greedy tokens alone, and only if theirs led by more than rounding can turn."""
+    tokens = read("tiny-mixtral").inputs["greedy_tokens"].copy()
+    tokens[2] += 1
+    for gap, status in ((0.5, 1), (1e-4, 0)):
+        gaps = np.full(len(tokens), gap, np.float32)
+        path = rewritten(tmp_path, "tiny-mixtral", greedy_tokens=tokens, greedy_gaps=gaps)
+        report = check(path, "tiny-mixtral")
+        assert report["status"] == status and report["greedy"]["equal"] == 2
+        assert [place["operation"] for place in report["places"]] == ["decoding with a cache"] * status
+
+
+def test_an_expert_that_the_logits_do_not_choose(tmp_path):
+    dump = read("tiny-mixtral")
+    chosen = dump.arrays["experts01"].copy()
+    chosen[4, 1] = next(e for e in range(8) if e not in chosen[4])
+    path = rewritten(tmp_path, "tiny-mixtral", experts01=chosen)
+    report = check(path, "tiny-mixtral")
+    assert report["places"][0]["operation"] == "experts of layer 1 (choice of the experts)"
+    assert report["places"][0]["rows"] == [4] and not report["experts"][1]["differ"][0]["tie"]
+    report = verify_check.compare_files(dump, verify_file.read(path))
+    assert [place["array"] for place in report["places"]] == ["experts01"] and report["status"] == 1
+
+
 # ---- inputs
 
 def test_pixels_in_another_order_alone(tmp_path):

@@ -18,6 +18,7 @@ import sys
 import tokenize
 import xml.etree.ElementTree
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -27,6 +28,7 @@ import tiny
 from tiny.config import Config, MoeConfig, VisionConfig
 from tiny.tools import memory
 from tiny.training import train_pixtral
+from tiny.training.card import table
 from tiny.training.card_pixtral import claimed
 from tiny.training.evaluate_pixtral import AIMS, COLUMNS, GATES
 from tiny.training.train import Recipe
@@ -96,12 +98,6 @@ def function_lengths(path: Path) -> dict[str, int]:
 def lines_of(path: Path) -> int:
     """The lines of code of a file."""
     return len(code_lines(path.read_text(encoding="utf-8")))
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    ruler = ["---"] * len(head)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ruler, *rows))
 
 
 def link(path: Path) -> str:
@@ -333,17 +329,28 @@ BLOCKS = {"MAP": map_block, "COUNTS": counts_block, "MEMORY": memory_block, "BEN
           "MODEL": model_block, "PIXTRAL": pixtral_block, "VERIFY": verify_block}
 
 
-def fill(text: str) -> str:
-    """The text of README.md with every generated part made anew."""
-    for name, block in BLOCKS.items():
+def fill(text: str, blocks: Mapping[str, Callable[[], str]] = BLOCKS, page: str = "README.md") -> str:
+    """The text of a page with every generated part made anew."""
+    for name, block in blocks.items():
         pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.S)
         found = pattern.findall(text)
         if len(found) != 1:
-            raise tiny.TinyError(f"README.md has {len(found)} parts {name}.",
+            raise tiny.TinyError(f"{page} has {len(found)} parts {name}.",
                                  f"Put <!-- begin {name} --> and <!-- end {name} --> once, each on its own line.")
         start, end = found[0]
         text = pattern.sub((start + block() + "\n" + end).replace("\\", r"\\"), text)
     return text
+
+
+def refresh(path: Path, new: str, check: bool, command: str) -> int:
+    """Write a generated text, or only check it; returns the exit status."""
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    if check and new != old:
+        print(f"{path.name} is not up to date: run {command}", file=sys.stderr)
+        return 1
+    if new != old:
+        path.write_text(new, encoding="utf-8")
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -358,14 +365,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.verify:
         record_verify(options.verify)
     path = ROOT / "README.md"
-    old = path.read_text(encoding="utf-8")
-    new = fill(old)
-    if options.check and new != old:
-        print("README.md is not up to date: run python -m tiny.tools.readme", file=sys.stderr)
-        return 1
-    if new != old:
-        path.write_text(new, encoding="utf-8")
-    return 0
+    return refresh(path, fill(path.read_text(encoding="utf-8")), options.check, "python -m tiny.tools.readme")
 
 
 if __name__ == "__main__":
