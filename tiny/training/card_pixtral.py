@@ -83,7 +83,7 @@ The first question of each skill at a size seen, not picked.
 
 {stages}
 
-{steps:,} steps of AdamW, seed {seed}, {hours:.1f} hours, the last three stages on two cores, the others on one
+{steps:,} steps of AdamW, seed {seed}, {hours:.1f} hours, the last four stages on two cores, the others on one
 ({machine}), {date}. First the encoder alone learns to say of every patch what it shows, through linear heads that are
 thrown away: {heads}. Then it stays as it is, and adapter and decoder learn to answer, {questions} questions a scene,
 each as if asked alone. At last all of it learns, the encoder at a lower rate and with the labels of its patches kept

@@ -129,6 +129,8 @@ class Recipe:
         Stage("letters", 2000, 32, 7e-4, 5e-4, 1.0, LETTERS, tuple(range(32, 97, 8)), flat=0.2, floor=0.01, small=0.7,
               shards=2, asked=ASKED_LATER),
         Stage("words", 4000, 32, 7e-4, 6e-4, 1.0, WORDS, tuple(range(32, 97, 8)), flat=0.15, floor=0.01, small=0.7,
+              shards=2, asked=ASKED_LATER),
+        Stage("small", 5000, 32, 7e-4, 6e-4, 1.0, WORDS, tuple(range(32, 97, 8)), flat=0.2, floor=0.01, small=1.1,
               shards=2, asked=ASKED_LATER))
 
     def config(self, vocab_size: int) -> Config:
