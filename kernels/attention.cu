@@ -1,6 +1,7 @@
 // Attention of many queries: every query averages the values of the keys it may see, weighted by how well they match.
 //
 // NumPy: tiny/attention.py attention attend
+// rms_norm.cu explains the words: thread, block, warp, lane, barrier, sector.
 //
 // T queries, S keys, H n_heads, G n_kv_heads, R = H / G heads that share the keys and values of one, d head_dim.
 // All arrays are row-major and contiguous: q, out (T, H, d), keys, values (S, G, d) of STORE. Products, softmax and
@@ -111,7 +112,7 @@ __device__ __forceinline__ void copy_row(float* to, const STORE* from, bool ther
 
 // The scores of PART rows against one key for each lane.
 __device__ __forceinline__ void score(const float* queries, const float* key, float (&scores)[PART]) {
-#pragma unroll 4
+#pragma unroll 2  // more loads under way would take more than the 128 registers that a thread has
   for (int c = 0; c < CHUNKS * 4; c += 4) {
     float4 k = *reinterpret_cast<const float4*>(key + c);
 #pragma unroll
@@ -134,7 +135,7 @@ __device__ __forceinline__ float shift(float& highest, float score) {
 
 // Add the values of a tile: lane l owns the columns l, l + 32, ...; a weight is read by all lanes at once.
 __device__ __forceinline__ void average(const float* weights, const float* values, Rows& rows) {
-#pragma unroll 1  // what two steps hold at a time does not fit in 128 registers
+#pragma unroll 2
   for (int s = 0; s < KEYS; s += 4) {
     float4 w[PART];
 #pragma unroll
@@ -355,9 +356,9 @@ __device__ __forceinline__ void write(const Rows& rows, Number* out, Tile tile, 
 
 // v3: both products on tensor cores, keys and values brought by asynchronous copies while the last tile is computed
 // Costs: weights are rounded to bfloat16; only bfloat16; up to 70 KB of shared memory for two tiles of keys and values.
-// Saves: one mma does 4096 FLOP, for which v2 takes 64 instructions of a warp; one ldmatrix brings the 512 bytes for two
-// of them, so that shared memory with its 128 bytes a cycle allows 2048 FLOP a cycle, 8 times as many as the float units
-// of an H100's multiprocessor do; queries, scores and weights stay in registers.
+// Saves: one mma does 4096 FLOP, for which v2 takes 64 instructions of a warp; one ldmatrix brings the 512 bytes for
+// two of them, so that shared memory with its 128 bytes a cycle allows 2048 FLOP a cycle, 8 times as many as the float
+// units of an H100's multiprocessor do; queries, scores and weights stay in registers.
 extern "C" __global__ void __launch_bounds__(128, 2)
     attention_v3(const __nv_bfloat16* q, const __nv_bfloat16* keys, const __nv_bfloat16* values, const int* tiles,
                  __nv_bfloat16* out, int H, int G, int causal) {

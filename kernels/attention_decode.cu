@@ -1,6 +1,7 @@
 // Attention of one query for each sequence, the next token's: the keys are split, for there are many and one query.
 //
 // NumPy: tiny/attention.py attention attend
+// rms_norm.cu explains the words: thread, block, warp, lane, barrier, sector.
 //
 // N sequences, S keys, H n_heads, G n_kv_heads, GROUP = H / G heads that share the keys and values of one, d head_dim.
 // All arrays are row-major and contiguous: q, out (N, H, d), keys, values (S, G, d) of STORE. Products, softmax and
@@ -205,8 +206,8 @@ __device__ __forceinline__ void average(const float (&scores)[GROUP][DEPTH], con
 
 // v2: neighbouring lanes read a row together, 16 bytes each, and every group of lanes walks its own keys
 // Costs: log2(lanes for a row) shuffles for each key and head; one merge of all groups at the end, in shared memory.
-// Saves: sectors are read whole, by 8 times fewer load instructions in bfloat16, with 8 rows on their way for each lane;
-// the online softmax needs no scores in shared memory and no barrier before the end; splits may be of any length.
+// Saves: sectors are read whole, by 8 times fewer load instructions in bfloat16, with 8 rows on their way for each
+// lane; the online softmax needs no scores in shared memory and no barrier before the end; splits may be of any length.
 extern "C" __global__ void __launch_bounds__(128)
     attention_decode_v2(const STORE* q, const STORE* keys, const STORE* values, const int* spans, float* partial,
                         float* peaks, int G) {

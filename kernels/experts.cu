@@ -1,6 +1,7 @@
 // The experts, for few tokens: every token through the experts that it chose, and their weighted answers added up.
 //
 // NumPy: tiny/experts.py feed_forward experts
+// rms_norm.cu explains the words: thread, block, warp, lane, barrier, sector.
 //
 // T tokens, D dim, F hidden_dim, E num_experts, K num_experts_per_tok. All arrays are row-major and contiguous:
 //   x (T, D), chosen (T, K) ids from 0 to E - 1, weights (T, K), hidden (T, K, F), out (T, D);

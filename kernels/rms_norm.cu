@@ -2,6 +2,13 @@
 //
 // NumPy: tiny/rms_norm.py rms_norm
 //
+// The words of all these files. A kernel is a function that a grid of threads runs, all of them the same lines: what in
+// NumPy is an axis is here the number of a thread. A block is some of the threads (blockDim.x of them, this one is
+// threadIdx.x of block blockIdx.x) that share fast memory on the chip, "shared memory", and can wait for each other
+// at a barrier, __syncthreads. Of a block, 32 threads at a time are a warp, its lanes: they step together, and hand
+// numbers to each other by shuffles, without memory. Global memory, where the arrays are, moves in sectors of 32
+// aligned bytes: lanes that want neighbouring numbers share them, lanes that want distant ones pay a sector each.
+//
 // T tokens, D dim. All arrays are row-major and contiguous: x, out (T, D) of STORE, weight (D,) of WEIGHT; in the
 // form with the residual also y (T, D) and sum (T, D) of STORE. Squares are added and everything is computed in
 // float; out is rounded to STORE once, at the end. D may be any number: rows that are not made of whole, aligned 16

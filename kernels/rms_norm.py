@@ -35,8 +35,9 @@ def rms_norm(launcher: Any, x: np.ndarray, weight: np.ndarray, eps: float, preci
         grid = T
     else:
         raise ValueError(f"rms_norm has the versions v1, v2 and v3; got {version!r}.")
-    launcher.launch(FILE, f"rms_norm_{version}", (grid,), (threads,), (x, weight, out, *arguments),
-                    defines=(*type_defines(x, weight), f"CHUNKS={chunks}"))
+    if out.size:
+        launcher.launch(FILE, f"rms_norm_{version}", (grid,), (threads,), (x, weight, out, *arguments),
+                        defines=(*type_defines(x, weight), f"CHUNKS={chunks}"))
     return out.astype(np.float32, copy=False)
 
 
@@ -55,8 +56,10 @@ def add_rms_norm(launcher: Any, x: np.ndarray, y: np.ndarray, weight: np.ndarray
     check_registers(D)
     total, out = launcher.empty((T, D), x.dtype), launcher.empty((T, D), x.dtype)
     threads, chunks = registers(D, wide(x))
-    launcher.launch(FILE, "rms_norm_v3_add", (T,), (threads,), (x, y, weight, total, out, np.int32(D), np.float32(eps)),
-                    defines=(*type_defines(x, weight), f"CHUNKS={chunks}"))
+    if out.size:
+        launcher.launch(FILE, "rms_norm_v3_add", (T,), (threads,),
+                        (x, y, weight, total, out, np.int32(D), np.float32(eps)),
+                        defines=(*type_defines(x, weight), f"CHUNKS={chunks}"))
     return total.astype(np.float32, copy=False), out.astype(np.float32, copy=False)
 
 

@@ -1,6 +1,7 @@
 // Rotary positions: turn each pair of a query's or key's numbers by an angle that grows with its position.
 //
 // NumPy: tiny/rope.py rope
+// rms_norm.cu explains the words: thread, block, warp, lane, barrier, sector.
 //
 // T tokens, n heads (H of queries, G of keys and values), d head_dim, S rows of the cache. All arrays are row-major
 // and contiguous: x, out (T, n, d) of STORE, cos, sin (T, d / 2) of float, whichever table made them: for the

@@ -26,8 +26,9 @@ def rope(launcher: Any, x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precisi
     if version not in units:
         raise ValueError(f"rope has the versions v1 and v2, and v3 as rope_into_cache; got {version!r}.")
     out = launcher.empty((T, n, d), x.dtype)
-    launcher.launch(FILE, f"rope_{version}", (T, -(-units[version] // THREADS)), (THREADS,),
-                    (x, cos, sin, out, np.int32(n), np.int32(d)), defines=(f"STORE={CPP_NAMES[x.dtype]}",))
+    if out.size:
+        launcher.launch(FILE, f"rope_{version}", (T, -(-units[version] // THREADS)), (THREADS,),
+                        (x, cos, sin, out, np.int32(n), np.int32(d)), defines=(f"STORE={CPP_NAMES[x.dtype]}",))
     return out.astype(np.float32, copy=False)
 
 
@@ -51,8 +52,9 @@ def rope_into_cache(launcher: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, 
     (T, H, d), G, (cos, sin) = q.shape, k.shape[1], tables(cos, sin)
     out = launcher.empty((T, H, d), q.dtype)
     grid = T, -(-(H + 2 * G) * -(-d // wide(q)) // THREADS)
-    launcher.launch(FILE, "rope_v3", grid, (THREADS,), (q, k, v, cos, sin, rows, out, cache_keys, cache_values,
-                    np.int32(H), np.int32(G), np.int32(d)), defines=(f"STORE={CPP_NAMES[q.dtype]}",))
+    if out.size:
+        launcher.launch(FILE, "rope_v3", grid, (THREADS,), (q, k, v, cos, sin, rows, out, cache_keys, cache_values,
+                        np.int32(H), np.int32(G), np.int32(d)), defines=(f"STORE={CPP_NAMES[q.dtype]}",))
     return out.astype(np.float32, copy=False)
 
 

@@ -1,6 +1,7 @@
 // The router: a small linear map that gives every token its own few experts, and a weight for each.
 //
 // NumPy: tiny/router.py route
+// rms_norm.cu explains the words: thread, block, warp, lane, barrier, sector.
 //
 // T tokens, D dim, E num_experts, K num_experts_per_tok. All arrays are row-major and contiguous: x (T, D) of
 // STORE, gate (E, D) of WEIGHT, logits (T, E) of float, experts (T, K) of int, weights (T, K) of float. Logits are

@@ -37,8 +37,9 @@ def route(launcher: Any, x: np.ndarray, gate: np.ndarray, num_experts_per_tok: i
                            "v3": (WARPS * tokens, 32 * WARPS)}[version]
     if version == "v1":
         arguments.insert(-1, np.int32(E))
-    launcher.launch(FILE, f"route_{version}", (-(-T // of_a_block),), (threads,), arguments, defines=(
-        *type_defines(x, gate), f"EXPERTS={min(E, MOST_EXPERTS)}", f"TOKENS={tokens}"))
+    if T:
+        launcher.launch(FILE, f"route_{version}", (-(-T // of_a_block),), (threads,), arguments, defines=(
+            *type_defines(x, gate), f"EXPERTS={min(E, MOST_EXPERTS)}", f"TOKENS={tokens}"))
     return logits, experts.astype(np.int64), weights
 
 
@@ -53,7 +54,8 @@ def group_by_expert(launcher: Any, experts: np.ndarray, num_experts: int) -> tup
     if not 1 <= num_experts <= MOST_EXPERTS:
         raise ValueError(f"group_by_expert expects between 1 and {MOST_EXPERTS} experts; got {num_experts}.")
     experts = experts.astype(np.int32, order="C", copy=False)
-    tiles, pairs, options = -(-experts.size // TILE), np.int32(experts.size), (f"EXPERTS={num_experts}",)
+    tiles = max(1, -(-experts.size // TILE))  # of no pairs too: counts and offsets are to be written
+    pairs, options = np.int32(experts.size), (f"EXPERTS={num_experts}",)
     of_tiles, counts = launcher.empty((tiles, num_experts), np.int32), launcher.empty((num_experts,), np.int32)
     offsets, order = launcher.empty((num_experts + 1,), np.int32), launcher.empty((experts.size,), np.int32)
     launcher.launch(FILE, "route_v3_count", (tiles,), (TILE,), (experts, of_tiles, pairs), defines=options)

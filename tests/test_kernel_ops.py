@@ -161,6 +161,35 @@ def test_a_model_s_operations_bring_arrays_there_and_back(name, pretended):  # n
     assert uploads[0] - uploads[1] == sum(weight.nbytes for weight in weights) + tables
 
 
+def without_tokens(name: str) -> tuple:
+    """The arguments of `small_case` with T = 0."""
+    def cut(key, value):
+        return value[:0] if key in {"x", "q", "cos", "sin", "chosen", "weights", "lengths", "spans"} else value
+
+    names = inspect.signature(getattr(tiny.ops, name)).parameters
+    return tuple(cut(key, value) for key, value in zip(names, small_case()[name]))
+
+
+def outcome(function, args) -> list | str:
+    """Types and shapes of what a function returns, or the words of its ValueError."""
+    try:
+        result = function(*args)
+    except ValueError as error:
+        return str(error)
+    return [(x.dtype, x.shape) for x in (result if isinstance(result, tuple) else (result,))]
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", FIVE)
+def test_without_tokens_kernels_do_what_the_book_does(name):
+    """An empty result; attention, which is about sequences, refuses in the same words to have none."""
+    args = without_tokens(name)
+    expected = outcome(getattr(tiny.ops, name), args)
+    for precision in ("float32", "bfloat16"):
+        assert outcome(getattr(kernels.ops, name), (*args, *[True] * (name == "attention"), precision)) == expected
+    assert isinstance(expected, str) == (name == "attention")
+
+
 @needs_compiler
 def test_weights_are_the_same_array_at_the_same_address_only():
     class Counting(Emulator):

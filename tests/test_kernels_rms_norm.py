@@ -4,14 +4,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 from compare import assert_close
-from emulator_case import needs_compiler, run_in_all_modes
+from emulator_case import Emulator, needs_compiler, run_in_all_modes
 
 from kernels import rms_norm as kernel
 from tiny.numerics import round_to
 from tiny.rms_norm import rms_norm
 
 BFLOAT16 = ml_dtypes.bfloat16
-STORAGE = [("float32", np.float32), ("float32", BFLOAT16), ("bfloat16", BFLOAT16)]
+STORAGE = [("float32", np.float32), ("float32", BFLOAT16), ("bfloat16", BFLOAT16), ("bfloat16", np.float32)]
 # Relative, because a row has one scale. Measured: 4.2e-7 up to 64 columns; at 4,096, 8.2e-7 by v1 and 3.4e-7 by the
 # others. With bfloat16 the result is rounded once, to half a unit of the last of 8 bits; measured 3.9e-3.
 FLOAT32, BFLOAT16_ROUNDING = 4e-6, 2.0**-8
@@ -85,6 +85,12 @@ def test_epsilon_is_inside_the_root(version, scale):
     x, weight = case(5, 48, scale=scale)
     y, = run_in_all_modes(lambda launcher: kernel.rms_norm(launcher, x, weight, 1e-5, version=version))
     assert_close(y, rms_norm(x, weight, 1e-5), 0.0, FLOAT32)
+
+
+@needs_compiler
+def test_without_tokens_the_sum_is_empty_too():
+    x, weight = case(0, 48)
+    assert [y.shape for y in kernel.add_rms_norm(Emulator(), x, x, weight, 1e-5)] == [(0, 48), (0, 48)]
 
 
 @needs_compiler

@@ -97,6 +97,14 @@ def test_a_row_behind_the_cache_is_caught_by_the_checked_mode():
         kernel.rope_into_cache(Emulator(check=True), q, q, q, cos, sin, rows, keys, values)
 
 
+@needs_compiler
+def test_without_tokens_the_cache_stays():
+    q, (cos, sin), keys = heads(0, 2, 8), rope_table(np.arange(0), 8, 1e4), heads(4, 1, 8)
+    before, rows = keys.copy(), np.zeros(0, np.int32)
+    assert kernel.rope_into_cache(Emulator(), q, q[:, :1], q[:, :1], cos, sin, rows, keys, keys).shape == (0, 2, 8)
+    assert_close(keys, before, 0.0)
+
+
 def test_refuses():
     q, (cos, sin) = heads(2, 1, 8), rope_table(np.arange(2), 8, 1e4)
     keys, rows = np.zeros((4, 1, 8), np.float32), np.zeros(2, np.int32)

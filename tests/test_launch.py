@@ -44,18 +44,12 @@ extern "C" __global__ void pair(const float4* x, void* out, STORE scale[COUNT], 
 """
 
 
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "scale.cu"
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """One file for all tests, so that it is compiled once."""
+    path = tmp_path_factory.mktemp("source") / "scale.cu"
     path.write_text(SOURCE)
     return path
-
-
-def pretended_cubin(path, arch, defines=(), newest=None):
-    """What the pretended RawModule loads."""
-    kept = path.with_suffix(f".{len(list(path.parent.iterdir()))}.cubin")
-    kept.write_text(json.dumps({"source": str(path), "defines": list(defines)}))
-    return kept
 
 
 class PretendedNvrtc:
@@ -65,8 +59,13 @@ class PretendedNvrtc:
 
 
 @pytest.fixture
-def pretended(monkeypatch):
-    """A GPU that is not there: the pretended CuPy is what `import cupy` finds."""
+def pretended(monkeypatch, tmp_path):
+    """A GPU that is not there: the pretended CuPy is what `import cupy` finds, and its cubins are notes in tmp_path."""
+    def pretended_cubin(path, arch, defines=(), newest=None):
+        kept = tmp_path / f"{path.stem}-{len(list(tmp_path.iterdir()))}.cubin"
+        kept.write_text(json.dumps({"source": str(path), "defines": list(defines)}))
+        return kept
+
     monkeypatch.setitem(sys.modules, "cupy", pretend_cupy)
     monkeypatch.setattr(pretend_cupy, "STATE", {**pretend_cupy.STATE, "launches": []})
     monkeypatch.setattr(launch, "cubin", pretended_cubin)
@@ -255,7 +254,7 @@ def test_arrays_are_put_where_kernels_can_read_them():
 
 # ---- what the GPU path needs
 
-def test_a_kernel_is_loaded_once_and_with_its_defines(pretended, source):
+def test_a_kernel_is_loaded_once_and_with_its_defines(pretended, source, tmp_path):
     launcher = launch.Cuda()
     if shutil.which("g++") is None:
         pytest.skip("The pretended GPU is the emulator, which compiles with g++; it is not on this machine.")
@@ -263,7 +262,7 @@ def test_a_kernel_is_loaded_once_and_with_its_defines(pretended, source):
     for _ in range(3):
         launcher.launch(source, "scale", (2,), (32,), (x, x, np.int32(64), np.float32(2)), defines=("STORE=float",))
     assert pretended["launches"] == [("scale", ("STORE=float",))] * 3
-    assert len(list(source.parent.glob("*.cubin"))) == 1 and len(launcher.loaded) == 1
+    assert len(list(tmp_path.glob("*.cubin"))) == 1 and len(launcher.loaded) == 1
 
 
 def test_new_arrays_of_the_gpu_are_poisoned_only_for_tests(pretended):

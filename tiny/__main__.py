@@ -145,6 +145,8 @@ def build_parser() -> argparse.ArgumentParser:
     routing = command("routing", "measure which experts a model chooses over texts, as section 5 of the paper does")
     verify = command("verify", "compare with another implementation, layer by layer: dump, check, results")
     importlib.import_module("tiny.tools.verify").add_options(verify)
+    convert = command("convert", "write a checkpoint, or files of torch.save, in Mistral's layout or in HF's")
+    importlib.import_module("tiny.tools.convert").add_options(convert)
     commands.add_parser("bench", help="measure speed and memory; see bench --help", add_help=False)
 
     for added in (demo, tokens, routing):

@@ -1,4 +1,4 @@
-"""Checkpoints without the model: random weights, or those of another checkpoint, in either released layout.
+"""Checkpoints without the model: random weights, in either released layout.
 
     python -m tiny.tools.synthetic OUT [--layout mistral|hf] [--dim 1024 ...]
 
@@ -8,7 +8,6 @@ model, and a model of any size needs the memory of its largest tensor.
 """
 
 import argparse
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,10 +15,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from tiny.config import VISION_SIZES, Config, MoeConfig, TinyError, VisionConfig
-from tiny.hf_config import HF_NAMES
-from tiny.safetensors import save_safetensors
-from tiny.weights import ROTATED, expected_shapes, head_dim_of, hf_name, hf_prefixes, pairs_to_halves
+from tiny.config import Config, MoeConfig
+from tiny.tools.layouts import save_checkpoint
+from tiny.weights import expected_shapes
 
 SIZES = {"dim": 1024, "n_layers": 8, "head_dim": 64, "hidden_dim": 3584, "n_heads": 16, "n_kv_heads": 4,
          "vocab_size": 32000, "num_experts": 8, "num_experts_per_tok": 2}
@@ -50,92 +48,6 @@ class RandomTensors(Mapping):
 
     def __len__(self) -> int:
         return len(self.shapes)
-
-
-class HFTensors(Mapping):
-    """A model's tensors by Hugging Face's names, the rows of wq and wk in the order of HF's files.
-
-    tensors hold Mistral's names and order; one is converted when it is looked up, and nothing is kept.
-    """
-
-    def __init__(self, tensors: Mapping[str, np.ndarray], config: Config):
-        self.tensors, self.config, prefixes = tensors, config, hf_prefixes(config)
-        self.names = {hf_name(name, prefixes): name for name in tensors}
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        ours = self.names[name]
-        tensor = self.tensors[ours]
-        return pairs_to_halves(tensor, head_dim_of(ours, self.config)) if ours.endswith(ROTATED) else tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-def params_json(config: Config) -> dict:
-    """What `params.json` says of a model. Source: the released files, which leave out theta or context length."""
-    values = {name: getattr(config, name) for name in (*HF_NAMES, "head_dim", "norm_eps", "rope_theta", "max_seq_len")}
-    if config.moe is not None:
-        values["moe"] = {"num_experts_per_tok": config.moe.num_experts_per_tok,
-                         "num_experts": config.moe.num_experts}
-    if config.vision is not None:
-        values["vision_encoder"] = {name: getattr(config.vision, name) for name in (*VISION_SIZES, "rope_theta")}
-        if config.vision.max_image_size != config.vision.image_size:
-            values["vision_encoder"]["max_image_size"] = config.vision.max_image_size
-    return values
-
-
-def hf_config_json(config: Config) -> dict:
-    """What Hugging Face's `config.json` says of a model.
-
-    Source:  transformers configuration_mixtral.py; the released file of Pixtral 12B, which leaves some sizes out that
-             are written here
-    """
-    values = {hf: getattr(config, name) for name, hf in HF_NAMES.items()}
-    family: dict[str, object] = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
-    if config.moe is not None:
-        family = {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"],
-                  "num_local_experts": config.moe.num_experts,
-                  "num_experts_per_tok": config.moe.num_experts_per_tok}
-    text = family | values | {"head_dim": config.head_dim, "rms_norm_eps": config.norm_eps,
-                              "rope_theta": config.rope_theta, "max_position_embeddings": config.max_seq_len,
-                              "sliding_window": None, "hidden_act": "silu", "tie_word_embeddings": False,
-                              "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2}
-    return text if config.vision is None else llava_json(config.vision, text)
-
-
-def llava_json(vision: VisionConfig, text: dict) -> dict:
-    """The `config.json` of a LLaVA model around a text model.
-
-    Raises:  TinyError for images larger than image_size, which that file cannot tell
-    """
-    if vision.max_image_size != vision.image_size:
-        raise TinyError(f"Images may have {vision.max_image_size} pixels, the encoder is for {vision.image_size}; "
-                        "config.json has one number for both.", "Keep Mistral's layout.")
-    sizes = {name: getattr(vision, name) for name in VISION_SIZES if name != "image_token_id"}
-    return {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "ignore_index": -100,
-            "image_seq_length": 1, "image_token_index": vision.image_token_id, "projector_hidden_act": "gelu",
-            "vision_feature_layer": -1, "vision_feature_select_strategy": "full", "tie_word_embeddings": False,
-            "torch_dtype": text.pop("torch_dtype"), "text_config": text,
-            "vision_config": {"model_type": "pixtral", "hidden_act": "silu", "head_dim": vision.head_dim,
-                              "rope_theta": vision.rope_theta, "tie_word_embeddings": False} | sizes}
-
-
-def save_checkpoint(folder: Path, layout: str, config: Config, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a model to a folder in one of the released layouts, "mistral" or "hf", without a tokenizer.
-
-    tensors have Mistral's names and Mistral's order of rows, as `open_tensors` views a file in Mistral's
-    layout; such a checkpoint is converted to Hugging Face's layout tensor by tensor.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if layout == "hf":
-        name, sizes, tensors = "config.json", hf_config_json(config), HFTensors(tensors, config)
-    else:
-        name, sizes = "params.json", params_json(config)
-    save_safetensors(folder / f"{'model' if layout == 'hf' else 'consolidated'}.safetensors", tensors)
-    (folder / name).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
