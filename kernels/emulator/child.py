@@ -25,7 +25,7 @@ GRACE = 3.0  # seconds in which a kernel that is stopped can say where it was
 class Outcome(NamedTuple):
     """How the child ended: an exit status, or what killed it, or that its time was up."""
 
-    status: int | None
+    status: int
     crash: str = ""
     late: bool = False
 
@@ -61,9 +61,9 @@ def run_in_child(work: Callable[[Callable[[bool], None]], int], limit: float) ->
         os.close(reading)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if late and code != 1:
-        return Outcome(None, late=True)
+        return Outcome(2, late=True)
     if code < 0:
-        return Outcome(None, SIGNALS.get(signal.Signals(-code), f"signal {-code}"))
+        return Outcome(2, SIGNALS.get(signal.Signals(-code), f"signal {-code}"))
     return Outcome(code)
 
 

@@ -44,7 +44,7 @@ def columns(rows: list[tuple[str, ...]], left: tuple[int, ...] = ()) -> str:
 def listing(source: str, kernel: str, rows: list, path: str) -> str:
     """The kernel's source with sectors and cycles in the margin; device functions that were counted follow it."""
     lines = source.splitlines()
-    figures = {"global": defaultdict(lambda: [0, 0]), "shared": defaultdict(lambda: [0, 0])}
+    figures: dict[str, dict] = {"global": defaultdict(lambda: [0, 0]), "shared": defaultdict(lambda: [0, 0])}
     for row in rows:
         if row.file == path:
             sums = figures[row.memory][row.line]

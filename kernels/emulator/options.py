@@ -55,8 +55,8 @@ def sizes(text: str) -> tuple[int, int, int]:
     """One to three sizes of a grid or block."""
     if not re.fullmatch(r"\d{1,10}(,\d{1,10}){0,2}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not one to three sizes, as in 64 or 8,8")
-    found = [int(size) for size in text.split(",")]
-    return tuple(found + [1] * (3 - len(found)))
+    x, y, z, *_ = [int(size) for size in text.split(",")] + [1, 1]
+    return x, y, z
 
 
 def check_options(args: argparse.Namespace) -> None:

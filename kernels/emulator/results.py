@@ -10,7 +10,7 @@ from kernels.emulator.listing import columns
 
 def summary(names: list[str], arrays: list) -> str:
     """A table of the arrays: name, type, shape, smallest and largest number, and how many are NaN."""
-    rows = [("argument", "type", "shape", "min", "max", "NaN")]
+    rows: list[tuple[str, ...]] = [("argument", "type", "shape", "min", "max", "NaN")]
     for name, array in parts(names, arrays):
         numbers = array.astype(np.float64) if array.dtype.kind not in "iub" else array
         nan = int(np.isnan(numbers).sum()) if numbers.dtype.kind == "f" else 0

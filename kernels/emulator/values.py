@@ -27,10 +27,12 @@ def read_values(texts: list[str], seed: int) -> tuple[list, list[int]]:
 
     Raises:  TinyError if one cannot be read, or all together are larger than LARGEST
     """
-    values, unwritten, total = [], [], 0
+    values: list = []
+    unwritten: list[int] = []
+    total = 0
     for place, text in enumerate(texts):
         parts = [text] if text.endswith(".npy") else text.split("+")
-        made = []
+        made: list = []
         for part in parts:
             check_size(total := total + declared_bytes(part), text)
             made.append(read_value(part, np.random.default_rng([seed, place, len(made)])))
