@@ -2,8 +2,10 @@
 
 import functools
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import ml_dtypes
@@ -419,3 +421,71 @@ def test_the_profile_by_hand(tmp_path):
     wide = rows[6, "global", "load"]
     assert (wide.bytes, wide.requests, wide.work, wide.ideal) == (16, 1, 16, 16)
     assert rows[8, "global", "store"].work == 4 and profiled.profile() == []
+
+
+# ---- files as students and samples have them
+
+D = np.arange(64, dtype=np.float64)
+I256 = np.arange(256, dtype=np.int32)
+STUDENTS = {  # grid, block, arguments, dynamic shared memory, and what the last array holds afterwards
+    "add_one": (3, 32, (X, np.zeros(64, np.float32), np.int32(64)), 0, X + 1),
+    "guarded": (1, 32, (np.zeros(1, np.int32), np.zeros(1, np.int32)), 0, [496]),
+    "add_double": (1, 64, (D, np.zeros(1)), 0, [2016]),
+    "producers": (1, 128, (N, np.zeros(64, np.int32)), 0, N[::-1]),
+    "assembly": (1, 64, (X, np.zeros(64, np.float32)), 0, N // 4 * 16 + 6 + N % 32 + 6),
+    "narrow_in_wide": (1, 32, (X, np.zeros(32)), 264, D[:32]),
+    "groups": (1, 64, (N, np.zeros(65, np.int32)), 0, [*np.cumsum(N.reshape(4, 16), 1).reshape(-1), 2016 - 128]),
+    "integers": (1, 32, (np.eye(16, dtype=np.int8), np.arange(256).astype(np.int8).reshape(16, 16),
+                         np.zeros((16, 16), np.int32)), 0, np.arange(256).astype(np.int8) + 2.0**25),
+    "last_block": (4, 64, (I256, 0 * I256, 0 * I256, np.zeros(1, np.uint32)), 0, [0])}
+
+
+@pytest.mark.parametrize("mode", ["plain", "reverse", "checked"])
+@pytest.mark.parametrize("kernel", STUDENTS)
+def test_files_of_students(mode, kernel):
+    grid, block, args, shared_bytes, expected = STUDENTS[kernel]
+    copies = [arg.copy() for arg in args]
+    module("students", mode).launch(kernel, (grid,), (block,), copies, shared_bytes)
+    equal([copy for copy in copies if isinstance(copy, np.ndarray)][-1], expected)
+
+
+@functools.cache
+def with_bugs(folder):
+    """The file with what stands behind //@ in place of each such line, line for line."""
+    path = folder / "students.cu"
+    lines = (FOLDER / "students.cu").read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(line.split("//@ ")[-1] for line in lines), encoding="utf-8")
+    return Module(path, check=True)
+
+
+@pytest.mark.parametrize("kernel, what", [
+    ("last_block", "data race on `middle`"), ("guarded", "data race on `x`"), ("flag", "endless loop"),
+    ("producers", "uninitialised|data race"), ("assembly", "misaligned"), ("narrow_in_wide", "misaligned")])
+def test_files_of_students_with_a_bug(kernel, what, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "students"
+    folder.mkdir(exist_ok=True)
+    grid, block, args, shared_bytes, _ = {**STUDENTS, "flag": (1, 64, (N[:1], N), 0, N)}[kernel]
+    with pytest.raises(Report, match=what) as caught:
+        with_bugs(folder).launch(kernel, (grid,), (block,), [arg.copy() for arg in args], shared_bytes)
+    assert f"// {kernel}" in (FOLDER / "students.cu").read_text(encoding="utf-8").splitlines()[caught.value.line - 1]
+
+
+def test_a_flag_in_volatile_memory_is_waited_for():
+    x = np.zeros(64, np.int32)
+    module("students", "checked").launch("flag", (1,), (64,), (np.zeros(1, np.int32), x))
+    equal(x, N)
+
+
+def test_what_is_not_modelled_is_no_report():
+    with pytest.raises(TinyError, match="does not model a barrier across") as caught:
+        module("students", "plain").launch("across_the_grid", (2,), (32,), (N.copy(),))
+    assert not isinstance(caught.value, Report)
+    module("students", "plain").launch("across_the_grid", (1,), (32,), (N.copy(),))
+
+
+@pytest.mark.parametrize("mode", ["plain", "checked"])
+def test_a_kernel_that_does_not_end_says_where(mode):
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGALRM)).start()
+    with pytest.raises(Report, match="endless loop: the kernel is still here") as caught:
+        module("students", mode).launch("endless", (1,), (32,), (np.zeros(1, np.int32),))
+    assert "// endless" in (FOLDER / "students.cu").read_text(encoding="utf-8").splitlines()[caught.value.line - 1]

@@ -5,22 +5,24 @@
 
 The `.cu` file is the very one that nvcc compiles; g++ compiles it here. Read on in this order: `fibers.cpp` (a thread
 is a fiber), `meetings.cpp` (a collective is a meeting), `copies.cpp` (cp.async is a promise), `watch.cpp` (every access
-can be watched), `profile.cpp` (what the addresses would cost); `device.h` is the language that kernels see, and
-`rewrite.py`, `ptx.py` and `build.py` bring a file from CUDA to g++.
+can be watched), `fences.cpp` (what one thread hands to another), `profile.cpp` (what the addresses would cost);
+`device.h` is the language that kernels see, and `rewrite.py`, `ptx.py` and `build.py` bring a file from CUDA to g++.
 
 What it does not model:
 
-* Memory is sequentially consistent: a missing __threadfence is not seen.
-* Atomics order nothing in checked mode. Blocks that hand over data through a counter (the last block reduces) or a
-  flag are reported as a race; use two kernels.
+* Memory is sequentially consistent. In checked mode, a block hands data to another by a fence (__threadfence) and an
+  atomic operation, or an access to volatile global memory; a missing fence is a race. Other scopes, weaker fences and
+  cuda::atomic are not known.
 * Time, occupancy, registers, caches and replays. The profile counts addresses.
 * Rounding of the fast intrinsics and of tensor cores: the accurate functions and plain float sums stand in. There is
   no contraction of a * b + c, no flush of denormals.
 * Blocks run one after another on a worker, so a barrier across the grid never ends. A thread is never interrupted: a
-  loop without memory accesses that does not end, or, outside of checked mode, a loop that reads a flag, hangs.
+  loop without memory accesses that does not end, or, outside of checked mode, a loop that reads a flag, hangs until
+  SIGALRM ends it with a report of its line.
 * Threads that write the same value to the same place without order are reported as a race, as C++ has it.
 * Shared arrays may be better aligned here than their type demands.
-* Warp-wide wgmma, TMA, clusters, textures, dynamic parallelism, and host code.
+* Warp-wide wgmma, TMA, clusters, textures, dynamic parallelism. Host code in the file (main, launches, cudaMalloc) is
+  left out.
 """
 
 import ctypes
@@ -242,7 +244,7 @@ def symbols(library: Path) -> tuple[list[tuple[int, int, int, str]], int]:
             dynamic = int(value, 16)
         elif kind == "TLS":
             variables.add((int(value, 16), int(size, 0), STATIC_SHARED, name))
-        elif sections.get(section) in (".bss", ".data") and "emulator" not in name:
+        elif sections.get(section) in (".bss", ".data") and not re.match(r"__|std::|completed|.*emulator", name):
             variables.add((int(value, 16), int(size, 0), DEVICE_VARIABLE, name))
     return sorted(variables), dynamic
 

@@ -47,6 +47,17 @@ template <class A, class B> EMULATOR_INLINE std::common_type_t<A, B> max(A a, B 
   if constexpr (std::is_floating_point_v<T>) return fmax(T(a), T(b));
   else return T(a) < T(b) ? T(b) : T(a);
 }
+EMULATOR_INLINE unsigned umin(unsigned a, unsigned b) { return min(a, b); }
+EMULATOR_INLINE unsigned umax(unsigned a, unsigned b) { return max(a, b); }
+EMULATOR_INLINE long long llmin(long long a, long long b) { return min(a, b); }
+EMULATOR_INLINE long long llmax(long long a, long long b) { return max(a, b); }
+EMULATOR_INLINE unsigned __sad(int a, int b, unsigned c) { return c + (a < b ? unsigned(b) - a : unsigned(a) - b); }
+EMULATOR_INLINE unsigned __usad(unsigned a, unsigned b, unsigned c) { return c + (a < b ? b - a : a - b); }
+EMULATOR_INLINE int __hadd(int a, int b) { return (int64_t(a) + b) >> 1; }
+EMULATOR_INLINE int __rhadd(int a, int b) { return (int64_t(a) + b + 1) >> 1; }
+EMULATOR_INLINE unsigned __uhadd(unsigned a, unsigned b) { return (uint64_t(a) + b) >> 1; }
+EMULATOR_INLINE unsigned __umul24(unsigned a, unsigned b) { return (a & 0xffffff) * (b & 0xffffff); }
+EMULATOR_INLINE long long __mul64hi(long long a, long long b) { return static_cast<__int128>(a) * b >> 64; }
 EMULATOR_INLINE int __mul24(int a, int b) { return (a << 8 >> 8) * (b << 8 >> 8); }
 EMULATOR_INLINE int __mulhi(int a, int b) { return int64_t(a) * b >> 32; }
 EMULATOR_INLINE unsigned __umulhi(unsigned a, unsigned b) { return uint64_t(a) * b >> 32; }

@@ -3,8 +3,8 @@
 
 namespace emulator {
 template <class Bits, class T, class F>
-__attribute__((noinline, no_sanitize("thread"))) T atomic(T* p, F change) {
-  emulator_atomic(p, sizeof(T), __builtin_return_address(0));
+__attribute__((noinline, no_sanitize("thread"))) T atomic(T* p, F change, bool compares = false) {
+  emulator_atomic(p, sizeof(T), __builtin_return_address(0), compares);
   Bits old = __atomic_load_n(reinterpret_cast<Bits*>(p), __ATOMIC_RELAXED), fresh;
   T value;
   do {
@@ -36,7 +36,8 @@ template <> struct Unsigned<8> { using type = uint64_t; };
   EMULATOR_ATOMIC(NAME, long long, EXPRESSION)
 #define EMULATOR_ATOMIC_CAS(T)                                                                                 \
   EMULATOR_INLINE T atomicCAS(T* p, T expected, T v) {                                                         \
-    return emulator::atomic<emulator::Unsigned<sizeof(T)>::type>(p, [=](T old) { return old == expected ? v : old; }); \
+    using Bits = emulator::Unsigned<sizeof(T)>::type;                                                          \
+    return emulator::atomic<Bits>(p, [=](T old) { return old == expected ? v : old; }, true);                  \
   }
 EMULATOR_ATOMIC_INTEGERS(atomicAdd, old + v)
 EMULATOR_ATOMIC_INTEGERS(atomicMin, v < old ? v : old)
@@ -56,6 +57,7 @@ EMULATOR_ATOMIC(atomicAdd, __half, old + v)
 EMULATOR_ATOMIC(atomicAdd, __nv_bfloat16, old + v)
 EMULATOR_ATOMIC(atomicAdd, __half2, old + v)
 EMULATOR_ATOMIC(atomicAdd, __nv_bfloat162, old + v)
+EMULATOR_ATOMIC(atomicExch, double, v)
 EMULATOR_ATOMIC_CAS(int)
 EMULATOR_ATOMIC_CAS(unsigned)
 EMULATOR_ATOMIC_CAS(unsigned long long)

@@ -8,6 +8,7 @@ into place, so that processes that build the same thing at the same time do no h
 
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -17,19 +18,22 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
-from kernels.emulator.rewrite import Source, rewrite
+from kernels.emulator import ptx
+from kernels.emulator.rewrite import Source, hidden, rewrite
 from tiny.config import TinyError
 
 HERE = Path(__file__).parent
-CHAPTERS = ("fibers", "meetings", "copies", "watch", "profile")
+CHAPTERS = ("fibers", "meetings", "copies", "watch", "fences", "profile")
 # No contraction, so that a * b + c rounds twice, everywhere (g++ 12 would still contract pairs of sums and differences
 # where it vectorises straight lines); a pointer of one type may read what another wrote.
 COMMON = ["-std=c++17", "-g", "-fPIC", "-march=native", "-ffp-contract=off", "-fno-tree-slp-vectorize",
-          "-fno-strict-aliasing", "-fno-gnu-unique", "-fno-semantic-interposition", "-fno-threadsafe-statics", "-fwrapv",
-          "-w"]
+          "-fno-strict-aliasing", "-fno-gnu-unique", "-fno-semantic-interposition", "-fno-threadsafe-statics",
+          "-fwrapv", "-fno-finite-loops", "-w",
+          *(["-mtls-dialect=gnu2"] if platform.machine() == "x86_64" else [])]  # shared memory is a step nearer
 # Each access of the source is to be one access of the program, of the same width.
 WATCHED = ["-O1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0", "-fno-tree-sra",
-           "-fno-tree-vectorize", "-fno-store-merging", "-fsanitize=bounds,integer-divide-by-zero,shift-exponent"]
+           "-fno-tree-vectorize", "-fno-store-merging", "--param=tsan-distinguish-volatile=1",
+           "-fsanitize=bounds,integer-divide-by-zero,shift-exponent,alignment"]
 SPARE = 64  # bytes behind every variable in checked mode, so that an overrun does not hit the next one
 
 
@@ -165,13 +169,20 @@ def compile_all(gxx: str, folder: Path, path: Path, sources: dict[Path, Source],
         tail = "".join(f'\nEMULATOR_KERNEL(instance_{n}, "{name}", {name})' for n, name in enumerate(instances))
         copies[file].write_text(f'#line 1 "{file}"\n{text}' + (tail + "\n" if file == main else ""), encoding="utf-8")
     assembly, library = folder / "kernel.s", folder / "kernel.so"
-    result = run([gxx, *options, f"-I{main.parent}", "-include", HERE / "device.h", "-x", "c++", "-S", copies[main],
-                  "-o", assembly])
+    inputs = ["-x", "c++", f"-I{main.parent}", "-include", HERE / "device.h", copies[main]]
+    if any(ptx.STATEMENT.search(source.text) for source in sources.values()):
+        result = run([gxx, *options, *inputs, "-E"])
+        if result.returncode:
+            raise refused(result.stderr, path, sources[main].text)
+        text = ptx.rewrite(result.stdout, hidden(result.stdout), set(map(str, sources)))
+        (folder / "kernel.cpp").write_text(text, encoding="utf-8")
+        inputs = [folder / "kernel.cpp"]
+    result = run([gxx, *options, *inputs, "-S", "-o", assembly])
     if result.returncode:
-        raise refused(result.stderr, path)
+        raise refused(result.stderr, path, sources[main].text)
     if watched:
         assembly.write_text(with_spare_bytes(assembly.read_text()))
-    result = run([gxx, "-shared", "-nostdlib", "-Wl,-Bsymbolic,--no-as-needed", assembly, shared, "-lgcc", "-o",
+    result = run([gxx, "-shared", "-nodefaultlibs", "-Wl,-Bsymbolic,--no-as-needed", assembly, shared, "-lgcc", "-o",
                   library])
     if result.returncode:
         raise TinyError(f"{path} does not link:\n{result.stderr[:1000]}", "Define what is declared but not there.")
@@ -187,15 +198,15 @@ def with_spare_bytes(assembly: str) -> str:
     return re.sub(r"\b(call|jmp|bl|b)(\s+)(memcpy|memset|memmove)\b", r"\1\2emulator_\3", assembly)
 
 
-def refused(messages: str, path: Path) -> TinyError:
+def refused(messages: str, path: Path, text: str) -> TinyError:
     """The compiler's first error, with the file's own line."""
     error = re.search(r"^(?P<file>[^:\n]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<what>.*)", messages, re.M)
     what = f"{error['file']}:{error['line']}: {error['what']}" if error else messages[:500]
     if error and "does not know the PTX instruction" in error["what"]:
         return TinyError(what.replace("#pragma GCC error ", ""),
                          "kernels/emulator/ptx.py lists the instructions; there a meaning can be added.")
-    if "<<<" in Path(path).read_text(encoding="utf-8", errors="replace"):
+    if "<<<" in hidden(text):
         return TinyError(f"{path} does not compile: {what}",
-                         "A launch `<<<...>>>` is host code, which the emulator does not run: move it to another file, "
-                         "or leave it out with #ifndef __CUDA_EMULATOR__.")
+                         "A launch `<<<...>>>` from a kernel is not modelled; leave it out with "
+                         "#ifndef __CUDA_EMULATOR__.")
     return TinyError(f"{path} does not compile: {what}", "Correct the line; nvcc or NVRTC say more about CUDA itself.")

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <math.h>
 #include <stdlib.h>
 #include <tuple>
@@ -72,20 +73,35 @@ struct dim3 {
 
 // ---- the runtime --------------------------------------------------------------------------------
 extern "C" {
-// A thread's answers never change, which `const` says: the compiler may ask once.
+// Where a thread is. Watched code asks functions, whose own reads are not watched; their answers never change.
+#ifdef __SANITIZE_THREAD__
 __attribute__((const)) uint3 emulator_thread_index();
 __attribute__((const)) uint3 emulator_block_index();
-__attribute__((const)) dim3 emulator_block_dim();
-__attribute__((const)) dim3 emulator_grid_dim();
+__attribute__((const)) uint3 emulator_block_dim();
+__attribute__((const)) uint3 emulator_grid_dim();
 __attribute__((const)) unsigned emulator_thread_number();
+#else
+extern __attribute__((tls_model("initial-exec"))) __thread struct {
+  uint3 thread, block, block_dim, grid_dim;
+  unsigned number;
+} emulator_self;
+EMULATOR_INLINE const uint3& emulator_thread_index() { return emulator_self.thread; }
+EMULATOR_INLINE const uint3& emulator_block_index() { return emulator_self.block; }
+EMULATOR_INLINE const uint3& emulator_block_dim() { return emulator_self.block_dim; }
+EMULATOR_INLINE const uint3& emulator_grid_dim() { return emulator_self.grid_dim; }
+EMULATOR_INLINE unsigned emulator_thread_number() { return emulator_self.number; }
+#endif
 void emulator_meet(unsigned mask, const char* what, void (*complete)(void**, unsigned), void* payload,
                    const char* file, int line);
 unsigned emulator_barrier(int predicate, const char* what, const char* file, int line);
+void emulator_named_barrier(unsigned number, unsigned threads, int waits, const char* file, int line);
 unsigned emulator_activemask(const char* file, int line);
 void emulator_yield();
-void emulator_atomic(const void* address, unsigned bytes, const void* code);
+void emulator_atomic(const void* address, unsigned bytes, const void* code, int compares);
+void emulator_fence(int of_the_block);
 long long emulator_clock();
 [[noreturn]] void emulator_fail(const char* file, int line, const char* format, ...);
+[[noreturn]] void emulator_unknown(const char* file, int line, const char* what);
 [[noreturn]] void emulator_refuse(const char* format, ...);
 void emulator_copy_async(void* to, const void* from, unsigned bytes, unsigned valid);
 void emulator_copy_commit();
@@ -96,8 +112,8 @@ void emulator_copy_wait_all();
 extern "C" { __attribute__((visibility("hidden"), aligned(1024))) __thread unsigned char emulator_dynamic[227 << 10]; }
 #define threadIdx (::emulator_thread_index())
 #define blockIdx (::emulator_block_index())
-#define blockDim (::emulator_block_dim())
-#define gridDim (::emulator_grid_dim())
+#define blockDim (dim3(::emulator_block_dim()))
+#define gridDim (dim3(::emulator_grid_dim()))
 constexpr int warpSize = 32;
 
 namespace emulator {
@@ -135,12 +151,12 @@ EMULATOR_INLINE int __syncthreads_and(int predicate, emulator::Place at = emulat
 EMULATOR_INLINE void __syncwarp(unsigned mask = ~0u, emulator::Place at = emulator::here()) {
   emulator_meet(mask, "__syncwarp", nullptr, nullptr, at.file, at.line);
 }
-EMULATOR_INLINE void __threadfence() {}
-EMULATOR_INLINE void __threadfence_block() {}
-EMULATOR_INLINE void __threadfence_system() {}
+EMULATOR_INLINE void __threadfence() { emulator_fence(0); }
+EMULATOR_INLINE void __threadfence_block() { emulator_fence(1); }
+EMULATOR_INLINE void __threadfence_system() { emulator_fence(0); }
 EMULATOR_INLINE void __nanosleep(unsigned) { emulator_yield(); }
 EMULATOR_INLINE long long clock64() { return emulator_clock(); }
-EMULATOR_INLINE int clock() { return int(emulator_clock()); }
+#define clock() (int(::emulator_clock()))  // <ctime> has a function of this name
 EMULATOR_INLINE void __trap(emulator::Place at = emulator::here()) {
   emulator_fail(at.file, at.line, "the thread trapped (__trap)");
 }
@@ -192,6 +208,8 @@ template <class... A, void (*f)(A...)> struct Caller<f> {
   static ::emulator::Kernel EMULATOR_JOIN(emulator_kernel_, ID){NAME, ::emulator::Caller<&__VA_ARGS__>::call,     \
       ::emulator::Caller<&__VA_ARGS__>::parameters(), ::emulator::Caller<&__VA_ARGS__>::n, nullptr};              \
   static ::emulator::Listed EMULATOR_JOIN(emulator_listed_, ID)(EMULATOR_JOIN(emulator_kernel_, ID));
+
+namespace cuda { namespace std = ::std; }
 
 #define EMULATOR_OFFERED extern "C" __attribute__((used, visibility("default"))) inline
 EMULATOR_OFFERED emulator::Kernel* emulator_kernels() { return emulator::kernels; }

@@ -22,6 +22,7 @@
 
 namespace emulator {
 __thread Worker* worker __attribute__((tls_model("initial-exec"))) = nullptr;
+extern "C" __thread Self emulator_self __attribute__((tls_model("initial-exec"))) = {};
 
 static const size_t STACK = 256 << 10, GUARD = 16 << 10;  // bytes of a stack, and of the forbidden zone below it
 
@@ -95,6 +96,7 @@ void park() {
 
 static void resume(Thread& thread) {
   worker->current = &thread;
+  emulator_self.thread = thread.index, emulator_self.number = thread.number;
   switch_stack(&worker->scheduler, thread.stack_pointer);
 }
 
@@ -113,7 +115,7 @@ static void fill(Finding& finding, Place place, Code code, const char* format, v
   snprintf(finding.file, sizeof finding.file, "%s", place.file ? place.file : "");
   finding.line = place.line;
   finding.code = code ? offset_of(code) - 1 : 0;  // the call is before the address that it returns to
-  const Dim &block = worker->block, thread = worker->current->index;
+  const Dim &block = emulator_self.block, thread = worker->current->index;
   const unsigned at[6] = {block.x, block.y, block.z, thread.x, thread.y, thread.z};
   memcpy(finding.block, at, 3 * sizeof *at);
   memcpy(finding.thread, at + 3, 3 * sizeof *at);
@@ -147,8 +149,8 @@ void fail(Place place, Code code, const char* format, ...) {
 
 static std::mutex faults_lock;
 static int faults_users = 0;
-static const int FAULTS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
-static struct sigaction faults_before[4];
+static const int FAULTS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGALRM}, N_FAULTS = 5;
+static struct sigaction faults_before[N_FAULTS];
 
 static Code code_of(void* context) {
 #if defined(__x86_64__) && defined(__linux__)
@@ -161,7 +163,17 @@ static Code code_of(void* context) {
 #endif
 }
 
+// Whoever started the launch may end it by SIGALRM. The line is known while the kernel's own code runs.
+static bool in_kernel(Code code) {
+  Dl_info where;
+  return worker && worker->current && dladdr(code, &where) && where.dli_fbase == worker->launch->library;
+}
+
 static void on_fault(int signal, siginfo_t* info, void* context) {
+  if (signal == SIGALRM && !in_kernel(code_of(context))) {
+    ualarm(1000, 0);  // look again in a millisecond
+    return;
+  }
   if (!worker || !worker->current) {  // not ours: let it happen as it would have
     struct sigaction plain{};
     plain.sa_handler = SIG_DFL;
@@ -170,7 +182,9 @@ static void on_fault(int signal, siginfo_t* info, void* context) {
   }
   const Thread& thread = *worker->current;
   const char* address = static_cast<const char*>(info->si_addr);
-  if (signal == SIGFPE)
+  if (signal == SIGALRM)
+    report({}, code_of(context), "endless loop: the kernel is still here when its time is up");
+  else if (signal == SIGFPE)
     report({}, code_of(context), "integer division by zero");
   else if (signal == SIGILL)
     report({}, code_of(context), "the thread trapped");
@@ -188,13 +202,13 @@ static void catch_faults() {
   struct sigaction action{};
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-  for (int i = 0; i < 4; i++) sigaction(FAULTS[i], &action, &faults_before[i]);
+  for (int i = 0; i < N_FAULTS; i++) sigaction(FAULTS[i], &action, &faults_before[i]);
 }
 
 static void release_faults() {
   std::lock_guard<std::mutex> guard(faults_lock);
   if (--faults_users) return;
-  for (int i = 0; i < 4; i++) sigaction(FAULTS[i], &faults_before[i], nullptr);
+  for (int i = 0; i < N_FAULTS; i++) sigaction(FAULTS[i], &faults_before[i], nullptr);
 }
 
 struct SignalStack {  // a handler cannot run on a stack that has overflowed
@@ -238,7 +252,7 @@ static void prepare_shared_memory() {
 
 static void prepare_threads() {
   Worker& w = *worker;
-  const Dim size = w.block_dim;
+  const Dim size = emulator_self.block_dim;
   for (unsigned i = 0; i < w.n_threads; i++) {
     Thread& thread = w.threads[i];
     thread.number = i, thread.lane = i % 32, thread.warp = i / 32;
@@ -248,7 +262,10 @@ static void prepare_threads() {
     thread.groups.clear(), thread.open.clear();
     memset(thread.seen, 0, sizeof thread.seen);
     thread.seen[thread.lane] = 1;
+    thread.fence = thread.block_fence = {};
+    thread.acquired.clear();
   }
+  for (NamedBarrier& barrier : w.named) barrier = {};
   w.warps.assign((w.n_threads + 31) / 32, Warp{});
   if (w.n_threads % 32) w.warps.back().exited = ~0u << w.n_threads % 32;  // lanes that the block does not have
 }
@@ -298,6 +315,7 @@ static void run_block() {
     if (all_done()) break;
     if (release_barrier()) {
       worker->period++;
+      share_acquired(&worker->threads[0], worker->n_threads, ~0u);
       if (order == RANDOM) shuffle_order(worker->order, worker->n_threads, order);
     } else if (!release_gatherings() && !worker->failed) {
       report_deadlock();
@@ -340,8 +358,8 @@ static void begin_worker(Worker& w, Launch& launch) {
   const Request& request = *launch.request;
   const uint32_t *grid = request.grid, *block = request.block;
   w.launch = &launch;
-  w.grid_dim = {grid[0], grid[1], grid[2]};
-  w.block_dim = {block[0], block[1], block[2]};
+  emulator_self.grid_dim = {grid[0], grid[1], grid[2]};
+  emulator_self.block_dim = {block[0], block[1], block[2]};
   w.n_threads = block[0] * block[1] * block[2];
   w.failed = false;
   w.random = request.seed * 2654435761u + 88172645463325252ull;
@@ -370,8 +388,8 @@ static void run_blocks(Launch& launch) {
   if (w->watching) begin_watch();
   for (unsigned i; !launch.stop && (i = launch.next_block++) < launch.block_order.size();) {
     const unsigned number = w->block_number = launch.block_order[i];
-    w->block = {number % w->grid_dim.x, number / w->grid_dim.x % w->grid_dim.y,
-                number / w->grid_dim.x / w->grid_dim.y};
+    const Dim grid = emulator_self.grid_dim;
+    emulator_self.block = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
     w->first_period = ++w->period;
     if (w->watching) w->block_periods.push_back(w->period), w->block_numbers.push_back(number);
     run_block();
@@ -405,11 +423,11 @@ EXPORT void emulator_launch(const Request* request, Finding* finding) {
 }
 
 // ---- what a thread can ask about itself ---------------------------------------------------------
-EXPORT Dim emulator_thread_index() { return worker->current->index; }
-EXPORT Dim emulator_block_index() { return worker->block; }
-EXPORT Dim emulator_block_dim() { return worker->block_dim; }
-EXPORT Dim emulator_grid_dim() { return worker->grid_dim; }
-EXPORT unsigned emulator_thread_number() { return worker->current->number; }
+EXPORT Dim emulator_thread_index() { return emulator_self.thread; }
+EXPORT Dim emulator_block_index() { return emulator_self.block; }
+EXPORT Dim emulator_block_dim() { return emulator_self.block_dim; }
+EXPORT Dim emulator_grid_dim() { return emulator_self.grid_dim; }
+EXPORT unsigned emulator_thread_number() { return emulator_self.number; }
 
 EXPORT long long emulator_clock() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
 EXPORT void emulator_yield() { park(); }  // it stays READY
@@ -419,6 +437,13 @@ EXPORT void emulator_fail(const char* file, int line, const char* format, ...) {
   va_start(values, format);
   vreport({file, line}, nullptr, format, values);
   va_end(values);
+  for (;;) park();
+}
+
+// What the kernel asks for is right, and not modelled: Python says so, and does not call it a report.
+EXPORT void emulator_unknown(const char* file, int line, const char* what) {
+  report({file, line}, nullptr, "%s", what);
+  worker->launch->finding->found = 2;
   for (;;) park();
 }
 }  // namespace emulator

@@ -22,8 +22,10 @@ template <class Group> struct WarpGroup {
   }
 };
 
-template <unsigned N> struct thread_block_tile : WarpGroup<thread_block_tile<N>> {
+template <unsigned N, class Parent = void> struct thread_block_tile : WarpGroup<thread_block_tile<N, Parent>> {
   static_assert(N <= 32 && (N & (N - 1)) == 0, "a tile has a power of two of threads, up to 32");
+  thread_block_tile() = default;
+  template <class P> EMULATOR_INLINE thread_block_tile(const thread_block_tile<N, P>&) {}
   EMULATOR_INLINE unsigned first() const { return emulator::lane() & -N; }
   EMULATOR_INLINE unsigned lanes() const { return (N == 32 ? ~0u : (1u << N % 32) - 1) << first(); }
   EMULATOR_INLINE unsigned ballot(int p, EMULATOR_AT) const { return __ballot_sync(lanes(), p, at) >> first(); }
@@ -58,9 +60,50 @@ struct thread_block {
   static EMULATOR_INLINE dim3 group_index() { return blockIdx; }
   static EMULATOR_INLINE dim3 thread_index() { return threadIdx; }
   static EMULATOR_INLINE dim3 group_dim() { return blockDim; }
+  static EMULATOR_INLINE dim3 dim_threads() { return blockDim; }
 };
 EMULATOR_INLINE thread_block this_thread_block() { return {}; }
-template <unsigned N, class Parent> EMULATOR_INLINE thread_block_tile<N> tiled_partition(const Parent&) { return {}; }
+
+// Any of the groups above.
+struct thread_group : WarpGroup<thread_group> {
+  unsigned some;  // lanes; 0: the whole block
+  EMULATOR_INLINE thread_group(thread_block) : some(0) {}
+  template <class Group> EMULATOR_INLINE thread_group(const WarpGroup<Group>& group) : some(group.mask()) {}
+  EMULATOR_INLINE unsigned lanes() const { return some; }
+  EMULATOR_INLINE unsigned size() const { return some ? __popc(some) : thread_block::size(); }
+  EMULATOR_INLINE unsigned num_threads() const { return size(); }
+  EMULATOR_INLINE unsigned thread_rank() const {
+    return some ? WarpGroup::thread_rank() : thread_block::thread_rank();
+  }
+  EMULATOR_INLINE void sync(EMULATOR_AT) const { some ? __syncwarp(some, at) : __syncthreads(at); }
+};
+
+// All blocks. They run one after another, so a barrier can join one only.
+struct grid_group {
+  static EMULATOR_INLINE unsigned long long block_rank() {
+    return (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  }
+  static EMULATOR_INLINE unsigned long long num_blocks() { return 1ull * gridDim.x * gridDim.y * gridDim.z; }
+  static EMULATOR_INLINE unsigned long long size() { return num_blocks() * thread_block::size(); }
+  static EMULATOR_INLINE unsigned long long num_threads() { return size(); }
+  static EMULATOR_INLINE unsigned long long thread_rank() {
+    return block_rank() * thread_block::size() + thread_block::thread_rank();
+  }
+  static EMULATOR_INLINE bool is_valid() { return true; }
+  static EMULATOR_INLINE void sync(EMULATOR_AT) {
+    if (num_blocks() > 1) emulator_unknown(at.file, at.line, "a barrier across the blocks of a grid");
+    __syncthreads(at);
+  }
+};
+EMULATOR_INLINE grid_group this_grid() { return {}; }
+template <unsigned N, class Parent> EMULATOR_INLINE thread_block_tile<N, Parent> tiled_partition(const Parent&) {
+  return {};
+}
+EMULATOR_INLINE thread_group tiled_partition(const thread_group&, unsigned n) {
+  coalesced_group tile;
+  tile.active = (n == 32 ? ~0u : (1u << n) - 1) << (emulator::lane() & -n);
+  return tile;
+}
 template <class Group> EMULATOR_INLINE void sync(const Group& group, EMULATOR_AT) { group.sync(at); }
 
 template <class T> struct plus {
@@ -72,9 +115,22 @@ template <class T> struct less {
 template <class T> struct greater {
   T operator()(T a, T b) const { return a < b ? b : a; }
 };
-template <unsigned N, class T, class Op>
-EMULATOR_INLINE T reduce(const thread_block_tile<N>& tile, T v, Op op, EMULATOR_AT) {
+template <unsigned N, class P, class T, class Op>
+EMULATOR_INLINE T reduce(const thread_block_tile<N, P>& tile, T v, Op op, EMULATOR_AT) {
   for (unsigned with = N / 2; with; with /= 2) v = op(v, tile.shfl_xor(v, with, at));
   return v;
+}
+template <unsigned N, class P, class T, class Op = plus<T>>
+EMULATOR_INLINE T inclusive_scan(const thread_block_tile<N, P>& tile, T v, Op op = {}, EMULATOR_AT) {
+  for (unsigned by = 1; by < N; by *= 2) {
+    const T before = tile.shfl_up(v, by, at);
+    if (tile.thread_rank() >= by) v = op(before, v);
+  }
+  return v;
+}
+template <unsigned N, class P, class T, class Op = plus<T>>
+EMULATOR_INLINE T exclusive_scan(const thread_block_tile<N, P>& tile, T v, Op op = {}, EMULATOR_AT) {
+  const T before = tile.shfl_up(inclusive_scan(tile, v, op, at), 1, at);
+  return tile.thread_rank() ? before : T{};
 }
 }  // namespace cooperative_groups

@@ -20,7 +20,7 @@ static std::string at(Place place) {
 }
 
 static bool same_place(Place a, Place b) {
-  return a.line == b.line && !strcmp(a.file ? a.file : "", b.file ? b.file : "");
+  return a.line == b.line && (a.file == b.file || (a.file && b.file && !strcmp(a.file, b.file)));
 }
 
 static Thread& wait_as(State state, const char* what, Place place, Code code) {
@@ -38,7 +38,7 @@ static void require_agreement(Thread* warp, unsigned lanes, const Thread& first)
   for (unsigned lane = 0; lane < 32; lane++) {
     const Thread& other = warp[lane];
     if (!(lanes >> lane & 1)) continue;
-    if (strcmp(other.what, first.what))
+    if (other.what != first.what && strcmp(other.what, first.what))
       fail(first.place, first.code, "lane %u is at %s (mask 0x%08x) while lane %u, which it waits for, is at %s %s",
            first.lane, first.what, first.mask, lane, other.what, at(other.place).c_str());
     if (other.mask != first.mask)
@@ -79,11 +79,13 @@ static bool try_to_meet(Thread* warp, Warp& state, unsigned mask) {
 }
 
 // Two lanes that wait for each other with different masks wait for ever.
-static void refuse_contradiction(Thread* warp, const Warp& state, const Thread& me) {
+static void refuse_contradiction(Thread* warp, Warp& state, const Thread& me) {
+  if (!state.waiting) state.mask = me.mask, state.mixed = false;
+  state.mixed |= state.mask != me.mask;
+  if (!state.mixed) return;
   for (unsigned lane = 0; lane < 32; lane++) {
     const Thread& other = warp[lane];
-    if (lane == me.lane || !(me.mask & state.waiting & ~state.exited) || !((me.mask & state.waiting) >> lane & 1))
-      continue;
+    if (!((me.mask & state.waiting) >> lane & 1)) continue;
     if (other.mask != me.mask && other.mask >> me.lane & 1)
       fail(me.place, me.code,
            "lane %u is at %s with mask 0x%08x, but lane %u of that mask is at %s with mask 0x%08x %s", me.lane,
@@ -189,6 +191,24 @@ bool release_barrier() {
   return true;
 }
 
+// bar.sync and bar.arrive with a number: a barrier of as many threads as they say. Who arrives does not wait.
+EXPORT void emulator_named_barrier(unsigned number, unsigned threads, int waits, const char* file, int line) {
+  Worker& w = *worker;
+  Thread& me = *w.current;
+  const Code code = __builtin_return_address(0);
+  if (number > 15 || !threads || threads % 32)
+    fail({file, line}, code, "bar.sync %u of %u threads: there are barriers 0 to 15, for whole warps", number, threads);
+  NamedBarrier& barrier = w.named[number];
+  if (w.watching) bring(barrier.brought, me);
+  if (waits) barrier.waiting.push_back(&wait_as(AT_NAMED, "bar.sync", {file, line}, code));
+  if (++barrier.arrived < threads) return waits ? park() : void();
+  for (Thread* thread : barrier.waiting) {
+    thread->state = READY;
+    add_all(thread->acquired, barrier.brought);
+  }
+  barrier = NamedBarrier{};
+}
+
 // ---- nobody can go on ---------------------------------------------------------------------------
 static std::string who_waits(unsigned number) {
   const Thread& thread = worker->threads[number];
@@ -204,7 +224,7 @@ static std::string who_waits(unsigned number) {
 static unsigned first_waiting() {
   unsigned found = ~0u;
   for (unsigned i = worker->n_threads; i--;)
-    if (worker->threads[i].state == IN_WARP || (worker->threads[i].state == AT_BARRIER && found == ~0u)) found = i;
+    if (worker->threads[i].state == IN_WARP || (worker->threads[i].state != DONE && found == ~0u)) found = i;
   for (unsigned i = worker->n_threads; i--;)
     if (worker->threads[i].state == AT_BARRIER && worker->threads[found].state != IN_WARP) found = i;
   return found;

@@ -65,6 +65,13 @@ template <class T, class R, class V> EMULATOR_INLINE void move(R& to, V value) {
     set<T>(to, value);
 }
 
+template <class V> EMULATOR_INLINE const void* pointer_of(V value) {
+  if constexpr (std::is_pointer_v<V>)
+    return (const void*)value;
+  else
+    return reinterpret_cast<const void*>(value);
+}
+
 template <class... R> struct Registers {
   std::tuple<R&...> list;
   static constexpr int n = sizeof...(R);
@@ -134,6 +141,13 @@ template <class B> EMULATOR_INLINE void cp_async(Address to, Address from, B byt
   cp_async(to, from, bytes, bytes);
 }
 
+// ---- special registers --------------------------------------------------------------------------
+EMULATOR_INLINE unsigned lanemask_eq() { return 1u << lane(); }
+EMULATOR_INLINE unsigned lanemask_lt() { return lanemask_eq() - 1; }
+EMULATOR_INLINE unsigned lanemask_le() { return lanemask_lt() | lanemask_eq(); }
+EMULATOR_INLINE unsigned lanemask_ge() { return ~lanemask_lt(); }
+EMULATOR_INLINE unsigned lanemask_gt() { return ~lanemask_le(); }
+
 // ---- comparisons and bits -----------------------------------------------------------------------
 #define EMULATOR_COMPARE(NAME, OP) \
   template <class T, class A, class B> EMULATOR_INLINE bool NAME(A a, B b) { return T(a) OP T(b); }
@@ -154,19 +168,29 @@ template <class H> EMULATOR_INLINE unsigned two_halves(float low, float high) {
   return unsigned(one_half<H>(high)) << 16 | one_half<H>(low);
 }
 template <class H, class R> EMULATOR_INLINE float to_float(R r) { return bits<H>(static_cast<unsigned short>(r)); }
+template <class H, class R, class F> EMULATOR_INLINE void pairwise(R& to, unsigned a, unsigned b, F f) {
+  const H low = f(bits<H>((unsigned short)a), bits<H>((unsigned short)b));
+  const H high = f(bits<H>((unsigned short)(a >> 16)), bits<H>((unsigned short)(b >> 16)));
+  set<b32>(to, unsigned(bits<unsigned short>(high)) << 16 | bits<unsigned short>(low));
+}
+template <class H, class R> EMULATOR_INLINE void fma_pairwise(R& to, unsigned a, unsigned b, unsigned c) {
+  unsigned short n[6], r[2];
+  const unsigned all[3] = {a, b, c};
+  __builtin_memcpy(n, all, sizeof n);
+  for (int i = 0; i < 2; i++) r[i] = bits<unsigned short>(__hfma(bits<H>(n[i]), bits<H>(n[i + 2]), bits<H>(n[i + 4])));
+  set<b32>(to, unsigned(r[1]) << 16 | r[0]);
+}
 EMULATOR_INLINE unsigned to_tf32(float f) { return (bits<unsigned>(f) + 0x1000u) & ~0x1fffu; }
 
 // ---- barriers and shuffles ----------------------------------------------------------------------
+EMULATOR_INLINE unsigned block_size() { return blockDim.x * blockDim.y * blockDim.z; }
 template <class B> EMULATOR_INLINE void barrier(B number, Place at) {
-  if (number != 0)
-    emulator_fail(at.file, at.line, "the emulator has barrier 0 of a block only, not barrier %d", int(number));
-  emulator_barrier(0, "bar.sync", at.file, at.line);
+  if (number == 0) return void(emulator_barrier(0, "bar.sync", at.file, at.line));
+  emulator_named_barrier(number, (block_size() + 31) & ~31u, 1, at.file, at.line);
 }
 template <class B, class N> EMULATOR_INLINE void barrier(B number, N threads, Place at) {
-  if (unsigned(threads) != blockDim.x * blockDim.y * blockDim.z)
-    emulator_fail(at.file, at.line, "the emulator has no barrier of a part of a block (bar.sync of %u threads)",
-                  unsigned(threads));
-  barrier(number, at);
+  if (number == 0 && unsigned(threads) == block_size()) return barrier(number, at);
+  emulator_named_barrier(number, threads, 1, at.file, at.line);
 }
 struct idx;
 struct up;

@@ -9,6 +9,7 @@ instruction that is not in the table becomes an error of the compiler at that li
 """
 
 import re
+from bisect import bisect_right
 from itertools import count
 
 TYPES = {"pred": "bool", "b8": "unsigned char", "u8": "unsigned char", "s8": "signed char", "b16": "unsigned short",
@@ -27,12 +28,16 @@ INSTRUCTIONS = [(re.compile(pattern + "$"), call) for pattern, call in [
     (r"mma\.sync\.aligned\.m16n8k(8|16)\.row\.col\.(f32|f16)\.(bf16|f16|tf32)\.(bf16|f16|tf32)\.(f32|f16)",
      "mma<{0}, {1}, {2}>($0, $1, $2, $3, AT)"),
     (r"(?:bar|barrier)(?:\.cta)?\.sync(?:\.aligned)?", "barrier($*, AT)"),
-    (r"bar\.warp\.sync", "emulator_meet($0, \"bar.warp.sync\", nullptr, nullptr, __FILE__, __LINE__)"),
-    (r"(?:membar|fence)\..*", "(void)0"),
+    (r"(?:bar|barrier)(?:\.cta)?\.arrive(?:\.aligned)?",
+     "emulator_named_barrier($0, $1, 0, AT.file, AT.line)"),
+    (r"bar\.warp\.sync", "emulator_meet($0, \"bar.warp.sync\", nullptr, nullptr, AT.file, AT.line)"),
+    (r"membar\.cta|fence\.(?:\w+\.)?cta", "emulator_fence(1)"), (r"(?:membar|fence)\..*", "emulator_fence(0)"),
     (r"(?:prefetch|prefetchu|discard|applypriority|createpolicy)\..*", "(void)0"),
     (r"griddepcontrol\..*|nanosleep\..*", "(void)0"),
     (r"mov\." + KIND, "move<{0}>($0, $1)"),
-    (r"cvta(?:\.to)?\.shared\.u64|cvta(?:\.to)?\.global\.u64", "move<u64>($0, $1)"),
+    (r"cvta\.to\.shared\.u(?:64|32)", "set<u64>($0, __cvta_generic_to_shared(pointer_of($1)))"),
+    (r"cvta\.shared\.u(?:64|32)", "move<u64>($0, __cvta_shared_to_generic($1))"),
+    (r"cvta(?:\.to)?\.global\.u64", "move<u64>($0, $1)"),
     (r"ld(?:\.volatile|\.relaxed|\.acquire|\.weak)?(?:\.cta|\.gpu|\.sys)?\.(global|shared)(?:::cta)?"
      r"(?:\.(?:nc|ca|cg|cs|lu|cv|L\w+(?:::\w+)*))*"
      r"(?:\.v([24]))?\." + KIND, "load<{0}, {2}>($0, $1)"),
@@ -44,6 +49,15 @@ INSTRUCTIONS = [(re.compile(pattern + "$"), call) for pattern, call in [
     (r"sub(?:\.rn|\.ftz|\.sat)*\." + KIND, "set<{0}>($0, $1 - $2)"),
     (r"mul(?:\.rn|\.ftz|\.lo)*\." + KIND, "set<{0}>($0, $1 * $2)"),
     (r"mad\.lo\." + KIND, "set<{0}>($0, $1 * $2 + $3)"),
+    (r"add(?:\.rn)?(?:\.ftz)?\.(bf16|f16)x2", "pairwise<{0}>($0, $1, $2, [](auto a, auto b) { return a + b; })"),
+    (r"sub(?:\.rn)?(?:\.ftz)?\.(bf16|f16)x2", "pairwise<{0}>($0, $1, $2, [](auto a, auto b) { return a - b; })"),
+    (r"mul(?:\.rn)?(?:\.ftz)?\.(bf16|f16)x2", "pairwise<{0}>($0, $1, $2, [](auto a, auto b) { return a * b; })"),
+    (r"max(?:\.ftz)?\.(bf16|f16)x2", "pairwise<{0}>($0, $1, $2, [](auto a, auto b) { return __hmax(a, b); })"),
+    (r"min(?:\.ftz)?\.(bf16|f16)x2", "pairwise<{0}>($0, $1, $2, [](auto a, auto b) { return __hmin(a, b); })"),
+    (r"fma\.rn(?:\.ftz)?(?:\.relu)?\.(bf16|f16)x2", "fma_pairwise<{0}>($0, $1, $2, $3)"),
+    (r"fma\.rn\.f64", "set<f64>($0, fma($1, $2, $3))"), (r"neg\." + KIND, "set<{0}>($0, -get<{0}>($1))"),
+    (r"abs\." + KIND, "set<{0}>($0, get<{0}>($1) < 0 ? -get<{0}>($1) : get<{0}>($1))"),
+    (r"dp4a\.(u32|s32)\.(?:u32|s32)", "set<{0}>($0, __dp4a(get<{0}>($1), get<{0}>($2), get<{0}>($3)))"),
     (r"fma\.rn(?:\.ftz)?\.f32", "set<f32>($0, fmaf($1, $2, $3))"),
     (r"max(?:\.ftz)?\." + KIND, "set<{0}>($0, max($1, $2))"),
     (r"min(?:\.ftz)?\." + KIND, "set<{0}>($0, min($1, $2))"),
@@ -81,39 +95,40 @@ INSTRUCTIONS = [(re.compile(pattern + "$"), call) for pattern, call in [
 ]]
 SPECIAL = {"laneid": "::emulator::lane()", "warpid": "(emulator_thread_number() / 32)", "smid": "0u",
            "clock": "unsigned(emulator_clock())", "clock64": "emulator_clock()", "globaltimer": "emulator_clock()",
+           "clock_hi": "unsigned(emulator_clock() >> 32)", "globaltimer_lo": "unsigned(emulator_clock())",
            "nwarpid": "((blockDim.x * blockDim.y * blockDim.z + 31) / 32)",
            **{f"{name}.{axis}": f"{what}.{axis}" for axis in "xyz" for name, what in
               (("tid", "threadIdx"), ("ctaid", "blockIdx"), ("ntid", "blockDim"), ("nctaid", "gridDim"))},
-           "lanemask_lt": "((1u << ::emulator::lane()) - 1)", "lanemask_eq": "(1u << ::emulator::lane())",
-           "lanemask_le": "((2u << ::emulator::lane()) - 1)"}
-STATEMENT = re.compile(r"\b(?:asm|__asm__|__asm)\b(?:\s|\\\n|\b(?:volatile|__volatile__)\b)*\(")
+           **{f"lanemask_{how}": f"lanemask_{how}()" for how in ("eq", "lt", "le", "ge", "gt")}, "nsmid": "1u"}
+STATEMENT = re.compile(r"(?<!\] )\b(?:asm|__asm__|__asm)\b(?:\s|\\\n|\b(?:volatile|__volatile__)\b)*\(")
+MARKER = re.compile(r'^# \d+ "([^"\n]*)"[^\n]*', re.M)  # "what follows is line N of that file"
 STRING = re.compile(r'"((?:\\.|[^"\\])*)"')
 OPERAND = re.compile(r'\s*(?:\[\s*(\w+)\s*\]\s*)?"([^"]*)"\s*\(')
 
 
-def find(text: str, code: str) -> list[tuple[int, int, str]]:
-    """The asm statements of a file: (begin, end, what to write instead).
+def rewrite(text: str, code: str, own: set[str]) -> str:
+    """Rewrite the asm statements in what the preprocessor made of a file, where it comes from the files `own`.
 
     code: the text with comments and literals blanked, character for character
     """
-    edits = []
+    pieces, done = [], 0
+    markers = [(match.start(), match[1]) for match in MARKER.finditer(text)]
     for match in STATEMENT.finditer(code):
+        index = bisect_right(markers, (match.start(),)) - 1
+        if index < 0 or markers[index][1] not in own:
+            continue
         depth, end = 1, match.end()
         while depth and end < len(code):
             depth += {"(": 1, ")": -1}.get(code[end], 0)
             end += 1
-        inside = "".join(t if c != " " or t.isspace() or in_literal(code, match.end() + i) else " " for i, (t, c) in
-                         enumerate(zip(text[match.end(): end - 1], code[match.end(): end - 1])))
-        lines = "".join(re.findall(r"\\?\n", text[match.start(): end]))
-        new = translate(inside.replace("\\\n", "  ").replace("\n", " "), code[match.end(): end - 1])
-        edits.append((match.start(), end, new + ("" if not lines else " " + lines)))
-    return edits
-
-
-def in_literal(code: str, index: int) -> bool:
-    """Whether a blanked place is part of a string rather than of a comment: quotes stay in `code`, in pairs."""
-    line = code.rfind("\n", 0, index) + 1
-    return code.count('"', line, index) % 2 == 1
+        whole = text[match.start(): end]
+        places = [place for place in MARKER.finditer(whole)]
+        behind = "\n" + whole[places[-1].start():places[-1].end()] if places else ""
+        lines = re.findall("\n", whole[places[-1].end():] if places else whole)
+        inside = MARKER.sub("", text[match.end(): end - 1]).replace("\n", " ")
+        pieces += [text[done: match.start()], translate(inside), behind, *lines]
+        done = end
+    return "".join([*pieces, text[done:]])
 
 
 def sections(inside: str) -> list[str]:
@@ -144,7 +159,7 @@ def operands(section: str) -> list[tuple[str, str, str]]:
     return found
 
 
-def translate(inside: str, code: str) -> str:
+def translate(inside: str) -> str:
     """One asm statement, from its brackets' content to C++ in one line."""
     template, outputs, inputs = [*sections(inside), "", ""][:3]
     ptx = "".join(STRING.findall(template))

@@ -38,7 +38,7 @@ class Lines:
     def __init__(self, library: Path, path: str):
         self.library, self.path = library, path
         self.main = Path(path).resolve()
-        self.known: dict[int, tuple[str, int]] = {}
+        self.known: dict[int, list[tuple[str, int]]] = {}
 
     def shown(self, file: str) -> str:
         """A file's name as the user would write it."""
@@ -49,20 +49,24 @@ class Lines:
 
     def of(self, offsets: list[int]) -> list[tuple[str, int]]:
         """(file, line) for each address: the innermost of the user's own files."""
+        return [chain[0] for chain in self.chains(offsets)]
+
+    def chains(self, offsets: list[int]) -> list[list[tuple[str, int]]]:
+        """(file, line) for each address, then for the calls that led there, as far as they were compiled in line."""
         fresh = [offset for offset in dict.fromkeys(offsets) if offset not in self.known]
         if fresh:
             command = ["addr2line", "-a", "-i", "-e", str(self.library), *map(hex, fresh)]
             output = subprocess.run(command, capture_output=True, text=True).stdout
             for offset, frames in zip(fresh, re.split(r"^0x[0-9a-f]+\n", output, flags=re.M)[1:]):
-                self.known[offset] = self.innermost(frames)
-        return [self.known.get(offset, (self.path, 0)) for offset in offsets]
+                self.known[offset] = self.chain(frames)
+        return [self.known.get(offset, [(self.path, 0)]) for offset in offsets]
 
-    def innermost(self, frames: str) -> tuple[str, int]:
-        """From the chain of inlined calls, the innermost that is the user's; of the shared headers only if alone."""
+    def chain(self, frames: str) -> list[tuple[str, int]]:
+        """Of calls, from the innermost on, those that are the user's; of the shared headers only if alone."""
         found = re.findall(r"^(.+?):(\d+)(?: \(.*)?$", frames, re.M)
         own = [(file, int(line)) for file, line in found if not self.is_emulator(file)]
         best = [place for place in own if not is_shared_header(place[0])] or own or [(self.path, 0)]
-        return self.shown(best[0][0]), best[0][1]
+        return [(self.shown(file), line) for file, line in best]
 
     @staticmethod
     def is_emulator(file: str) -> bool:
@@ -75,11 +79,11 @@ def is_shared_header(file: str) -> bool:
     return file.endswith(".cuh") and Path(file).resolve().parent == HERE.parent
 
 
-def from_finding(finding, lines: Lines, kernel: str) -> Report:
-    """The report for what the runtime found."""
-    what, file, line = finding.what.decode(errors="replace"), finding.file.decode(), finding.line
+def from_finding(finding, lines: Lines, kernel: str) -> TinyError:
+    """The report for what the runtime found; a TinyError that is none where the emulator lacks something."""
+    what, file, line, callers = finding.what.decode(errors="replace"), finding.file.decode(), finding.line, []
     if not file or is_shared_header(file):
-        at, number = lines.of([finding.code])[0]
+        (at, number), *callers = lines.chains([finding.code])[0]
         file, line = (at, number) if number or not file else (file, line)
     else:
         file = lines.shown(file)
@@ -90,5 +94,10 @@ def from_finding(finding, lines: Lines, kernel: str) -> Report:
         else:
             other, number = lines.of([int(match[3], 16) - 1])[0]
         return f"(line {number})" if other == file else f"({other}:{number})"
+    if finding.found == 2:
+        return TinyError(f"{file}:{line}: the emulator does not model {what}.",
+                         "kernels/emulator/__init__.py lists what it does not model.")
     what = re.sub(r"@PLACE (.*?):(\d+)@|@CODE ([0-9a-f]+)@", place, what)
+    if callers and callers[0] != (file, line):
+        what += f"; called from {callers[0][0]}:{callers[0][1]}".replace(f" {file}:", " line ")
     return Report(file, line, what, kernel, tuple(finding.block), tuple(finding.thread))

@@ -1,19 +1,26 @@
 """From a .cu file to what g++ accepts: the few places where CUDA is not C++.
 
 Lines keep their numbers, so that messages, reports and debuggers show the kernel as its author wrote it. Four things
-change: `extern __shared__` arrays become pointers to the block's dynamic shared memory, `asm` statements become calls
-(ptx.py), headers of CUDA are left out, for device.h stands in front of everything, and behind every kernel comes a
-line that lists it.
+change: `extern __shared__` arrays become pointers to the block's dynamic shared memory, headers of CUDA are left out,
+for device.h stands in front of everything, behind every kernel comes a line that lists it, and what calls CUDA from the
+host (main, launches, cudaMalloc) is left out. `asm` statements come later (ptx.py), when macros have been replaced.
 """
 
 import re
 from dataclasses import dataclass, field
 
-from kernels.emulator import ptx
-
 # Headers of CUDA whose content is in device.h; and assert.h, for `assert` is a report here.
 HEADERS = re.compile(r"(cuda|mma|math_constants|cooperative_groups|vector_types|device_|driver_types|host_defines|"
                      r"sm_\d+_|crt/|cassert|assert\.h|nv/target)")
+HOST_HEADERS = re.compile(r"(cu(blas|rand|fft|dnn|sparse|solver)|nccl|nvToolsExt|nvtx|thrust/|torch/|ATen/|c10/|"
+                          r"helper_)")
+# What only the host calls or has, and what marks the code of a device.
+HOST = re.compile(r"<<<|\b(?:cuda[A-Z]\w*|cu(?:blas|rand|fft|dnn|sparse|solver)\w*|nccl\w+|main\s*\(|"
+                  r"(?:torch|at|c10|thrust)\s*::|PYBIND11_MODULE|TORCH_\w+)")
+DEVICE = re.compile(r"\b__(?:global|device|constant|shared|managed)__\b")
+DIRECTIVE = re.compile(r"^[ \t]*#(?:\\\n|[^\n])*", re.M)
+OPEN_SCOPE = re.compile(r"(?:\bnamespace\b[\s\w:]*|\bextern\s+\"\s*\"\s*)$")
+DEFINED = re.compile(r"\b(?:struct|class|enum|union|using|define)\s+(?:class\s+)?(\w+)|(\w+)\s*(?:;$|[({=])")
 COMMENTS = re.compile(r"//(?:\\\n|[^\n])*|/\*.*?\*/|R\"\(.*?\)\"|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])+'", re.S)
 INCLUDE = re.compile(r'^([ \t]*#[ \t]*include[ \t]*)([<"])([^>"\n]+)[>"]', re.M)
 DYNAMIC = re.compile(r"\bextern\b((?:[^;{}()]|\([^()]*\))*?)\b__shared__\b"
@@ -85,11 +92,43 @@ def find_kernels(code: str):
             yield head[1], code[head.end(): end], bool(re.search(r"\btemplate\s*<", before)), behind + 1
 
 
+def items(code: str):
+    """Yield (begin, end) of what is defined or declared outside of functions and classes, one after the other."""
+    code = DIRECTIVE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), code)
+    begin, at = 0, 0
+    while match := re.compile(r"[;{}]").search(code, at):
+        at = match.end()
+        if match[0] == "{" and OPEN_SCOPE.search(code, begin, match.start()):
+            begin = at
+            continue
+        if match[0] == "{":
+            at = closing(code, match.start()) + 1
+            if not at:
+                return
+        if match[0] != "}":
+            yield begin + len(code[begin:at]) - len(code[begin:at].lstrip()), at
+        begin = at
+
+
+def host_items(code: str) -> list[tuple[int, int]]:
+    """Where code of the host stands: what calls CUDA's library, and what needs that in turn."""
+    rest = [(begin, end) for begin, end in items(code) if not DEVICE.search(code, begin, end)]
+    found, wanted = [], HOST
+    while fresh := [place for place in rest if wanted.search(code, *place)]:
+        found += fresh
+        rest = [place for place in rest if place not in fresh]
+        names = {(match[1] or match[2]) for place in fresh if (match := DEFINED.search(code, *place))}
+        wanted = re.compile(rf"\b(?:{'|'.join(sorted(names)) or '(?!)'})\b")
+    return found
+
+
 def rewrite(text: str, resolve, number) -> Source:
     """Rewrite one file. resolve(name, quoted) gives what to include in its place, or None; number() gives fresh ids."""
     source = Source("", [])
     text = text.replace("\r\n", "\n")
     code = hidden(text)
+    for begin, end in host_items(code):
+        text, code = (part[:begin] + re.sub(r"[^\n]", " ", part[begin:end]) + part[end:] for part in (text, code))
     inserts = []
     for name, parameters, template, behind in find_kernels(code):
         if in_macro(text, behind - 1):
@@ -99,9 +138,8 @@ def rewrite(text: str, resolve, number) -> Source:
         else:
             source.kernels[name] = parameters
             inserts.append((behind, f' EMULATOR_KERNEL({number()}, "{name}", {name})'))
-    edits = [(at, at, new) for at, new in inserts] + ptx.find(text, code)
-    for match in DYNAMIC.finditer(code):
-        edits.append((match.start(), match.end(), dynamic_shared(match, code)))
+    edits = [(at, at, new) for at, new in inserts]
+    edits += [(match.start(), match.end(), dynamic_shared(match, code)) for match in DYNAMIC.finditer(code)]
     for begin, end, new in sorted(edits, reverse=True):
         text = text[:begin] + new + text[end:]
     text = re.sub(r"\bstatic\s+__shared__", "__shared__", text)
@@ -125,4 +163,6 @@ def include(match: re.Match, resolve, source: Source) -> str:
     if found and match[2] == '"' or found and not HEADERS.match(match[3]):
         source.includes.append(found)
         return f'{match[1]}"{found}"'
-    return "" if HEADERS.match(match[3]) else match[0]
+    if standard := re.match(r"cuda/std/(\w+)$", match[3]):
+        return f"{match[1]}<{standard[1]}>"
+    return "" if HEADERS.match(match[3]) or HOST_HEADERS.match(match[3]) else match[0]

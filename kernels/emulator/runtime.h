@@ -9,7 +9,11 @@
 #include <cstdarg>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
 #include <vector>
 
 namespace emulator {
@@ -24,7 +28,7 @@ struct Place {
 using Code = const void*;  // an address in the kernel's machine code, which Python turns into a line
 
 // What a thread is doing. Only a READY thread can be resumed.
-enum State : uint8_t { READY, IN_WARP, AT_BARRIER, GATHERING, DONE };
+enum State : uint8_t { READY, IN_WARP, AT_BARRIER, AT_NAMED, GATHERING, DONE };
 
 // A point in the time of one thread: which barrier period, which thread, and how many warp barriers it had passed.
 struct Stamp {
@@ -33,6 +37,15 @@ struct Stamp {
   Stamp() : thread(0), clock(0) {}
   Stamp(uint32_t period, unsigned thread, unsigned clock) : period(period), thread(thread), clock(clock) {}
 };
+
+// What a thread hands on when it has passed a fence, see fences.cpp: what it had seen, and when; and by what.
+struct Release {
+  uint32_t period = 0;
+  unsigned warp = 0;
+  uint32_t seen[32] = {};
+  Stamp atomic;
+};
+using Releases = std::map<std::pair<uint32_t, unsigned>, Release>;  // by the first period of a block, and the thread
 
 struct Copy {
   char* to;
@@ -59,13 +72,17 @@ struct Thread {
   unsigned long busy = 0;  // atomics since it last waited: a sign of spinning
   // Checked mode: which clock of each lane of its warp it has seen, itself included.
   uint32_t seen[32] = {};
+  Release fence, block_fence;  // at its last __threadfence, and __threadfence or __threadfence_block
+  Releases acquired;
   std::vector<std::vector<Copy>> groups;  // committed cp.async groups, oldest first
   std::vector<Copy> open;                 // cp.async not yet committed
 };
 
 struct Warp {
-  unsigned exited = 0, waiting = 0;
-};  // bit masks over its lanes
+  unsigned exited = 0, waiting = 0;  // bit masks over its lanes
+  unsigned mask = 0;                 // what the first of those that wait names
+  bool mixed = false;                // whether another names something else
+};
 
 enum Memory : uint32_t { GLOBAL, SHARED };
 struct Cells;    // the shadow of a region, see watch.cpp
@@ -114,16 +131,28 @@ struct Launch {
   Finding* finding;
 };
 
+struct Read {
+  const Thread* thread;
+  const char* address;
+  uint32_t code;
+};
+
+struct NamedBarrier {
+  unsigned arrived = 0;
+  std::vector<Thread*> waiting;
+  Releases brought;
+};
+
 struct Worker {  // one streaming multiprocessor: it runs one block at a time
   Launch* launch = nullptr;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   std::vector<unsigned> order;  // in which the threads of the block take turns
   unsigned n_threads = 0, barrier_true = 0;
+  NamedBarrier named[16];
   Thread* current = nullptr;
   const Thread* meeting = nullptr;  // the first lane of the warp operation that is taking place
   void* scheduler = nullptr;  // the scheduler's own stack pointer
-  Dim block{}, grid_dim{}, block_dim{};
   unsigned block_number = 0;
   uint64_t random = 0;
   bool failed = false, watching = false, profiling = false;
@@ -138,8 +167,20 @@ struct Worker {  // one streaming multiprocessor: it runs one block at a time
   std::vector<unsigned> block_numbers;
   std::vector<Region> regions;
   Region* last_region = nullptr;
+  uint32_t fence_period = 0;                           // of the last __threadfence of the block
+  std::unordered_map<const char*, Releases> released;  // at each place of atomic operations
+  std::unordered_set<uint32_t> guesses;                // code that reads what an atomicCAS then compares with
+  Read recent[8] = {};                                 // the last reads
+  unsigned n_reads = 0;
 };
 extern __thread Worker* worker;
+
+// What a thread can ask about itself. Keep in step with `emulator_self` in device.h.
+struct Self {
+  Dim thread, block, block_dim, grid_dim;
+  unsigned number;
+};
+extern "C" __attribute__((visibility("default"))) __thread Self emulator_self;
 
 // fibers.cpp
 void park();  // let other threads run until this one is READY again
@@ -164,6 +205,13 @@ void watch(const void* address, unsigned bytes, Access access, Code code);
 void join_clocks(Warp& warp, unsigned first_thread, unsigned lanes);
 void copy_begins(const Copy& copy);
 void copy_lands(const Copy& copy);
+
+// fences.cpp
+void hand_over(const Region& region, const char* address, bool releases);
+void bring(Releases& to, Thread& thread);
+void add_all(Releases& to, const Releases& from);
+void share_acquired(Thread* threads, unsigned n, unsigned lanes);
+bool handed_over(Stamp event, Access access);
 
 // profile.cpp
 void record(const Region& region, const char* address, unsigned bytes, Access access, Code code);

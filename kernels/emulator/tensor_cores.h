@@ -15,11 +15,12 @@ template <int M, int N, int K, class Layout, class A, class B, class D> struct P
   D* d;
   static void complete(void** works, unsigned lanes) {
     if (lanes != ~0u) emulator_refuse("a tensor core needs all 32 lanes; only 0x%08x take part", lanes);
-    float ma[M * K], mb[K * N], md[M * N];
+    using Sum = std::conditional_t<std::is_integral_v<D>, D, float>;
+    Sum ma[M * K], mb[K * N], md[M * N];
     each<Product>(works, lanes, [&](unsigned lane, Product& mine) {
-      for (int i = 0; i < M * K / 32; i++) ma[Layout::a(lane, i)] = float(mine.a[i]);
-      for (int i = 0; i < K * N / 32; i++) mb[Layout::b(lane, i)] = float(mine.b[i]);
-      for (int i = 0; i < M * N / 32; i++) md[Layout::c(lane, i)] = float(mine.c[i]);
+      for (int i = 0; i < M * K / 32; i++) ma[Layout::a(lane, i)] = Sum(mine.a[i]);
+      for (int i = 0; i < K * N / 32; i++) mb[Layout::b(lane, i)] = Sum(mine.b[i]);
+      for (int i = 0; i < M * N / 32; i++) md[Layout::c(lane, i)] = Sum(mine.c[i]);
     });
     for (int m = 0; m < M; m++)
       for (int k = 0; k < K; k++)
@@ -42,11 +43,17 @@ struct accumulator;
 struct row_major;
 struct col_major;
 enum layout_t { mem_row_major, mem_col_major };
+namespace precision { struct tf32; }
+template <class T> struct Stored { using type = T; };  // what an element of a fragment is
+template <> struct Stored<precision::tf32> { using type = float; };
+EMULATOR_INLINE float __float_to_tf32(float f) {
+  return emulator::bits<float>((emulator::bits<unsigned>(f) + 0x1000u) & ~0x1fffu);
+}
 
 template <class Use, int M, int N, int K, class T, class Layout = void> struct fragment {
   static constexpr int rows = std::is_same_v<Use, matrix_b> ? K : M, columns = std::is_same_v<Use, matrix_a> ? K : N;
   static constexpr int num_elements = rows * columns / 32;
-  T x[num_elements];
+  typename Stored<T>::type x[num_elements];
 };
 
 // Element i of a lane, as row * columns + column. 5 has no factor in common with the number of elements.
@@ -93,11 +100,13 @@ template <int M, int N, int K, class D, class C, class T, class LA, class LB>
 EMULATOR_INLINE void mma_sync(fragment<accumulator, M, N, K, D>& d, const fragment<matrix_a, M, N, K, T, LA>& a,
                               const fragment<matrix_b, M, N, K, T, LB>& b, const fragment<accumulator, M, N, K, C>& c,
                               EMULATOR_AT) {
-  static_assert((M == 16 && N == 16 && K == 16) || (M == 32 && N == 8 && K == 16) || (M == 8 && N == 32 && K == 16),
+  static_assert((M == 16 && N == 16 && K == 16) || (M == 32 && N == 8 && K == 16) || (M == 8 && N == 32 && K == 16) ||
+                    (M == 16 && N == 16 && K == 8 && std::is_same_v<T, precision::tf32>),
                 "a shape that wmma does not have");
   fragment<accumulator, M, N, K, D> sum;
-  for (int i = 0; i < c.num_elements; i++) sum.x[i] = D(float(c.x[i]));
-  emulator::Product<M, N, K, Dealt<M, N, K>, T, T, D> mine{a.x, b.x, sum.x, sum.x};
+  for (int i = 0; i < c.num_elements; i++) sum.x[i] = D(c.x[i]);
+  using S = typename Stored<T>::type;
+  emulator::Product<M, N, K, Dealt<M, N, K>, S, S, D> mine{a.x, b.x, sum.x, sum.x};
   emulator::meet(~0u, "wmma::mma_sync", mine, at);
   d = sum;
 }

@@ -19,7 +19,8 @@
 // What orders two accesses of a block: a barrier of the block between them, or, in one warp, a __syncwarp that both
 // lanes took part in, directly or through others. Time is counted accordingly. A `period` is the time between two
 // barriers; within it each lane has a clock, which ticks at each __syncwarp, and knows which clocks it has seen.
-// Accesses of two blocks of one launch are never ordered. Shuffles and votes order nothing, as CUDA has it.
+// Accesses of two blocks of one launch are ordered only by a fence and an atomic operation (fences.cpp). Shuffles and
+// votes order nothing, as CUDA has it.
 #include "runtime.h"
 #include <algorithm>
 #include <cstdio>
@@ -52,7 +53,7 @@ struct Cells {  // the cells of one region
 static const char* NAMES[] = {"read", "write", "atomic operation"};
 
 static std::string block_name(unsigned number) {
-  const Dim grid = worker->grid_dim;
+  const Dim grid = emulator_self.grid_dim;
   char text[64];
   snprintf(text, sizeof text, "(%u,%u,%u)", number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y);
   return text;
@@ -86,7 +87,7 @@ static const Region* nearest(const char* address, size_t& distance, bool& above)
   bool above = false;
   const Region* region = nearest(address, distance, above);
   if (!address) fail({}, code, "out-of-bounds %s of %u bytes through a null pointer", NAMES[access], bytes);
-  if (!region || distance > 64 << 20)
+  if (!region || distance > std::max<size_t>(4096, 16 * (region->high - region->low)))  // not meant for it
     fail({}, code, "out-of-bounds %s of %u bytes at %p, which is in no array", NAMES[access], bytes,
          static_cast<const void*>(address));
   fail({}, code, "out-of-bounds %s of %u bytes, %zu bytes %s `%s` (%zu bytes of %s memory)", NAMES[access], bytes,
@@ -113,12 +114,14 @@ static bool is_constant(const char* address) {  // in the library, but none of t
 }
 
 // ---- is it ordered? -----------------------------------------------------------------------------
-static bool ordered(Stamp earlier, const Region& region) {
-  if (earlier.period < worker->first_period) return region.memory == SHARED || !earlier.period;  // another block's
+static bool ordered(Stamp earlier, const Region& region, Access access = WRITE) {
+  if (earlier.period < worker->first_period)  // another block's
+    return region.memory == SHARED || !earlier.period || handed_over(earlier, access);
   if (earlier.period < worker->period) return true;
   const Thread& me = *worker->current;
   if (earlier.thread == me.number) return true;
-  return earlier.thread / 32 == me.warp && earlier.clock <= me.seen[earlier.thread % 32];
+  if (earlier.thread / 32 == me.warp && earlier.clock <= me.seen[earlier.thread % 32]) return true;
+  return handed_over(earlier, access);
 }
 
 [[noreturn]] static void race(const Region& region, Access mine, const Event& other, Access theirs, Code code) {
@@ -139,7 +142,7 @@ static bool ordered(Stamp earlier, const Region& region) {
 }
 
 static void require_order(const Region& region, Access mine, const Event& other, Access theirs, Code code) {
-  if (!ordered(other.stamp, region)) race(region, mine, other, theirs, code);
+  if (!ordered(other.stamp, region, theirs)) race(region, mine, other, theirs, code);
 }
 
 // Keep an event beside those it is not ordered after; two are enough, if in different warps where possible.
@@ -169,21 +172,27 @@ static bool is_written(const Cell& cell, const Region& region) {
   fail({}, code, "%s of uninitialised memory: nobody has written this place of `%s`", NAMES[access], region.name);
 }
 
-static void check_cell(Cell& cell, const Region& region, Access access, Code code) {
+// atomic: it may happen at the same time as an atomic operation. So may a read whose value an atomicCAS then compares
+// with what stands there: the first step of every loop around an atomicCAS.
+static void check_cell(Cell& cell, const Region& region, Access access, Code code, bool atomic) {
   const Thread& me = *worker->current;
   const Event now{Stamp(worker->period, me.number, me.seen[me.lane]), uint32_t(offset_of(code))};
+  const auto& guesses = worker->guesses;
+  atomic |= access == ATOMIC || (access == READ && !guesses.empty() && guesses.count(now.code));
   if (cell.copying)
     fail({}, code,
          "%s of `%s` while the cp.async of thread %u to these bytes is under way: it has not been waited for",
          NAMES[access], region.name, cell.copying - 1);
   require_order(region, access, cell.write, WRITE, code);
-  if (access != ATOMIC)
+  if (!atomic)
     for (const Event& event : cell.atomics) require_order(region, access, event, ATOMIC, code);
   if (access != READ)
-    for (const Event& event : cell.reads) require_order(region, access, event, READ, code);
+    for (const Event& event : cell.reads)
+      if (!atomic || !guesses.count(event.code)) require_order(region, access, event, READ, code);
   if (access != WRITE && !is_written(cell, region)) unwritten(region, access, code);
+  if (access == READ && atomic) return;
   if (access == READ) return remember(cell.reads, now, region);
-  if (access == ATOMIC) return remember(cell.atomics, now, region);
+  if (atomic) return remember(cell.atomics, now, region);
   cell = Cell{};
   cell.write = now;
 }
@@ -213,10 +222,11 @@ static Span cells_of(Region& region, const char* address, unsigned bytes) {
   return {region.cells->memory + offset / granule, region.cells->memory + (offset + bytes - 1) / granule + 1};
 }
 
-static void check(Region& region, const char* address, unsigned bytes, Access access, Code code) {
+static void check(Region& region, const char* address, unsigned bytes, Access access, Code code, bool atomic) {
   if (!region.writable && region.written) return;  // whoever reads what nobody may write needs no order
+  if (atomic || access == ATOMIC) hand_over(region, address, access != READ);
   const Span span = cells_of(region, address, bytes);
-  for (Cell* cell = span.begin; cell < span.end; cell++) check_cell(*cell, region, access, code);
+  for (Cell* cell = span.begin; cell < span.end; cell++) check_cell(*cell, region, access, code, atomic);
 }
 
 // Find the array and require that the access may happen at all. Null for private memory.
@@ -249,17 +259,20 @@ static bool spins(const char* address, Code code) {
   return w.spin_count % MANY == MANY - 1;
 }
 
-static void watch_range(const void* where, size_t bytes, Access access, Code code, bool aligned) {
+// strict: its alignment is that of its size. strong: to a volatile place.
+static void watch_range(const void* where, size_t bytes, Access access, Code code, bool strict, bool strong = false) {
   if (!worker || !worker->watching || !bytes) return;
   const char* address = static_cast<const char*>(where);
   const Thread& me = *worker->current;
   if (address >= me.stack && address < me.stack_end) return;
-  Region* region = admit(address, bytes, access, code, aligned);
+  Region* region = admit(address, bytes, access, code, strict);
   if (!region) return;
   if (access != READ) worker->spin_count = 0;
+  if (access == READ) worker->recent[worker->n_reads++ % 8] = {&me, address, uint32_t(offset_of(code))};
   if (access == READ && spins(address, code)) park();
   if (worker->profiling) return record(*region, address, bytes, access, code);
-  check(*region, address, bytes, access, code);
+  strong &= region->memory == GLOBAL;
+  check(*region, address, bytes, access, code, strong);
 }
 
 void watch(const void* address, unsigned bytes, Access access, Code code) {
@@ -277,6 +290,7 @@ void join_clocks(Warp&, unsigned first_thread, unsigned lanes) {
     memcpy(warp[lane].seen, joined, sizeof joined);
     warp[lane].seen[lane]++;
   }
+  share_acquired(warp, 32, lanes);
 }
 
 // ---- cp.async: the bytes belong to the copy from when it is issued until its thread has waited for it
@@ -295,7 +309,7 @@ void copy_lands(const Copy& copy) {
   Region* region = region_of(copy.to);
   const Span span = cells_of(*region, copy.to, copy.bytes);
   for (Cell* cell = span.begin; cell < span.end; cell++) cell->copying = 0;
-  check(*region, copy.to, copy.bytes, WRITE, copy.code);
+  check(*region, copy.to, copy.bytes, WRITE, copy.code, false);
 }
 
 // ---- regions ------------------------------------------------------------------------------------
@@ -338,7 +352,7 @@ void begin_watch() {
 
 void end_watch() {
   Worker& w = *worker;
-  w.regions.clear(), w.block_periods.clear(), w.block_numbers.clear();
+  w.regions.clear(), w.block_periods.clear(), w.block_numbers.clear(), w.released.clear(), w.guesses.clear();
   w.last_region = nullptr;
   w.watching = w.profiling = false;
 }
@@ -349,7 +363,10 @@ using namespace emulator;
 #define HERE __builtin_return_address(0)
 
 // Before an atomic operation. Whoever does nothing else for long is waiting for another thread: let that one run.
-EXPORT void emulator_atomic(const void* address, unsigned bytes, Code code) {
+EXPORT void emulator_atomic(const void* address, unsigned bytes, Code code, int compares) {
+  if (compares && worker->watching)
+    for (const Read& read : worker->recent)
+      if (read.thread == worker->current && read.address == address) worker->guesses.insert(read.code);
   watch(address, bytes, ATOMIC, code);
   if (++worker->current->busy % 1024) return;
   worker->current->code = code;
@@ -361,8 +378,8 @@ EXPORT void emulator_atomic(const void* address, unsigned bytes, Code code) {
   EXPORT void __tsan_write##n(void* p) { watch(p, n, WRITE, HERE); }                        \
   EXPORT void __tsan_unaligned_read##n(void* p) { watch_range(p, n, READ, HERE, false); }   \
   EXPORT void __tsan_unaligned_write##n(void* p) { watch_range(p, n, WRITE, HERE, false); } \
-  EXPORT void __tsan_volatile_read##n(void* p) { watch(p, n, READ, HERE); }                 \
-  EXPORT void __tsan_volatile_write##n(void* p) { watch(p, n, WRITE, HERE); }
+  EXPORT void __tsan_volatile_read##n(void* p) { watch_range(p, n, READ, HERE, true, true); }   \
+  EXPORT void __tsan_volatile_write##n(void* p) { watch_range(p, n, WRITE, HERE, true, true); }
 HOOKS(1)
 HOOKS(2)
 HOOKS(4)
@@ -395,6 +412,18 @@ struct Source {
 struct OutOfBounds {
   Source source;
 };
+struct Misaligned {
+  Source source;
+  const void* type;
+  unsigned char log2_alignment;
+};
+EXPORT void __ubsan_handle_type_mismatch_v1(Misaligned* data, char* address) {
+  if (!worker || !worker->watching) return;
+  const Region* region = region_of(address);
+  const size_t alignment = size_t(1) << data->log2_alignment;
+  if (region && (region->memory == SHARED || (address - region->low) % alignment))
+    fail({}, HERE, "misaligned address: it must be a multiple of %zu bytes, and its offset in `%s` is %zu", alignment, region->name, size_t(address - region->low));
+}
 EXPORT void __ubsan_handle_out_of_bounds(OutOfBounds* data, unsigned long index) {
   if (worker && worker->watching)
     fail({data->source.file, int(data->source.line)}, nullptr, "out-of-bounds index %ld of an array", long(index));
