@@ -1,6 +1,6 @@
 """Files of torch.save written byte by byte, right or wrong on purpose, without torch and without the code under test.
 
-torch itself reads the right ones: tests/verify/test_torch_file.py.
+torch itself reads the right ones: tests/verify/test_torch_save.py.
 """
 
 import struct
