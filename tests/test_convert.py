@@ -286,6 +286,15 @@ def test_refusals(capsys, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"there", "link"}
 
 
+@pytest.fixture
+def ctrl_c_works():
+    """What is started in the background of a shell ignores SIGINT, and Python leaves that as it finds it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_works")
 @pytest.mark.parametrize("stop, status", [(lambda: os.kill(os.getpid(), signal.SIGINT), 130),
                                           (lambda: os.truncate("/nowhere", 1), 2)], ids=["ctrl-c", "error"])
 def test_nothing_half_written_stays(capsys, tmp_path, monkeypatch, stop, status):
