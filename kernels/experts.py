@@ -47,20 +47,6 @@ def experts(launcher: Any, x: np.ndarray, chosen: np.ndarray, weights: np.ndarra
     return out.astype(np.float32, copy=False)
 
 
-def feed_forward(launcher: Any, x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
-                 precision: str = "float32", version: str = "v3") -> np.ndarray:
-    """SwiGLU: the feed-forward layer of a dense model, which is one expert that every token chooses with weight 1.
-
-    Shapes:  x (T, D), w1 (F, D), w2 (D, F), w3 (F, D) -> (T, D)
-    Dtypes:  as those of `experts`
-    Raises:  ValueError for matrices of other shapes, and for what v1 cannot hold in shared memory
-    Source:  tiny/experts.py feed_forward
-    """
-    chosen, weights = launcher.empty((len(x), 1), np.int32), launcher.empty((len(x), 1), np.float32)
-    chosen[...], weights[...] = 0, 1
-    return experts(launcher, x, chosen, weights, [w1], [w2], [w3], precision, version)
-
-
 def launch(launcher: Any, version: str, arrays: tuple, tables: list[list], out: np.ndarray, F: int, D: int) -> None:
     """Launch the kernels of one version. Shapes:  arrays x (T, D), chosen (T, K), weights (T, K) -> out (T, D)."""
     if version not in VERSIONS:

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pretend_cupy
 import pytest
 from emulator_case import needs_compiler
+from test_launch import pretended  # noqa: F401
 
-from kernels import gpu, gpu_cases, gpu_steps, gpu_torch, launch
+from kernels import gpu, gpu_cases, gpu_steps, gpu_torch
 from kernels.launch import Emulator
 from tiny.config import TinyError
 
@@ -149,23 +149,14 @@ def test_every_kernel_is_found():
 
 
 @needs_compiler
-def test_the_cases_launch_every_kernel_and_agree(monkeypatch, tmp_path):
+def test_the_cases_launch_every_kernel_and_agree(pretended, monkeypatch):  # noqa: F811
     """Through the launcher of a GPU, on a CuPy as strict as the real one, whose kernels run on the emulator."""
-    def cubin(path, arch, defines=(), newest=None):
-        note = tmp_path / f"{path.stem}{len(list(tmp_path.iterdir()))}"
-        note.write_text(json.dumps({"source": str(path), "defines": list(defines)}))
-        return note
-
-    monkeypatch.setitem(sys.modules, "cupy", pretend_cupy)
-    monkeypatch.setattr(pretend_cupy, "STATE", {**pretend_cupy.STATE, "launches": []})
-    monkeypatch.setattr(launch, "cubin", cubin)
-    monkeypatch.setattr(launch, "nvrtc", lambda newest: SimpleNamespace(check_arch=lambda arch: None))
     one_case = [replace(operation, small=operation.small[:1]) for operation in gpu_cases.operations()]
     monkeypatch.setattr(gpu_cases, "operations", lambda: one_case)
     rows = list(gpu_steps.small())
     assert len(rows) == sum(len(operation.versions) for operation in one_case) and all(row["ok"] for row in rows)
     assert not any("refused" in row for row in rows)
-    names = {name for name, _ in pretend_cupy.STATE["launches"]}
+    names = {name for name, _ in pretended["launches"]}
     assert names == {kernel for name in SOURCES for kernel in gpu_cases.kernels_of(name)}
 
 

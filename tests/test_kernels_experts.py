@@ -10,7 +10,7 @@ from compare import assert_close
 from emulator_case import needs_compiler, run_in_all_modes
 
 from kernels.emulator import Module
-from kernels.experts import VERSIONS, experts, feed_forward, floor, launch
+from kernels.experts import VERSIONS, experts, floor, launch
 from kernels.launch import Emulator
 from tiny import experts as book
 
@@ -160,15 +160,6 @@ def test_gates_that_overflow_the_exponential(version):
     y = experts(Emulator(), x, chosen, weights, *w, version=version)
     expected = book.experts(x, chosen, weights, *w)
     assert_close(y, expected, 2e-6 * float(np.abs(expected).max()), name="experts")
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("precision, dtype", STORAGES[:3])
-def test_feed_forward(version, precision, dtype):
-    x, _, _, *w = case(5, 1, 1, 33, 70, precision, dtype)
-    matrices = [m[0] for m in w]
-    y = feed_forward(Emulator(), x, *matrices, precision, version)
-    assert_close(y, book.feed_forward(x, *matrices), TOLERANCE[precision], name="feed_forward")
 
 
 def test_no_tokens():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tiny.config import TinyError, read_json
 from tiny.tools.verify_report import printable
+from tiny.training.card import table
 
 HEAD = """# Results on real weights
 
@@ -24,7 +25,7 @@ COLUMNS = ("model", "index", "implementation", "precision", "verdict", "worst er
 def main(args: argparse.Namespace) -> int:
     """The command `verify results`: write the table of all files."""
     rows = sorted(row_of(Path(name)) for name in args.files)
-    Path(args.out).write_text(HEAD + (table(rows) if rows else EMPTY), encoding="utf-8")
+    Path(args.out).write_text(HEAD + (table(list(COLUMNS), rows) + "\n" if rows else EMPTY), encoding="utf-8")
     print(f"{args.out}: {len(rows)} rows")
     return 0
 
@@ -48,8 +49,3 @@ def row_of(path: Path) -> list[str]:
         raise TinyError(f"{path} is not what `verify check --json` prints: {error}.",
                         "Give its standard output, as it was.") from None
     return [printable(value).replace("|", "/") for value in values]
-
-
-def table(rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows))
