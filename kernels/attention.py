@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from kernels.storage import CPP_NAMES, STORES, to_store
-from tiny.attention import check_spans
+from kernels.storage import CPP_NAMES, STORES, stored, to_store
+from tiny.attention import check_attention
 
 FILE, DECODE_FILE = "attention.cu", "attention_decode.cu"
 WIDEST = 128  # columns of a head, HEAD_DIM
@@ -36,19 +36,23 @@ def attention(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np.ndarray
     Source:  tiny/attention.py
     Differs: with bfloat16 scores and weights are not rounded, but that v3 rounds the weights, before they are divided
     """
-    H, G, _ = check(q, keys, values)
-    if causal and max(lengths, default=0) == 1 and H <= GROUP * G:
-        check_spans(len(q), len(keys), lengths, spans)
+    if causal and one_query_each(q, keys, lengths):
         return attention_decode(launcher, q, keys, values, spans, precision, "v1" if version == "v1" else "v2")
     return attention_prefill(launcher, q, keys, values, lengths, spans, causal, precision, version)
+
+
+def one_query_each(q: np.ndarray, keys: np.ndarray, lengths: Sequence[int]) -> bool:
+    """Whether the decode kernels serve. Whatever is wrong with the arguments is left to the guard of what follows."""
+    return getattr(q, "ndim", 0) == getattr(keys, "ndim", 0) == 3 and list(lengths) == [1] * len(q) and (
+        0 < q.shape[1] <= GROUP * keys.shape[1])
 
 
 def attention_prefill(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequence[int],
                       spans: Sequence[tuple[int, int]], causal: bool = True, precision: str = "float32",
                       version: str | None = None) -> np.ndarray:
     """The kernels for many queries, for any lengths: see `attention`."""
-    H, G, d = check(q, keys, values)
-    check_spans(len(q), len(keys), lengths, spans)
+    check_attention(q, keys, values, lengths, spans, precision, stored(precision))
+    H, G, d = sizes(q, keys)
     q, keys, values = (launcher.put(to_store(x, precision)) for x in (q, keys, values))
     version = version or ("v2" if precision == "float32" else "v3")
     if version not in THREADS or (version == "v3" and precision == "float32"):
@@ -105,9 +109,9 @@ def attention_decode(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np.
     Raises:  ValueError for wrong shapes or spans, more than 8 heads to a KV head, or too few splits for v1
     Source:  tiny/attention.py
     """
-    H, G, d = check(q, keys, values)
+    check_attention(q, keys, values, [1] * len(q), spans, precision, stored(precision))
+    H, G, d = sizes(q, keys)
     N, S, R = len(q), len(keys), H // G
-    check_spans(N, S, [1] * N, spans)
     if version not in ("v1", "v2"):
         raise ValueError(f"attention_decode has the versions v1 and v2; got {version!r}.")
     if R > GROUP:
@@ -136,14 +140,10 @@ def split_keys(keys: int, splits: int) -> int:
     return -(-share // 32) * 32
 
 
-def check(q: np.ndarray, keys: np.ndarray, values: np.ndarray) -> tuple[int, int, int]:
-    """Return H, G and d. Raises ValueError for shapes that do not go together or that the kernels do not take."""
-    if q.ndim != 3 or keys.ndim != 3 or keys.shape != values.shape or q.shape[2] != keys.shape[2] or not (
-            keys.shape[1] and q.shape[1] and q.shape[1] % keys.shape[1] == 0):
-        raise ValueError("attention expects q (T, H, d), keys and values (S, G, d), and H a multiple of G; "
-                         f"got {q.shape}, {keys.shape} and {values.shape}.")
+def sizes(q: np.ndarray, keys: np.ndarray) -> tuple[int, int, int]:
+    """H, G and d. Raises ValueError for a head that the kernels have no room for."""
     d = q.shape[2]
-    if d % 2 or not 0 < d <= WIDEST:
+    if d % 2 or d > WIDEST:
         raise ValueError(f"The attention kernels take an even head_dim up to {WIDEST}; got {d}.")
     return q.shape[1], keys.shape[1], d
 

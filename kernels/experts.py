@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from kernels.storage import STORES, to_store, to_weight, type_defines
+from kernels.storage import STORES, stored, to_store, to_weight, type_defines
+from tiny.experts import check_experts, check_feed_forward, used_experts
 
 VERSIONS = ("v1", "v2", "v3")
 WARPS, ROWS = 8, 2  # the defaults of experts.cu
@@ -27,20 +28,21 @@ def experts(launcher: Any, x: np.ndarray, chosen: np.ndarray, weights: np.ndarra
              Under "bfloat16" x, the hidden state and the sum over the experts are stored as bfloat16
     Order:   experts in ascending index; of an expert without tokens nothing is read, nor looked up if chosen is on
              the host
-    Raises:  ValueError if chosen and weights do not both hold one row for each token, for ids that are no expert's,
-             for matrices of other shapes, and for what v1 cannot hold in shared memory
+    Raises:  ValueError as the NumPy function, and for what v1 cannot hold in shared memory
     Source:  tiny/experts.py experts
+    Differs: ids that lie on a GPU are not looked at, for that would wait for the device
     """
-    if chosen.shape != weights.shape or len(chosen) != len(x):
-        raise ValueError(f"experts expects chosen and weights {(len(x), 'K')}; got {chosen.shape}, {weights.shape}.")
+    check_experts(x, chosen, weights, w1, w2, w3, precision, stored(precision))
+    used = used_experts(chosen, len(w1)) if isinstance(chosen, np.ndarray) else range(len(w1))
+    tables = [{e: matrices[e] for e in used} for matrices in (w1, w2, w3)]
+    for e in used:
+        check_feed_forward(x, tables[0][e], tables[1][e], tables[2][e], precision, stored(precision))
     x = to_store(x, precision)
     out = launcher.empty(x.shape, x.dtype)
     if not chosen.size:
         out[...] = 0
         return out.astype(np.float32, copy=False)
-    used = used_experts(chosen, len(w1))
-    tables = [{e: matrices[e] for e in used} for matrices in (w1, w2, w3)]
-    F, D = check_shapes(tables, x)
+    F, D = next(iter(tables[0].values())).shape
     arrays = (x, *(array.astype(dtype, order="C", copy=False)
                    for array, dtype in ((chosen, np.int32), (weights, np.float32))))
     launch(launcher, version, arrays, pointers(tables, len(w1)), out, F, D)
@@ -70,36 +72,12 @@ def launch(launcher: Any, version: str, arrays: tuple, tables: list[list], out: 
                     [hidden, chosen, weights, w2, out, *sizes], defines=defines)
 
 
-def used_experts(chosen: np.ndarray, E: int) -> Sequence[int]:
-    """The experts whose matrices are looked up: the chosen ones, or all where looking would wait for the device.
-
-    Shapes:  chosen (T, K)
-    Raises:  ValueError for ids that are no expert's
-    """
-    if not isinstance(chosen, np.ndarray):
-        return range(E)
-    used = np.unique(chosen).tolist()
-    if used[0] < 0 or used[-1] >= E:
-        raise ValueError(f"experts expects ids from 0 to {E - 1}; got {used[0]} to {used[-1]}.")
-    return used
-
-
 def pointers(tables: Sequence[dict[int, np.ndarray]], E: int) -> list[list[np.ndarray]]:
     """Three lists of E matrices of one dtype. An expert not used has another's, for a table must hold some pointer."""
     alike = all(matrix.dtype == STORES["bfloat16"] for table in tables for matrix in table.values())
     found = [{e: to_weight(matrix if alike else matrix.astype(np.float32, copy=False)) for e, matrix in table.items()}
              for table in tables]
     return [[table.get(e, next(iter(table.values()))) for e in range(E)] for table in found]
-
-
-def check_shapes(tables: Sequence[dict[int, np.ndarray]], x: np.ndarray) -> tuple[int, int]:
-    """F and D, or ValueError. Shapes:  tables of (F, D), (D, F), (F, D); x (T, D)."""
-    found = [{matrix.shape for matrix in table.values()} for table in tables]
-    F, D = next(iter(found[0]))
-    if found != [{(F, D)}, {(D, F)}, {(F, D)}] or x.shape[1] != D:
-        raise ValueError(f"experts expects x (T, D) and w1, w2, w3 of (F, D), (D, F), (F, D), the same for all "
-                         f"experts; got {x.shape} and {', '.join(str(sorted(shapes)) for shapes in found)}.")
-    return F, D
 
 
 def floor(T: int, K: int, D: int, F: int, used: int, store: int = 2, weight: int = 2) -> tuple[int, int]:

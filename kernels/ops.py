@@ -24,7 +24,8 @@ __all__ = ["adapter", "attention", "experts", "feed_forward", "linear", "patch_e
 # The version of each kernel that is in use, where need be by precision.
 SHIPPED: dict[str, str | dict[str, str]] = {
     "attention": {"float32": "v2", "bfloat16": "v3"}, "experts": "v3", "rms_norm": "v3", "rope": "v2", "route": "v3"}
-WEIGHTS = {"weight", "gate", "w1", "w2", "w3"}  # parameters that hold weights: uploaded once, and kept
+EXPERTS = {"w1", "w2", "w3"}  # parameters that hold a matrix of each expert
+WEIGHTS = {"weight", "gate", *EXPERTS}  # and all that hold weights: uploaded once, and kept
 DEVICES: dict[str, type[Launcher]] = {"cuda": Cuda, "emulator": Emulator}
 
 
@@ -58,9 +59,14 @@ def experts(x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence
                precision=precision)
 
 
+def is_array(value: Any) -> bool:
+    """Whether a launcher can take it: an array of NumPy or on a GPU. The guards refuse the rest."""
+    return isinstance(value, np.ndarray) or hasattr(value, "__cuda_array_interface__")
+
+
 def launcher_of(array: Any) -> Launcher:
-    """The launcher for an array: the emulator's for NumPy's, the GPU's for CuPy's."""
-    return device_launcher("emulator" if isinstance(array, np.ndarray) else "cuda")
+    """The launcher for an array: the GPU's for CuPy's, else the emulator's."""
+    return device_launcher("cuda" if hasattr(array, "__cuda_array_interface__") else "emulator")
 
 
 @functools.cache
@@ -79,7 +85,8 @@ class Placed(Sequence):
         return len(self.matrices)
 
     def __getitem__(self, expert):
-        return self.put(self.matrices[expert])
+        matrix = self.matrices[expert]
+        return self.put(matrix) if is_array(matrix) else matrix
 
 
 class Kept:
@@ -104,12 +111,12 @@ def run(name: str, launcher: Launcher, put=None, **arguments: Any) -> Any:
     """
     def place(key: str, value: Any) -> Any:
         bring = put if put and key in WEIGHTS else launcher.put
-        if hasattr(value, "dtype") and hasattr(value, "shape"):
+        if is_array(value):
             return bring(value)
-        return Placed(value, bring) if key in WEIGHTS else value
+        return Placed(value, bring) if key in EXPERTS else value
 
     shipped = SHIPPED[name]
-    version = shipped if isinstance(shipped, str) else shipped[arguments["precision"]]
+    version = shipped if isinstance(shipped, str) else shipped.get(arguments["precision"])
     host = getattr(importlib.import_module(f"kernels.{name}"), name)
     return host(launcher, **{key: place(key, value) for key, value in arguments.items()}, version=version)
 

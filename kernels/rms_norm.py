@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.storage import STORES, to_store, to_weight, type_defines, wide
+from kernels.storage import STORES, stored, to_store, to_weight, type_defines, wide
+from tiny.numerics import need
+from tiny.rms_norm import check_rms_norm
 
 FILE = "rms_norm.cu"
 ROW_THREADS, V2_THREADS, V3_THREADS, V3_LIMIT = 64, 256, 256, 16384
@@ -17,11 +19,12 @@ def rms_norm(launcher: Any, x: np.ndarray, weight: np.ndarray, eps: float, preci
     Shapes:  x (T, D), weight (D,) -> (T, D)
     Dtypes:  x float32, stored as the precision says; weight float32, bfloat16 or float16 -> float32
     Order:   the sum of squares is float32, in one fixed order for each D and version
-    Raises:  ValueError if the D of x and weight differ, or if v3 gets a D beyond 16,384
+    Raises:  ValueError as the NumPy function, or if v3 gets a D beyond 16,384
     Source:  tiny/rms_norm.py
     Differs: with bfloat16, the normalised value is not rounded before the weight multiplies it
     """
-    x, weight = stored(x, weight, precision)
+    check_rms_norm(x, weight, eps, precision, stored(precision))
+    x, weight = to_store(x, precision), to_weight(weight)
     T, D = x.shape
     if version == "v3":
         check_registers(D)
@@ -49,10 +52,11 @@ def add_rms_norm(launcher: Any, x: np.ndarray, y: np.ndarray, weight: np.ndarray
     Dtypes:  as rms_norm; with bfloat16 the sum is rounded before it is normalised, as the model does it
     Raises:  ValueError as rms_norm, and if x and y differ in shape
     """
+    check_rms_norm(x, weight, eps, precision, stored(precision))
+    need("add_rms_norm", "y", y, ("T", "D"), also=stored(precision))
     if x.shape != y.shape:
         raise ValueError(f"add_rms_norm expects x and y of one shape; got {x.shape} and {y.shape}.")
-    x, weight = stored(x, weight, precision)
-    y, (T, D) = to_store(y, precision), x.shape
+    x, y, weight, (T, D) = to_store(x, precision), to_store(y, precision), to_weight(weight), x.shape
     check_registers(D)
     total, out = launcher.empty((T, D), x.dtype), launcher.empty((T, D), x.dtype)
     threads, chunks = registers(D, wide(x))
@@ -61,13 +65,6 @@ def add_rms_norm(launcher: Any, x: np.ndarray, y: np.ndarray, weight: np.ndarray
                         (x, y, weight, total, out, np.int32(D), np.float32(eps)),
                         defines=(*type_defines(x, weight), f"CHUNKS={chunks}"))
     return total.astype(np.float32, copy=False), out.astype(np.float32, copy=False)
-
-
-def stored(x: np.ndarray, weight: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray]:
-    """Check the shapes as the NumPy function does, and bring both arrays into the form that the kernels read."""
-    if x.ndim != 2 or x.shape[-1:] != weight.shape:
-        raise ValueError(f"rms_norm expects one weight for each column of x; got x {x.shape}, weight {weight.shape}.")
-    return to_store(x, precision), to_weight(weight)
 
 
 def whole_warps(threads: int) -> int:

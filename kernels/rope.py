@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.storage import CPP_NAMES, STORES, to_store, wide
+from kernels.storage import CPP_NAMES, STORES, stored, to_store, wide
+from tiny.numerics import need
+from tiny.rope import check_rope
 
 FILE, THREADS = "rope.cu", 256
 
@@ -15,11 +17,11 @@ def rope(launcher: Any, x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precisi
 
     Shapes:  x (T, n, d), cos (T, d / 2), sin (T, d / 2) -> (T, n, d)
     Dtypes:  x float32, stored as the precision says; cos, sin float32 -> float32
-    Raises:  ValueError if cos and sin do not have one angle for each token and pair, or if d is odd
+    Raises:  ValueError as the NumPy function
     Source:  tiny/rope.py
     Differs: with bfloat16, the angles and the four products are not rounded, only the result is; v3 is rope_into_cache
     """
-    check_angles(x, cos, sin)
+    check_rope(x, cos, sin, precision, stored(precision))
     x, (cos, sin) = to_store(x, precision), tables(cos, sin)
     T, n, d = x.shape
     units = {"v1": n * (d // 2), "v2": n * -(-d // wide(x))}
@@ -46,7 +48,8 @@ def rope_into_cache(launcher: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, 
     Source:  tiny/rope.py and the first step of KVCache.append, tiny/kv_cache.py
     """
     for x in (q, k):
-        check_angles(x, cos, sin)
+        check_rope(x, cos, sin, precision, stored(precision))
+    need("rope_into_cache", "v", v, ("T", "G", "d"), also=stored(precision))
     check_cache(k, v, rows, cache_keys, cache_values, precision)
     q, k, v = (to_store(x, precision) for x in (q, k, v))
     (T, H, d), G, (cos, sin) = q.shape, k.shape[1], tables(cos, sin)
@@ -56,15 +59,6 @@ def rope_into_cache(launcher: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, 
         launcher.launch(FILE, "rope_v3", grid, (THREADS,), (q, k, v, cos, sin, rows, out, cache_keys, cache_values,
                         np.int32(H), np.int32(G), np.int32(d)), defines=(f"STORE={CPP_NAMES[q.dtype]}",))
     return out.astype(np.float32, copy=False)
-
-
-def check_angles(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> None:
-    """Refuse what the NumPy function refuses, and heads with a number too many for pairs."""
-    if cos.shape != (x.shape[0], x.shape[2] // 2) or sin.shape != cos.shape:
-        raise ValueError(f"rope expects cos and sin {(x.shape[0], x.shape[2] // 2)} for x {x.shape}; "
-                         f"got {cos.shape} and {sin.shape}. Build them with rope_table for these positions.")
-    if x.shape[2] % 2:
-        raise ValueError(f"rope turns pairs, so the last axis of x must be even; got {x.shape}.")
 
 
 def check_cache(k: np.ndarray, v: np.ndarray, rows: np.ndarray, keys: np.ndarray, values: np.ndarray,

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.storage import STORES, to_store, to_weight, type_defines
+from kernels.storage import STORES, stored, to_store, to_weight, type_defines
+from tiny.numerics import INTEGERS, need
+from tiny.router import check_route
 
 FILE = "route.cu"
 V1_THREADS, WARPS, TILE = 64, 4, 512
@@ -20,14 +22,14 @@ def route(launcher: Any, x: np.ndarray, gate: np.ndarray, num_experts_per_tok: i
     Dtypes:  x float32, stored as the precision says; gate float32, bfloat16 or float16 -> logits float32, experts
              int64, weights float32
     Order:   experts by falling logit, NaN last; of equal logits the lower index wins
-    Raises:  ValueError if K is not between 1 and E, if the D of x and gate differ, or, by v2 and v3, beyond 64 experts
-             or 32 experts per token
+    Raises:  ValueError as the NumPy function, or, by v2 and v3, beyond 64 experts or 32 experts per token
     Source:  tiny/router.py
     Differs: logits are not rounded to bfloat16, and their sums have another order than NumPy's: where two logits differ
              by less than that, the choice may
     """
+    check_route(x, gate, num_experts_per_tok, precision, stored(precision))
     E, K = len(gate), num_experts_per_tok
-    check_shapes(x, gate, K, version)
+    check_version(E, K, version)
     x, gate = to_store(x, precision), to_weight(gate)
     (T, D), tokens = x.shape, tokens_of_a_warp(len(x), E)
     logits, experts = launcher.empty((T, E), np.float32), launcher.empty((T, K), np.int32)
@@ -51,6 +53,7 @@ def group_by_expert(launcher: Any, experts: np.ndarray, num_experts: int) -> tup
     Order:   offsets are the exclusive sums of counts; order holds token * K + rank, each expert's in ascending order
     Raises:  ValueError beyond 64 experts
     """
+    need("group_by_expert", "experts", experts, ("T", "K"), INTEGERS)
     if not 1 <= num_experts <= MOST_EXPERTS:
         raise ValueError(f"group_by_expert expects between 1 and {MOST_EXPERTS} experts; got {num_experts}.")
     experts = experts.astype(np.int32, order="C", copy=False)
@@ -64,14 +67,8 @@ def group_by_expert(launcher: Any, experts: np.ndarray, num_experts: int) -> tup
     return counts, offsets, order
 
 
-def check_shapes(x: np.ndarray, gate: np.ndarray, K: int, version: str) -> None:
-    """Refuse what the NumPy function refuses, and what a version has no registers for."""
-    E = len(gate)
-    if not 1 <= K <= E:
-        raise ValueError(f"route expects between 1 and {E} experts per token; got {K}.")
-    if x.ndim != 2 or gate.ndim != 2 or x.shape[1] != gate.shape[1]:
-        raise ValueError(f"route expects x (T, D) and gate (E, D); got {x.shape} and {gate.shape}. The last axes must "
-                         "agree: weights are stored one row for each output.")
+def check_version(E: int, K: int, version: str) -> None:
+    """Refuse what a version has no registers for."""
     if version not in ("v1", "v2", "v3"):
         raise ValueError(f"route has the versions v1, v2 and v3; got {version!r}.")
     if version != "v1" and (E > MOST_EXPERTS or K > MOST_CHOSEN):

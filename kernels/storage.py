@@ -6,8 +6,15 @@ Only methods of the arrays are called, so that NumPy's and CuPy's go through the
 import ml_dtypes
 import numpy as np
 
+from tiny.numerics import check_precision
+
 STORES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 CPP_NAMES = {STORES["float32"]: "float", STORES["bfloat16"]: "__nv_bfloat16"}
+
+
+def stored(precision: str) -> tuple[np.dtype]:
+    """What activations may be besides float32, for the guards: the storage type itself, as earlier kernels left it."""
+    return (STORES.get(precision, STORES["float32"]),)
 
 
 def to_store(x: np.ndarray, precision: str) -> np.ndarray:
@@ -15,8 +22,7 @@ def to_store(x: np.ndarray, precision: str) -> np.ndarray:
 
     Raises:  ValueError for another precision
     """
-    if precision not in STORES:
-        raise ValueError(f'The kernels know the precisions "float32" and "bfloat16"; got {precision!r}.')
+    check_precision(precision)
     return x.astype(STORES[precision], order="C", copy=False)
 
 

@@ -40,6 +40,14 @@ def golden() -> Path:
     return GOLDEN
 
 
+@pytest.fixture
+def float64_too(monkeypatch):
+    """Let the operations compute in float64 as well, where finite differences are exact enough to judge gradients."""
+    from tiny import numerics
+
+    monkeypatch.setattr(numerics, "ACTIVATIONS", (*numerics.ACTIVATIONS, np.dtype(np.float64)))
+
+
 @pytest.fixture(scope="session")
 def released_tekken():
     """The tokenizer of the release of Pixtral."""

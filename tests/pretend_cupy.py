@@ -26,6 +26,7 @@ class ndarray:
     """An array on the pretended GPU. Views keep the memory of their base."""
 
     __module__ = "cupy"
+    __cuda_array_interface__: dict = {}  # by which libraries know an array of a GPU
 
     def __init__(self, host):
         self._host = host

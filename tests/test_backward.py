@@ -14,6 +14,8 @@ from compare import assert_close
 from tiny import ops
 from tiny.training import backward
 
+pytestmark = pytest.mark.usefixtures("float64_too")
+
 STEP = 1e-5
 T, D, F, E, K, V, H, G, d = 9, 6, 5, 4, 2, 7, 4, 2, 4
 LENGTHS = [4, 1, 4]

@@ -18,6 +18,8 @@ from tiny.adapter import adapter
 from tiny.rope_2d import patch_positions, rope_2d_table
 from tiny.training import backward, backward_images, gradients_images
 
+pytestmark = pytest.mark.usefixtures("float64_too")
+
 T, B, W, D, F, V, H, G, d = 6, 2, 6, 5, 4, 9, 4, 2, 4
 C, p = 3, 2  # channels and side of a patch
 IMG = 8

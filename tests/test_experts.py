@@ -111,5 +111,5 @@ def test_a_weight_of_zero_adds_nothing():
 
 @pytest.mark.parametrize("chosen, weights", [((3, 2), (3, 1)), ((2, 2), (2, 2)), ((4, 2), (4, 2)), ((3,), (3, 1))])
 def test_refuses(chosen, weights):
-    with pytest.raises(ValueError, match="experts expects chosen and weights"):
+    with pytest.raises(ValueError, match="experts expects chosen"):
         experts(np.zeros((3, D), np.float32), np.zeros(chosen, int), np.zeros(weights, np.float32), *matrices(2))

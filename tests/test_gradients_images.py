@@ -18,6 +18,8 @@ from tiny.training import gradients_images, optimiser
 from tiny.training.gradients_images import Head, answer_loss, encoder_loss
 from tiny.training.pictures import Batch
 
+pytestmark = pytest.mark.usefixtures("float64_too")
+
 BOS, INST, IMG, BREAK, END = 1, 3, 10, 12, 13
 COLUMNS, ROWS, IMAGES, B = 3, 2, 2, 2  # of an image; images of a sequence; sequences
 IMAGE = [IMG, IMG, IMG, BREAK, IMG, IMG, IMG, END]

@@ -172,7 +172,7 @@ def test_refuses_what_the_book_refuses(chosen, weights):
     x, _, _, *w = case(3, 2, 2, 8, 8)
     said = []
     for function in (book.experts, lambda *arguments: experts(Emulator(), *arguments)):
-        with pytest.raises(ValueError, match="experts expects chosen and weights") as caught:
+        with pytest.raises(ValueError, match="experts expects") as caught:
             function(x, np.zeros(chosen, int), np.zeros(weights, np.float32), *w)
         said.append(str(caught.value))
     assert said[0] == said[1]
@@ -182,9 +182,9 @@ def test_refuses():
     x, chosen, weights, *w = case(3, 4, 2, 8, 16)
     with pytest.raises(ValueError, match="ids from 0 to 3; got 0 to 4"):
         experts(Emulator(), x, np.array([[0, 4]] * 3), weights, *w)
-    with pytest.raises(ValueError, match=r"w1, w2, w3 of \(F, D\), \(D, F\), \(F, D\)"):
+    with pytest.raises(ValueError, match="feed_forward expects"):
         experts(Emulator(), x, chosen, weights, w[0], w[0], w[2])
-    with pytest.raises(ValueError, match=r"got \(3, 7\)"):
+    with pytest.raises(ValueError, match=r"for x \(T, 7\)"):
         experts(Emulator(), x[:, :7], chosen, weights, *w)
     with pytest.raises(ValueError, match="v1, v2 and v3; got 'v4'"):
         experts(Emulator(), x, chosen, weights, *w, version="v4")

@@ -115,7 +115,7 @@ def test_linear_of_large_matrices_goes_in_blocks_by_itself(T):
 @pytest.mark.parametrize("x, weight", [((2, 3), (4, 2)), ((2, 3), (3, 4)), ((3,), (4, 3)), ((2, 3), (3,)),
                                        ((1, 2, 3), (4, 3))])
 def test_linear_refuses(x, weight):
-    with pytest.raises(ValueError, match="linear expects.*one row for each output"):
+    with pytest.raises(ValueError, match="linear expects"):
         linear(np.zeros(x, np.float32), np.zeros(weight, np.float32))
 
 

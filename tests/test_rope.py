@@ -87,5 +87,5 @@ def test_bfloat16_rounds_products_and_the_sum():
 @pytest.mark.parametrize("cos, sin", [((2, 5), (2, 5)), ((3, 4), (3, 4)), ((3, 5), (3, 4)), ((1, 5), (1, 5)),
                                       ((5,), (5,))])
 def test_refuses(cos, sin):
-    with pytest.raises(ValueError, match=r"rope expects cos and sin \(3, 5\)"):
+    with pytest.raises(ValueError, match="rope expects cos"):
         rope(np.zeros((3, 2, 10), np.float32), np.zeros(cos, np.float32), np.zeros(sin, np.float32))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tiny.numerics import round_to, softmax
+from tiny.numerics import check_precision, need, round_to, softmax
 
 QUERIES = 64  # Queries scored at a time: 64 x 131,072 scores of one head take 34 MB.
 SCORES = 1 << 20  # Without causal as many queries at a time as make so many scores, 4 MB, if that is more.
@@ -29,11 +29,12 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
     Shapes:  q (T, H, d), keys (S, G, d), values (S, G, d) -> (T, H, d); query head h uses KV head h // (H / G)
     Dtypes:  float32 -> float32
     Order:   the scale 1 / sqrt(d) multiplies the scores, not the queries; an ordinary softmax over whole rows
-    Raises:  ValueError if the lengths do not cover q, or a span is outside the keys or shorter than its queries
+    Raises:  ValueError for another dtype, rank or precision, keys and values of two shapes, an H that is no multiple
+             of G, lengths that do not cover q, or a span that is outside the keys or shorter than its queries
     Source:  arXiv:1706.03762 eq. 1; arXiv:2305.13245 (grouped queries); mistral-inference transformer_layers.py
     """
+    check_attention(q, keys, values, lengths, spans, precision)
     T, H, d = q.shape
-    check_spans(T, len(keys), lengths, spans)
     G, R = keys.shape[1], H // keys.shape[1]
     grouped = q.reshape(T, G, R, d)
     out = np.empty_like(grouped)
@@ -86,12 +87,29 @@ def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scores: np.ndarr
     return round_to(weights @ values, precision).reshape(t, R, d)
 
 
+def check_attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequence[int],
+                    spans: Sequence[tuple[int, int]], precision: str, stored: Sequence[np.dtype] = ()) -> None:
+    """The guard of `attention`, here and as a kernel, which also takes what is stored.
+
+    Shapes:  q (T, H, d), keys (S, G, d), values (S, G, d)
+    """
+    need("attention", "q", q, ("T", "H", "d"), also=stored)
+    need("attention", "keys", keys, ("S", "G", "d"), also=stored)
+    need("attention", "values", values, ("S", "G", "d"), also=stored)
+    check_precision(precision)
+    (_, H, d), (_, G, width) = q.shape, keys.shape
+    if keys.shape != values.shape or not 0 < d == width or not 0 < G <= H or H % G:
+        raise ValueError("attention expects q (T, H, d), keys and values (S, G, d), and H a multiple of G; "
+                         f"got {q.shape}, {keys.shape} and {values.shape}.")
+    check_spans(len(q), len(keys), lengths, spans)
+
+
 def check_spans(T: int, S: int, lengths: Sequence[int], spans: Sequence[tuple[int, int]]) -> None:
     """Raise ValueError unless the lengths cover T queries and every span fits in S keys and holds its queries."""
     if len(lengths) != len(spans) or sum(lengths) != T or min(lengths, default=0) < 1:
         raise ValueError(f"attention expects one length >= 1 and one span for each sequence, lengths adding up to {T}; "
                          f"got lengths {list(lengths)} and {len(spans)} spans.")
     for length, (start, stop) in zip(lengths, spans):
-        if not 0 <= start <= stop - length < stop <= S:
+        if not 0 <= start <= stop - length < stop <= S or not isinstance(start + stop + length, (int, np.integer)):
             raise ValueError(f"attention expects spans inside the {S} keys that hold their own queries; "
                              f"got span {(start, stop)} for {length} queries.")

@@ -33,10 +33,10 @@ class Pass:
     scope: str = ""
     label: str = ""
 
-    def note(self, name: str, value: np.ndarray) -> None:
+    def note(self, name: str, value: np.ndarray, layer: int | None = None) -> None:
         """Keep an intermediate result, if the caller asked for a trace. No array is changed after it is noted."""
         if self.trace is not None:
-            self.trace[self.label + name] = value
+            self.trace[f"{self.label}{name}" if layer is None else f"{self.label}{name}{layer:02}"] = value
 
 
 class ExpertMatrices(Sequence[np.ndarray]):
@@ -76,7 +76,7 @@ def decoder_layer(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], 
     else:
         y = mixture_of_experts(y, layer, weights, config.moe, run)
     x = round_to(x + y, precision)
-    run.note(f"layer{layer:02}", x)
+    run.note("layer", x, layer)
     return x
 
 
@@ -95,7 +95,7 @@ def self_attention(x: np.ndarray, layer: int, w: Callable[[str], np.ndarray], co
     q = ops.rope(q, run.cos, run.sin, precision)
     k = ops.rope(k, run.cos, run.sin, precision)
     for name, value in (("q", q), ("k", k), ("v", v)):
-        run.note(f"{name}{layer:02}", value)
+        run.note(name, value, layer)
     # (3) remember: with a cache, the keys of earlier calls are seen too
     if run.cache is None:
         stops = np.cumsum(run.lengths).tolist()
@@ -106,7 +106,7 @@ def self_attention(x: np.ndarray, layer: int, w: Callable[[str], np.ndarray], co
     # (4) attend, (5) mix the heads
     y = ops.attention(q, k, v, run.lengths, spans, causal=run.causal, precision=precision).reshape(len(x), -1)
     y = ops.linear(y, w("attention.wo"), precision)
-    run.note(f"attn{layer:02}", y)
+    run.note("attn", y, layer)
     return y
 
 
@@ -117,7 +117,7 @@ def mixture_of_experts(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarr
     # (1) route
     logits, chosen, scales = run.ops.route(x, gate, moe.num_experts_per_tok, run.precision)
     for name, value in (("router_logits", logits), ("experts", chosen), ("expert_weights", scales)):
-        run.note(f"{name}{layer:02}", value)
+        run.note(name, value, layer)
     # (2) the experts answer
     w1, w2, w3 = (ExpertMatrices(weights, layer, name, moe.num_experts) for name in ("w1", "w2", "w3"))
     return run.ops.experts(x, chosen, scales, w1, w2, w3, run.precision)

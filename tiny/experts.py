@@ -7,11 +7,12 @@ Tokens are grouped by expert, so that each expert is one product over just its o
 array([[0.7311]], dtype=float32)
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
-from tiny.numerics import linear, round_to, silu
+from tiny.numerics import INTEGERS, STORED, check_precision, need, product, round_to, silu
 
 TOKENS = 1024  # Tokens of one block in feed_forward.
 
@@ -22,17 +23,19 @@ def feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
 
     Shapes:  x (T, D), w1 (F, D), w2 (D, F), w3 (F, D) -> (T, D)
     Dtypes:  x float32; weights float32, bfloat16 or float16 -> float32
+    Raises:  ValueError for another dtype, rank or precision, or matrices of other shapes
     Source:  arXiv:2002.05202; mistral-inference transformer_layers.py, FeedForward (w1 gate, w3 up, w2 down)
     """
+    check_feed_forward(x, w1, w2, w3, precision)
     out = np.empty_like(x)
     # (1) a block of tokens at a time, for the hidden states are the widest arrays of the model
     for start in range(0, len(x), TOKENS):
         rows = x[start : start + TOKENS]
         # (2) the gate, through SiLU, times the linear branch
-        hidden = round_to(silu(linear(rows, w1, precision)), precision)
-        hidden *= linear(rows, w3, precision)
+        hidden = round_to(silu(product(rows, w1, precision)), precision)
+        hidden *= product(rows, w3, precision)
         # (3) back to the width of the model
-        out[start : start + TOKENS] = linear(round_to(hidden, precision), w2, precision)
+        out[start : start + TOKENS] = product(round_to(hidden, precision), w2, precision)
     return out
 
 
@@ -41,15 +44,15 @@ def experts(x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence
     """Send every token to its chosen experts and add up their answers.
 
     Shapes:  x (T, D), chosen (T, K), weights (T, K), w1 E x (F, D), w2 E x (D, F), w3 E x (F, D) -> (T, D)
-    Dtypes:  x float32, chosen int, weights float32 -> float32
+    Dtypes:  x float32, chosen int, weights float32, matrices float32, bfloat16 or float16 -> float32
     Order:   experts in ascending index; an expert without tokens is not touched, nor its weights read
-    Raises:  ValueError if chosen and weights do not both hold one row for each token
+    Raises:  ValueError for another dtype, rank or precision, if chosen and weights do not both hold one row for each
+             token, for an id that is no expert's, or an expert twice in a row
     Source:  arXiv:2401.04088 sec. 2.1; mistral-inference moe.py, MoeLayer.forward
     """
-    if chosen.shape != weights.shape or len(chosen) != len(x):
-        raise ValueError(f"experts expects chosen and weights {(len(x), 'K')}; got {chosen.shape}, {weights.shape}.")
+    check_experts(x, chosen, weights, w1, w2, w3, precision)
     out = np.zeros_like(x)
-    for e in np.unique(chosen):
+    for e in used_experts(chosen, len(w1)):
         # (1) the tokens that chose this expert, and as which of their choices
         tokens, rank = np.nonzero(chosen == e)
         # (2) the expert's answer for just those tokens
@@ -58,3 +61,48 @@ def experts(x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence
         answer *= weights[tokens, rank, None]
         out[tokens] = round_to(out[tokens] + round_to(answer, precision), precision)
     return out
+
+
+def check_feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray, precision: str,
+                       stored: Sequence[np.dtype] = ()) -> None:
+    """The guard of `feed_forward`. Shapes:  x (T, D), w1 (F, D), w2 (D, F), w3 (F, D)."""
+    need("feed_forward", "x", x, ("T", "D"), also=stored)
+    need("feed_forward", "w1", w1, ("F", "D"), STORED)
+    need("feed_forward", "w2", w2, ("D", "F"), STORED)
+    need("feed_forward", "w3", w3, ("F", "D"), STORED)
+    check_precision(precision)
+    if w1.shape != w3.shape or w1.shape != w2.shape[::-1] or w1.shape[1] != x.shape[1]:
+        D = x.shape[1]
+        raise ValueError(f"feed_forward expects w1 and w3 (F, {D}) and w2 ({D}, F) for x (T, {D}); got {w1.shape}, "
+                         f"{w3.shape} and {w2.shape}.")
+
+
+def check_experts(x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence[np.ndarray],
+                  w2: Sequence[np.ndarray], w3: Sequence[np.ndarray], precision: str,
+                  stored: Sequence[np.dtype] = ()) -> None:
+    """The guard of `experts`, here and as a kernel, which also takes what is stored.
+
+    Shapes:  x (T, D), chosen (T, K), weights (T, K)
+    """
+    need("experts", "x", x, ("T", "D"), also=stored)
+    need("experts", "chosen", chosen, ("T", "K"), INTEGERS)
+    need("experts", "weights", weights, ("T", "K"))
+    check_precision(precision)
+    if chosen.shape != weights.shape or len(chosen) != len(x):
+        raise ValueError(f"experts expects chosen and weights {(len(x), 'K')}; got {chosen.shape}, {weights.shape}.")
+    if not len(w1) == len(w2) == len(w3):
+        raise ValueError(f"experts expects as many w1 as w2 and w3; got {len(w1)}, {len(w2)} and {len(w3)}.")
+
+
+def used_experts(chosen: np.ndarray, num_experts: int) -> list[int]:
+    """The experts that have tokens, in ascending order.
+
+    Shapes:  chosen (T, K)
+    Raises:  ValueError for an id that is no expert's, or an expert twice in one token's choices
+    """
+    used = sorted(set(chosen.ravel().tolist()))
+    if used and not 0 <= used[0] <= used[-1] < num_experts:
+        raise ValueError(f"experts expects ids from 0 to {num_experts - 1}; got {used[0]} to {used[-1]}.")
+    if any((first == second).any() for first, second in itertools.combinations(chosen.T, 2)):
+        raise ValueError("experts expects different experts in each row of chosen; got one twice.")
+    return used

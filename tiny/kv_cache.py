@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tiny.numerics import need
+
 
 @dataclass
 class Slot:
@@ -47,8 +49,13 @@ class KVCache:
         """Write the new rows of one layer behind the old ones; return each sequence's span, old and new rows.
 
         Shapes:  k, v (T, G, d); lengths: new tokens of each sequence, T in all
-        Raises:  ValueError if a sequence would outgrow its rows
+        Raises:  ValueError for another dtype or other shapes, or if a sequence would outgrow its rows
         """
+        need("append", "k", k, ("T", "G", "d"))
+        need("append", "v", v, ("T", "G", "d"))
+        wanted = (sum(lengths), *self.keys.shape[2:])
+        if k.shape != wanted or v.shape != wanted:
+            raise ValueError(f"append expects k and v {wanted}, one row for each new token; got {k.shape}, {v.shape}.")
         spans, first = [], 0
         for slot, length in zip(self.slots, lengths, strict=True):
             if slot.length + length > slot.capacity:

@@ -87,7 +87,7 @@ class Mixtral:
     def check(self, ids, cache: KVCache | None, lengths) -> tuple[np.ndarray, list[int]]:
         """Check the arguments of a call before anything is computed; return ids and lengths in proper form."""
         ids = np.asarray(ids)
-        lengths = [len(ids)] if lengths is None else [int(length) for length in lengths]
+        lengths = [ids.size] if lengths is None else list(lengths)
         if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
             raise TinyError(f"The model takes one row of at least one token id; got shape {ids.shape}, {ids.dtype}.",
                             "Encode the prompt and put BOS (id 1) in front.")
@@ -95,7 +95,8 @@ class Mixtral:
             bad = int(np.argmax((ids < 0) | (ids >= self.config.vocab_size)))
             raise TinyError(f"Token id {ids[bad]} at position {bad} is not in the vocabulary of "
                             f"{self.config.vocab_size}.", "Use the tokenizer that came with this model.")
-        if sum(lengths) != len(ids) or min(lengths) < 1:
+        if not all(isinstance(length, (int, np.integer)) for length in lengths) or (
+                sum(lengths) != len(ids) or min(lengths) < 1):
             raise TinyError(f"The lengths {lengths} do not add up to {len(ids)} tokens, or one is below 1.",
                             "Give one length of at least 1 for each sequence.")
         if cache and len(cache.slots) != len(lengths):
@@ -105,4 +106,4 @@ class Mixtral:
             if past + length > self.config.max_seq_len:
                 raise TinyError(f"A sequence of {past + length:,} tokens is longer than the context of "
                                 f"{self.config.max_seq_len:,}.", "Shorten the prompt.")
-        return ids, lengths
+        return ids, list(map(int, lengths))

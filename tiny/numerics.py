@@ -1,15 +1,24 @@
 """The arithmetic that every layer shares: softmax, SiLU, GELU, the linear map, and bfloat16 rounding.
 
 Nothing here knows about language models. Weights may be stored as bfloat16, float16 or float32; activations are
-float32. Read `rms_norm.py` next.
+float32, and every operation refuses others (`need`). Read `rms_norm.py` next.
 
 >>> softmax(np.array([[0.0, 0.0]], np.float32))
 array([[0.5, 0.5]], dtype=float32)
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 
+FLOAT32 = np.dtype(np.float32)
+# What activations may be. Finite differences need float64: the tests of the backward passes add it here.
+ACTIVATIONS = (FLOAT32,)
+STORED = (FLOAT32, np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))  # what weights may be
+INTEGERS = tuple(np.dtype(f"{kind}{size}") for kind in "iu" for size in (8, 4, 2, 1))  # ids and positions
+PRECISIONS = ("float32", "bfloat16")
 # Bytes of converted weights at a time, for few tokens and for many. Few only read the block once, which is fastest
 # while it is in the cache; many use it for a product, which gains from larger blocks.
 FEW, FEW_BYTES, MANY_BYTES = 16, 512 << 10, 4 << 20
@@ -19,15 +28,46 @@ ERF_SCALE = 0.45
 ERF_TERMS = (0.258989686, 0.201009394, 0.460170616, -0.375802803, 0.857167808, -0.494104347, 0.092569647)
 
 
+def need(operation: str, name: str, x: Any, axes: Sequence[str] | None,
+         dtypes: Sequence[np.dtype] | None = None, also: Sequence[np.dtype] = ()) -> None:
+    """Refuse an argument that an operation has no meaning for: every guard of the book is a call of this function.
+
+    axes:   the letters of its axes, as ("T", "D"); None for any number from one on
+    dtypes: what it may be, ACTIVATIONS by default; also: what a kernel stores, and takes besides
+
+    Raises:  ValueError if x is not an array, or has other axes or another dtype; it says what was expected and came
+    """
+    dtype = getattr(x, "dtype", None)
+    if dtype is FLOAT32 and dtypes is not INTEGERS and axes is not None and x.ndim == len(axes):
+        return  # nearly all calls end here, so that a guard costs nothing
+    dtypes = ACTIVATIONS if dtypes is None else dtypes
+    if (dtype in dtypes or dtype in also) and (x.ndim if axes is None else x.ndim == len(axes)):
+        return
+    kinds = "whole numbers" if dtypes is INTEGERS else " or ".join(map(str, dtypes))
+    came = f"{x.shape} of {x.dtype}" if hasattr(x, "dtype") else f"a {type(x).__name__}, not an array"
+    shape = " (...)" if axes is None else f" ({', '.join(axes)}{',' * (len(axes) == 1)})"
+    raise ValueError(f"{operation} expects {name}{shape} of {kinds}; got {came}.")
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError for a precision that is not one of PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"The precision is 'float32' or 'bfloat16'; got {precision!r}.")
+
+
 def round_to(x: np.ndarray, precision: str) -> np.ndarray:
     """Mark a rounding point: return x as it would be stored between two operations.
 
     Shapes:  x any -> same
     Dtypes:  float32 -> float32; under "bfloat16" every value is the nearest bfloat16 one, ties to even
+    Raises:  ValueError for another dtype or an unknown precision
     Source:  transformers modeling_mixtral.py run in bfloat16 rounds after every operation; float32 rounds nowhere
     """
+    if getattr(x, "dtype", None) is not FLOAT32:
+        need("round_to", "x", x, None)
     if precision == "float32":
         return x
+    check_precision(precision)
     return x.astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
@@ -37,7 +77,14 @@ def softmax(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     Shapes:  x (..., n) -> (..., n)
     Dtypes:  float32 -> float32
     Order:   the maximum is subtracted first, so that no exponential overflows
+    Raises:  ValueError for another dtype, rows without a number, or an out of another shape or dtype
     """
+    if getattr(x, "dtype", None) is not FLOAT32 or not x.ndim:
+        need("softmax", "x", x, None)
+    if not x.shape[-1]:
+        raise ValueError(f"softmax expects rows of at least one number; got x {x.shape}.")
+    if out is not None and out is not x and (out.shape, out.dtype) != (x.shape, x.dtype):
+        raise ValueError(f"softmax expects out like x, {x.shape} of {x.dtype}; got {out.shape} of {out.dtype}.")
     out = np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
     np.exp(out, out=out)
     return np.divide(out, out.sum(axis=-1, keepdims=True), out=out)
@@ -48,8 +95,11 @@ def silu(x: np.ndarray) -> np.ndarray:
 
     Shapes:  x any -> same
     Dtypes:  float32 -> float32
+    Raises:  ValueError for another dtype
     Source:  arXiv:1710.05941 (SiLU, there "swish"); Mixtral's experts use it in SwiGLU, arXiv:2002.05202
     """
+    if getattr(x, "dtype", None) is not FLOAT32 or not x.ndim:
+        need("silu", "x", x, None)
     out = np.negative(x)
     with np.errstate(over="ignore"):  # exp(100) is infinity, and x / infinity is the zero that belongs there.
         np.exp(out, out=out)
@@ -62,7 +112,9 @@ def erf(x: np.ndarray) -> np.ndarray:
 
     Shapes:  x any -> same
     Dtypes:  float32 -> float32; the largest error is 4e-7
+    Raises:  ValueError for another dtype
     """
+    need("erf", "x", x, None)
     magnitude = np.abs(x)
     t = np.float32(1) / (np.float32(1) + np.float32(ERF_SCALE) * magnitude)
     # (1) the polynomial by Horner's rule, from the highest power
@@ -82,8 +134,10 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
     Shapes:  x any -> same
     Dtypes:  float32 -> float32
+    Raises:  ValueError for another dtype
     Source:  arXiv:1606.08415; the adapter of Pixtral has this exact form, not the one with tanh
     """
+    need("gelu", "x", x, None)
     return x * np.float32(0.5) * (np.float32(1) + erf(x * np.float32(0.5**0.5)))
 
 
@@ -94,12 +148,26 @@ def linear(x: np.ndarray, weight: np.ndarray, precision: str = "float32") -> np.
     Dtypes:  x float32; weight float32, bfloat16 or float16 -> float32
     Order:   weights in another dtype, or not contiguous, are converted a block of rows at a time into a scratch
              buffer of at most 4 MiB (one row at least); nothing is kept
-    Raises:  ValueError if the two inner sizes differ
+    Raises:  ValueError for another dtype, rank or precision, or if the two inner sizes differ
     """
-    if x.ndim != 2 or weight.ndim < 2 or x.shape[1] != weight.shape[-1]:
+    check_linear(x, weight, precision)
+    return product(x, weight, precision)
+
+
+def check_linear(x: np.ndarray, weight: np.ndarray, precision: str) -> None:
+    """The guard of `linear`. Shapes:  x (T, in), weight (out, in) or (a, b, ..., in)."""
+    need("linear", "x", x, ("T", "in"))
+    if getattr(weight, "dtype", None) is not FLOAT32:
+        need("linear", "weight", weight, None, STORED)
+    check_precision(precision)
+    if weight.ndim < 2 or x.shape[1] != weight.shape[-1]:
         raise ValueError(f"linear expects x (T, in) and weight (out, in); got {x.shape} and {weight.shape}. "
                          "The last axes must agree: weights are stored one row for each output.")
-    if weight.dtype == np.float32 and weight.ndim == 2:
+
+
+def product(x: np.ndarray, weight: np.ndarray, precision: str) -> np.ndarray:
+    """`linear` without its guard, for operations that have checked x and the weight. Shapes:  as linear."""
+    if weight.dtype is FLOAT32 and weight.ndim == 2:
         return round_to(x @ weight.T, precision)
     group = int(np.prod(weight.shape[1:-1]))  # rows of the output for each index of the first axis
     out = np.empty((len(x), len(weight) * group), np.float32)

@@ -6,9 +6,11 @@ It stands before attention, before the experts and before the output of the mode
 array([[0.8485, 1.1314]], dtype=float32)
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from tiny.numerics import round_to
+from tiny.numerics import STORED, check_precision, need, round_to
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, precision: str = "float32") -> np.ndarray:
@@ -17,15 +19,29 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, precision: str = "fl
     Shapes:  x (T, D), weight (D,) -> (T, D)
     Dtypes:  x float32; weight float32, bfloat16 or float16 -> float32
     Order:   eps is added inside the root; the weight multiplies after the normalised value is rounded
-    Raises:  ValueError if the D of x and weight differ
+    Raises:  ValueError for another dtype, rank or precision, if the D of x and weight differ, or if eps is negative
     Source:  arXiv:1910.07467; mistral-inference transformer_layers.py, RMSNorm
     Differs: Gemma multiplies by 1 + weight, and before rounding
     """
-    if x.shape[-1:] != weight.shape:
-        raise ValueError(f"rms_norm expects one weight for each column of x; got x {x.shape}, weight {weight.shape}.")
+    check_rms_norm(x, weight, eps, precision)
     # (1) mean of squares
     mean = np.einsum("td,td->t", x, x)[:, None] / np.float32(x.shape[1])
     # (2) divide by the root
     normed = x * (np.float32(1) / np.sqrt(mean + np.float32(eps)))
     # (3) scale each column
-    return round_to(round_to(normed, precision) * weight.astype(np.float32), precision)
+    return round_to(round_to(normed, precision) * weight.astype(np.float32, copy=False), precision)
+
+
+def check_rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, precision: str,
+                   stored: Sequence[np.dtype] = ()) -> None:
+    """The guard of `rms_norm`, here and as a kernel, which also takes what is stored.
+
+    Shapes:  x (T, D), weight (D,)
+    """
+    need("rms_norm", "x", x, ("T", "D"), also=stored)
+    need("rms_norm", "weight", weight, ("D",), STORED)
+    check_precision(precision)
+    if x.shape[1:] != weight.shape:
+        raise ValueError(f"rms_norm expects one weight for each column of x; got x {x.shape}, weight {weight.shape}.")
+    if not eps >= 0:
+        raise ValueError(f"rms_norm expects an eps of at least 0; got {eps}.")

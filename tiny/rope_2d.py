@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tiny.numerics import INTEGERS, need
+
 
 def patch_positions(grids: Sequence[tuple[int, int]]) -> np.ndarray:
     """Row and column of every patch in its own image; they start again at zero with each image.
@@ -28,12 +30,17 @@ def rope_2d_table(positions: np.ndarray, head_dim: int, theta: float) -> tuple[n
 
     Shapes:  positions (N, 2), N = patches -> cos (N, d / 2), sin (N, d / 2)
     Dtypes:  positions int; angles in float64, rounded once to float32 at the end
-    Raises:  ValueError if head_dim is not a multiple of 4
+    Raises:  ValueError for other positions, a head_dim that is no multiple of 4 or below 4, or a theta that is not
+             positive
     Source:  mistral-inference rope.py, precompute_freqs_cis_2d
     Differs: arXiv:2410.07073 eq. 1 draws row and column alternating from pair to pair; the released weights were
              trained with all rows first, as here and in transformers
     """
-    if head_dim % 4:
+    need("rope_2d_table", "positions", positions, ("N", "2"), INTEGERS)
+    if positions.shape[1] != 2 or not 0 < theta < np.inf:
+        raise ValueError("rope_2d_table expects a row and a column for each patch, and a theta above 0; got "
+                         f"{positions.shape} and {theta}.")
+    if head_dim < 4 or head_dim % 4:
         raise ValueError(f"rope_2d_table expects a head_dim that is a multiple of 4; got {head_dim}. Rows and columns "
                          "each turn half of its pairs.")
     # (1) one frequency for each pair of a head
