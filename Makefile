@@ -17,20 +17,20 @@ notebooks: .venv/notebooks  ## build and run the notebooks
 	$(PY) -m notebooks.build
 
 figures: .venv/core         ## draw the pictures of the chapters
-	$(PY) -m tutorial.pictures
+	$(PY) -m tutorial.draw_figures
 
 student: .venv/core         ## write the exercises to student/; work that is there stays
 	$(PY) -m tutorial.make_coursework
 
 grade: .venv/core           ## grade a folder of submissions: make grade SUBMISSIONS=folder
-	$(PY) -m tutorial.grade "$(or $(SUBMISSIONS),$(error Say which folder: make grade SUBMISSIONS=folder))"
+	$(PY) -m tutorial.grader "$(or $(SUBMISSIONS),$(error Say which folder: make grade SUBMISSIONS=folder))"
 
 lint: .venv/dev             ## style and types
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
 dev-data: .venv/dev         ## fetch the released tokenizers of Mixtral and Pixtral, for the tests that compare with them
-	$(PY) tests/fetch_tokenizer.py
+	$(PY) tests/helpers/fetch_tokenizer.py
 
 verify: .venv/verify        ## tests against torch and transformers
 	$(PY) -m pytest -m verify tests/verify

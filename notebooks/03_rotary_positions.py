@@ -177,8 +177,8 @@ for name, writer in (("with positions", model), ("without", without)):
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/test_rope.py` ([the tests](../tests/test_rope.py) hold `rope`
-#   to loops written from the paper's formula).
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_rope.py` ([the tests](../tests/book/test_rope.py) hold
+#   `rope` to loops written from the paper's formula).
 # * **Write it:** exercise 3.1, apply the rotation. `make student` makes a copy of `tiny/` with holes, and [the
 #   chapter](../tutorial/03_rotary_positions.md) tells how to fill them.
 # * **Read on:** [04, attention and the KV cache](04_attention_and_cache.ipynb).

@@ -198,8 +198,8 @@ Picture(plots.kv_cache_bytes({"8 KV heads (Mixtral)": mixtral, "32 KV heads": 4 
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/test_attention.py tests/test_kv_cache.py` (the tests of
-#   [attention](../tests/test_attention.py) and of [the cache](../tests/test_kv_cache.py)).
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_attention.py tests/book/test_kv_cache.py` (the tests of
+#   [attention](../tests/book/test_attention.py) and of [the cache](../tests/book/test_kv_cache.py)).
 # * **Write it:** exercises 4.1, one block of attention, and 4.2, append to the cache. `make student` makes a
 #   copy of `tiny/` with holes, and [the chapter](../tutorial/04_attention_and_cache.md) tells how to fill them.
 # * **Read on:** [05, routing and experts](05_routing_and_experts.ipynb).

@@ -24,9 +24,9 @@ from tiny.experts import experts, feed_forward
 from tiny.router import route
 from tiny.sampling import log_softmax
 from tiny.tools import plots
+from tiny.tools.coloured_text import expert_shares
 from tiny.tools.demo import TEXTS
 from tiny.tools.memory import parameters
-from tiny.tools.routing_text import expert_shares
 
 np.set_printoptions(precision=3, suppress=True)
 
@@ -176,8 +176,8 @@ for k in (1, 2, 3, 4, 8):
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/test_router.py tests/test_experts.py` (the tests of [the
-#   router](../tests/test_router.py) and of [the experts](../tests/test_experts.py)).
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_router.py tests/book/test_experts.py` (the tests of [the
+#   router](../tests/book/test_router.py) and of [the experts](../tests/book/test_experts.py)).
 # * **Write it:** exercises 5.1, choose and weigh, and 5.2, run the experts and add up. `make student` makes a
 #   copy of `tiny/` with holes, and [the chapter](../tutorial/05_routing_and_experts.md) tells how to fill them.
 # * **Measure it:** `.venv/bin/python -m tiny routing --model tiny-mixtral FILE` counts shares and repeats for

@@ -1,32 +1,10 @@
-"""Paths and the oracle checkpoints that several test files share."""
+"""Fixtures that several test files share."""
 
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "golden"
-for folder in (ROOT, Path(__file__).parent):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-
-class Oracle:
-    """One reference checkpoint: its folders and what the reference implementations computed with it."""
-
-    def __init__(self, name: str):
-        self.name, self.folder = name, GOLDEN / name
-        self.info = json.loads((self.folder / "golden.json").read_text())
-        self.cases = self.info["cases"]
-        self.mistral = dict(np.load(self.folder / "golden_mistral.npz"))
-        self.hf = dict(np.load(self.folder / "golden_hf.npz"))
-
-    def arrays(self, case: str) -> dict[str, np.ndarray]:
-        """mistral-inference's arrays of one case, by their stable names."""
-        return {key.split("/", 1)[1]: x for key, x in self.mistral.items() if key.startswith(case + "/")}
+from oracles import GOLDEN, Oracle
 
 
 @pytest.fixture(scope="session", params=["mixtral-a", "mixtral-b"])
@@ -53,7 +31,7 @@ def released_tekken():
     """The tokenizer of the release of Pixtral."""
     from fetch_tokenizer import PIXTRAL, find_released
 
-    from tiny.tokenizer_files import load_tokenizer
+    from tiny.files.tokenizer_files import load_tokenizer
 
     path = find_released(PIXTRAL)
     if path is None:

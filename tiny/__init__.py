@@ -1,9 +1,9 @@
 """Mixtral 8x7B and Pixtral 12B from scratch, in NumPy.
 
-The book is this folder's modules in reading order: config, hf_config, safetensors, weights, tokenizer, chat, numerics,
-rms_norm, rope, attention, kv_cache, router, experts, ops, decoder, mixtral, sampling, generate, image, chat_v3, tekken,
-tokenizer_files, patch_embed, rope_2d, vision, adapter, pixtral. With one hour, read rms_norm, rope, attention, router,
-experts and decoder.
+The book is this folder's modules, in four parts and in reading order: config, numerics, rms_norm, attention, rope,
+kv_cache, router, experts, ops, decoder, mixtral, sampling, generate; chat, tokenizer; image, patch_embed, rope_2d,
+vision, adapter, pixtral; chat_v3, tekken. Its appendix is the folder `files/`: params, hf_config, safetensors, weights,
+tokenizer_files. With one hour, read rms_norm, attention, rope, router, experts and decoder.
 
 Letters that stand for sizes everywhere:
 
@@ -19,14 +19,15 @@ from pathlib import Path
 from types import ModuleType
 
 import tiny.ops
-from tiny.config import TinyError, read_params
+from tiny.config import TinyError
+from tiny.files.hf_config import read_hf_config
+from tiny.files.params import read_params
+from tiny.files.tokenizer_files import load_tokenizer
+from tiny.files.weights import Weights, choose_mode, find_files, open_tensors
 from tiny.generate import Token, generate, generate_batch
-from tiny.hf_config import read_hf_config
 from tiny.image import image_grid, preprocess
 from tiny.mixtral import Mixtral
 from tiny.pixtral import Pixtral
-from tiny.tokenizer_files import load_tokenizer
-from tiny.weights import Weights, choose_mode, find_files, open_tensors
 
 __all__ = ["Mixtral", "Pixtral", "TinyError", "Token", "generate", "generate_batch", "image_grid", "load",
            "load_tokenizer", "ops", "preprocess"]

@@ -1,6 +1,6 @@
 """Attention: every query averages the values of the keys it may see, weighted by how well they match.
 
-Tokens of several sequences lie packed in one array; each sequence attends only to its own keys. Read `kv_cache.py`
+Tokens of several sequences lie packed in one array; each sequence attends only to its own keys. Read `rope.py`
 next.
 
 >>> one = np.ones((1, 1, 2), np.float32)

@@ -6,7 +6,7 @@ own leading space. A chat reads
 
     <s> [INST] system prompt, blank line, question [/INST] answer</s> [INST] question [/INST]
 
-Read `numerics.py` next.
+Read `tokenizer.py` next.
 """
 
 from itertools import groupby

@@ -1,7 +1,7 @@
 """Generation: read the prompts, then write one token after another.
 
 Several prompts of unequal length run together, packed, and each gets the tokens that it would get alone. This is the
-last module of the language half. Read `image.py` next, where the vision half begins.
+last module of the language half. Read `chat.py` next, where its text begins.
 """
 
 import warnings

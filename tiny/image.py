@@ -10,7 +10,7 @@ transformers 5.23 (PixtralImageProcessorPil; the one for torchvision differs fro
     hf         rounded down, can become 0   Pillow's cubic with a = -0.5 on bytes: antialiased, rounded, clipped
 
 Neither of them looks at the orientation that a camera notes in EXIF, so nothing is rotated here. Read
-`chat_v3.py` next.
+`patch_embed.py` next.
 
 >>> image_grid(1920, 1080)
 (64, 36)

@@ -1,7 +1,7 @@
 """Pixtral: the language model with eyes. Patches, through the encoder and the adapter, take the rows of [IMG] tokens.
 
 Between them stand [IMG_BREAK] at the end of each row of patches and [IMG_END] at the end of the image: ordinary tokens
-of the vocabulary, from which the decoder reads the shape of the image. This is the last module of the book.
+of the vocabulary, from which the decoder reads the shape of the image. Read `chat_v3.py` next.
 """
 
 from pathlib import Path

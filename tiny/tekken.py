@@ -9,7 +9,8 @@ trainer found worth a token of its own. The place in the list is the rank. Encod
    are joined, the leftmost first; then again, until no two neighbours make a token.
 
 The special tokens, `<s>` or `[IMG]`, come before the list: an id is the number of special tokens plus a rank. They
-cannot be written: in a text, "[IMG]" is five signs and letters. Read `tokenizer_files.py` next.
+cannot be written: in a text, "[IMG]" is five signs and letters. This is the last module of the book.
+Read `files/params.py` next, where its appendix begins.
 """
 
 import codecs

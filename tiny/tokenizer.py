@@ -12,7 +12,7 @@ Facts about it, found by experiment on sentencepiece 0.2 and held by tests:
 * A run of byte pieces is read as UTF-8. A byte that begins no valid character becomes one U+FFFD, and reading
   goes on at the next byte. Python's own errors="replace" makes fewer of them.
 
-Read `chat.py` next.
+Read `image.py` next, where the vision half begins.
 """
 
 import codecs

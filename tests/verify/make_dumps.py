@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 
 import tiny
-from tiny.config import read_params
-from tiny.safetensors import read_safetensors, save_safetensors
-from tiny.tools import verify_dump, verify_file
+from tiny.files.params import read_params
+from tiny.files.safetensors import read_safetensors, save_safetensors
+from tiny.files.weights import halves_to_pairs, open_tensors
 from tiny.tools.synthetic import save_checkpoint
-from tiny.weights import halves_to_pairs, open_tensors
+from tiny.tools.verify import dump as dumper
+from tiny.tools.verify import file
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "tests/golden/verify"
@@ -97,11 +98,11 @@ def dump(name: str, python: str, scratch: Path, out: Path = OUT) -> None:
     command = ["verify", "dump", str(folder), str(out / f"{name}.npz"), "--python", python, "--precision", precision,
                "--prompt", "Describe the images." if sees else TEXT]
     command += ["--image", *images] * sees + ["--positions", positions] * bool(positions)
-    record, arrays = verify_dump.run_reference(build_parser().parse_args(command), scratch)
+    record, arrays = dumper.run_reference(build_parser().parse_args(command), scratch)
     if name.endswith("swapped"):  # The pictures were given as they are listed; it is the reference that mixed them up.
         arrays["image0"], arrays["image1"] = arrays["image1"], arrays["image0"]
         record["images"] = record["images"][::-1]
-    verify_file.save(out / f"{name}.npz", record | {"model": model}, arrays)
+    file.save(out / f"{name}.npz", record | {"model": model}, arrays)
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from torch_cases import same_bits
 
 import tiny
 from tiny.config import Config, MoeConfig, VisionConfig
-from tiny.tools import torch_cpu
 from tiny.tools.synthetic import RandomTensors, save_checkpoint
+from tiny.tools.verify import torch_cpu
 
 CPU = Path("/proc/cpuinfo")
 MISSING = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]

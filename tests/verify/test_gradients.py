@@ -13,14 +13,16 @@ import pytest
 from compare import assert_close
 
 from tiny.mixtral import Mixtral
-from tiny.training import data, optimiser, train
+from tiny.training import optimiser
 from tiny.training.gradients import loss_and_gradients
+from tiny.training.text import data, train
 
 MISSING = importlib.util.find_spec("torch") is None
 pytestmark = [pytest.mark.verify, pytest.mark.skipif(MISSING, reason="This check needs torch (the verify extra).")]
 if not MISSING:
     import torch
-    from torch_speed import TorchTrainer, tensors, torch_loss
+
+    from tests.verify.torch_speed import TorchTrainer, tensors, torch_loss
 
 RELATIVE = 8e-6  # Of the largest derivative of a tensor. Measured: 2.0e-6 over 3 seeds of both models.
 

@@ -15,8 +15,8 @@ from compare import assert_close
 from tiny.config import Config, VisionConfig
 from tiny.pixtral import Pixtral
 from tiny.training import optimiser
-from tiny.training.gradients_images import Head, answer_loss, encoder_loss
-from tiny.training.pictures import Batch
+from tiny.training.images.batches import Batch
+from tiny.training.images.gradients import Head, answer_loss, encoder_loss
 
 MISSING = importlib.util.find_spec("torch") is None
 pytestmark = [pytest.mark.verify, pytest.mark.skipif(MISSING, reason="This check needs torch (the verify extra).")]
@@ -174,7 +174,8 @@ def test_gradients_of_the_encoder_are_those_of_autograd():
 def test_speed_is_recorded(record_property):
     """Loss and gradients of the encoder in turn in one process, one thread each. No speed is required here."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
-    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    root = Path(__file__).parents[2]
+    paths = [str(root), str(root / "tests/helpers"), os.environ.get("PYTHONPATH", "")]
     environment |= {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run([sys.executable, __file__], check=True, text=True, capture_output=True, env=environment)
     speed = json.loads(done.stdout)
@@ -185,7 +186,7 @@ def test_speed_is_recorded(record_property):
 
 def main() -> None:
     """Print the median patches per second of both as one JSON object."""
-    from tiny.training.train import keep_freed_memory
+    from tiny.training.text.train import keep_freed_memory
 
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -13,10 +13,10 @@ from compare import assert_close
 from PIL import Image
 
 import tiny
+from tiny.files.weights import open_tensors
 from tiny.tools.synthetic import save_checkpoint
-from tiny.training import scenes
-from tiny.training.evaluate_pixtral import message
-from tiny.weights import open_tensors
+from tiny.training.images import scenes
+from tiny.training.images.evaluate import message
 
 FOLDER = tiny.model_folder("tiny-pixtral")
 # Of each scene: the kind, the size of each image, which may differ, and the question.

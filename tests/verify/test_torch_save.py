@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from torch_files import torch_file
 
-from tiny.tools.torch_file import read_torch_file
+from tiny.tools.convert.torch_file import read_torch_file
 
 STORED = Path(__file__).parents[1] / "golden/torch_save.pt"
 pytestmark = [pytest.mark.verify, pytest.mark.skipif(importlib.util.find_spec("torch") is None,
@@ -69,7 +69,7 @@ def test_what_the_tests_write_is_read_by_torch(tmp_path, wide):
 def test_transformers_reads_converted_torch_files(tmp_path):
     """Files of torch, converted to Hugging Face's layout, are in transformers what they were in torch."""
     pytest.importorskip("transformers", reason="This check needs transformers (the verify extra).")
-    from test_convert import FORMS, GOLDEN, HF_KEYS, stored, write
+    from tests.tools.test_convert import FORMS, GOLDEN, HF_KEYS, stored, write
 
     source = write(tmp_path / "source", "copies of the ends", HF_KEYS)
     assert len(FORMS["copies of the ends"][1]) == 3

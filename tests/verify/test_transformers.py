@@ -12,8 +12,8 @@ import pytest
 from compare import assert_close
 
 import tiny
+from tiny.files.weights import open_tensors
 from tiny.tools.synthetic import save_checkpoint
-from tiny.weights import open_tensors
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"mixtral-a": ROOT / "tests/golden/mixtral-a/mistral",
@@ -58,7 +58,7 @@ def test_logits_agree(case, request, record_property):
     model, prompts, reference = case
     used = [assert_close(model(ids), reference[f"logits{n}"], atol=ATOL, name=f"logits of prompt {n}")
             for n, ids in enumerate(prompts)]
-    # For the README: `python -m tiny.tools.readme --verify` reads these from pytest's report.
+    # For the README: `python -m tutorial.pages.readme --verify` reads these from pytest's report.
     for package in ("torch", "transformers", "numpy"):
         record_property(f"version {package}", version(package))
     name = request.node.callspec.params["case"]

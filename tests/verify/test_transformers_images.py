@@ -11,8 +11,8 @@ import pytest
 from compare import assert_close
 
 import tiny
+from tiny.files.weights import open_tensors
 from tiny.tools.synthetic import save_checkpoint
-from tiny.weights import open_tensors
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"pixtral-a": ROOT / "tests/golden/pixtral-a/mistral"}  # tiny-pixtral: test_tiny_pixtral.py

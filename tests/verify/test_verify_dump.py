@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import make_dumps
 import numpy as np
 import pytest
-from test_verify import PLANTED, REASONS, SAME, model_of, read
 
+from tests.tools.test_verify import PLANTED, REASONS, SAME, model_of, read
+from tests.verify import make_dumps
 from tiny.__main__ import main
-from tiny.tools import verify_check, verify_file
+from tiny.tools.verify import check, file
 
 MISSING = [name for name in ("torch", "transformers", "mistral_common") if importlib.util.find_spec(name) is None]
 REASON = f"This check needs {' and '.join(MISSING)} (the verify extra)."
@@ -27,8 +27,8 @@ def test_a_fresh_dump(name, tmp_path, record_property):
     """What is the same passes, what is planted is named, and the stored dump is what transformers computes today."""
     make_dumps.dump(name, sys.executable, tmp_path, out=tmp_path)
     path = tmp_path / f"{name}.npz"
-    dump, stored = verify_file.read(path), read(name)
-    report = verify_check.compare_model(model_of(name), dump, path)
+    dump, stored = file.read(path), read(name)
+    report = check.compare_model(model_of(name), dump, path)
     assert report["status"] == int(name not in SAME)
     assert dump.record["inputs"].startswith("mistral-common") and dump.record["attention"] == "eager"
     if name in PLANTED:
@@ -37,7 +37,7 @@ def test_a_fresh_dump(name, tmp_path, record_property):
     if name.endswith("swapped"):
         assert report["inputs"]["findings"][0].startswith("the images are in another order")
     assert dump.arrays.keys() == stored.arrays.keys() and dump.ids.tolist() == stored.ids.tolist()
-    assert verify_check.compare_files(dump, stored)["status"] == 0
+    assert check.compare_files(dump, stored)["status"] == 0
     if name in SAME:
         worst = max(row["step_percent"] for row in report["arrays"] if "step_percent" in row)
         record_property(f"verify check of {name}, largest share of a tolerance", f"{worst:.0f} %")
@@ -50,13 +50,13 @@ def test_layer_by_layer_is_the_same_to_the_bit(model, images, tmp_path):
         command = ["verify", "dump", model, str(tmp_path / f"{load}.npz"), "--attention", "sdpa", "--load", load,
                    "--experts", "grouped_mm", "--layers", "0,2", "--positions", "0,3,-1"]
         assert main(command + ["--image", *images] * bool(images)) == 0
-    whole, layers = (verify_file.read(tmp_path / f"{load}.npz") for load in ("whole", "layers"))
+    whole, layers = (file.read(tmp_path / f"{load}.npz") for load in ("whole", "layers"))
     assert whole.arrays.keys() == layers.arrays.keys()
     for name, x in whole.arrays.items():
         assert np.array_equal(x, layers.arrays[name]), name
-    kept = {name for name in whole.arrays if verify_file.kind(name) == "layer"}
+    kept = {name for name in whole.arrays if file.kind(name) == "layer"}
     assert kept == {"layer00", "layer01", "layer02"}, "the input of layer 2 is kept too"
-    report = verify_check.compare_model(model, layers, tmp_path)
+    report = check.compare_model(model, layers, tmp_path)
     assert report["status"] == 0 and sum("step_percent" in row for row in report["arrays"]) >= 20
 
 

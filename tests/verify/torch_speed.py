@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tiny.training import data, train  # noqa: E402
+from tiny.training.text import data, train  # noqa: E402
 
 
 def torch_loss(config, w, ids, targets, weights, lengths, coefficient):

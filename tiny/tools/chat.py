@@ -11,8 +11,8 @@ from pathlib import Path
 from tiny.config import TinyError
 from tiny.generate import PREFILL
 from tiny.image import open_image
-from tiny.tools import progress
-from tiny.tools.images import check_room, count_tokens, measure, user_turn, vision_of
+from tiny.tools import session
+from tiny.tools.prompt_images import check_room, count_tokens, measure, user_turn, vision_of
 
 HELP = ("Commands: /image PATH adds an image to the next message, /reset forgets the conversation, /quit ends (so does "
         "Ctrl-D); Ctrl-C stops an answer.")
@@ -21,11 +21,11 @@ SEES = "tiny-pixtral"  # the embedded model that is opened for the first image, 
 
 def main(args: argparse.Namespace) -> None:
     """The command `chat`: read a line, answer it, until the input ends."""
-    progress.check_options(args)
+    session.check_options(args)
     chosen, args.model = args.model, args.model or "tiny-mixtral"
     model = open_for_chat(args)
-    seed = progress.choose_seed(args)
-    progress.note(HELP)
+    seed = session.choose_seed(args)
+    session.note(HELP)
     messages: list[dict] = []
     images: list = []  # for the next message
     while (line := read_line()) is not None:
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
             break
         if command == "/reset":
             messages, images = [], []
-            progress.note("the conversation is forgotten")
+            session.note("the conversation is forgotten")
         elif command == "/image":
             if chosen is None and model.config.vision is None:
                 seeing = try_model(args)
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
                 model, messages = seeing, []
             images = add_image(model, args, images, rest.strip())
         elif command.startswith("/"):
-            progress.note(f"{command} is not a command. {HELP}")
+            session.note(f"{command} is not a command. {HELP}")
         elif command:
             messages = take_turn(model, [*messages, user_turn(line, images)], args, seed)
             images = []
@@ -51,9 +51,9 @@ def main(args: argparse.Namespace) -> None:
 
 def open_for_chat(args: argparse.Namespace):
     """Open the model of `--model` and get it ready; its chat format is checked now, not at the first message."""
-    model = progress.open_model(args)
+    model = session.open_model(args)
     model.tokenizer.encode_chat([{"role": "user", "content": ""}])
-    progress.load_weights(model, min(model.config.max_seq_len, PREFILL + args.max_tokens))
+    session.load_weights(model, min(model.config.max_seq_len, PREFILL + args.max_tokens))
     return model
 
 
@@ -64,9 +64,9 @@ def try_model(args: argparse.Namespace):
         model = open_for_chat(args)
     except TinyError as error:
         args.model = before
-        progress.note(f"{error.cause} {error.remedy}")
+        session.note(f"{error.cause} {error.remedy}")
         return None
-    progress.note(f"{SEES} reads images and takes over; what was said to {before} is forgotten")
+    session.note(f"{SEES} reads images and takes over; what was said to {before} is forgotten")
     return model
 
 
@@ -80,9 +80,9 @@ def add_image(model, args: argparse.Namespace, images: list, path: str) -> list:
         check_room(model, [user_turn("", [*images, path])], room_of(model, args.max_tokens))
         image = open_image(path)
     except TinyError as error:
-        progress.note(f"{error.cause} {error.remedy}")
+        session.note(f"{error.cause} {error.remedy}")
         return images
-    progress.note(f"{picture}; it belongs to your next message")
+    session.note(f"{picture}; it belongs to your next message")
     return [*images, image]
 
 
@@ -106,7 +106,7 @@ def read_line() -> str | None:
             return None
         except KeyboardInterrupt:
             print()
-            progress.note(HELP)
+            session.note(HELP)
 
 
 def take_turn(model, messages: list[dict], args: argparse.Namespace, seed: int | None) -> list[dict]:
@@ -114,14 +114,14 @@ def take_turn(model, messages: list[dict], args: argparse.Namespace, seed: int |
     try:
         kept, ids, pixels = fit(model, messages, args.max_tokens)
     except TinyError as error:
-        progress.note(f"{error.cause} {error.remedy}")
+        session.note(f"{error.cause} {error.remedy}")
         return messages[:-1]
     if len(kept) < len(messages):
-        progress.note(f"the conversation is longer than the context of {model.config.max_seq_len:,} tokens; "
+        session.note(f"the conversation is longer than the context of {model.config.max_seq_len:,} tokens; "
                       f"its oldest {len(messages) - len(kept)} messages are dropped")
-    clock = progress.Clock()
-    text, stopped = answer(clock.watch(progress.stream(model, ids, args, seed, pixels)))
-    progress.note("stopped" if stopped else f"{len(ids):,} prompt tokens; {clock.summary(len(ids))}")
+    clock = session.Clock()
+    text, stopped = answer(clock.watch(session.stream(model, ids, args, seed, pixels)))
+    session.note("stopped" if stopped else f"{len(ids):,} prompt tokens; {clock.summary(len(ids))}")
     # An answer without text is no message: the chat format has none, so its question is forgotten too.
     return [*kept, {"role": "assistant", "content": text}] if text else kept[:-1]
 
@@ -136,7 +136,7 @@ def answer(tokens) -> tuple[str, bool]:
             yield token
 
     try:
-        progress.show(remember())
+        session.show(remember())
     except KeyboardInterrupt:
         return "".join(text), True
     return "".join(text), False

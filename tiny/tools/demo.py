@@ -4,18 +4,25 @@ them, the speed, how the experts share out four kinds of text; then two pictures
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import tiny
 from tiny.tokenizer import SPACE
-from tiny.tools import progress
-from tiny.tools.demo_pictures import FOLDER, show_pictures
+from tiny.tools import session
+from tiny.tools.coloured_text import Painter, colours_wanted, expert_shares, legend
 from tiny.tools.memory import parameters
+from tiny.tools.patch_plot import patch_figure
 from tiny.tools.plots import routing_heat_map
-from tiny.tools.routing_text import Painter, colours_wanted, expert_shares, legend
+from tiny.tools.prompt_images import measure, vision_of
+from tiny.training.images import scenes
+from tiny.training.images.evaluate import SEED, message, plain
+from tiny.training.images.questions import Question
 
+FOLDER = Path("runs/demo")
 FIGURE = FOLDER / "routing.png"
 STORY = ("One sunny afternoon, June went to the market. Her frog Rex came too, and June had a green bell to play "
          "with.")
@@ -64,11 +71,15 @@ TASKS = ("Reverse the words: green apple boat", "boat apple green",
          "What is 9 minus 3?", "6",
          "Say these words backwards: old king", "king old")
 
+# Kind of scene, width and height, and the skills that are asked for. The second picture is no whole number of patches.
+PICTURES = (("objects2", 64, 48, ("caption2", "color_of", "left_of")),
+            ("bars", 91, 51, ("caption_many", "tallest", "shortest")))
+
 
 def main(args: argparse.Namespace) -> None:
     """The command `demo`."""
-    model = progress.open_model(args)
-    progress.load_weights(model, min(model.config.max_seq_len, 1024))
+    model = session.open_model(args)
+    session.load_weights(model, min(model.config.max_seq_len, 1024))
     describe(model)
     colour, layer = colours_wanted(sys.stdout), model.config.n_layers // 2
     if model.config.moe is not None:
@@ -117,7 +128,7 @@ def show_text(model, prompt: str, painter: Painter, layer: int, chat: bool = Fal
     if chat:
         ids, _ = tokenizer.encode_chat([{"role": "user", "content": prompt}])
     painter.write(f"[INST] {prompt} [/INST] " if chat else prompt)
-    clock = progress.Clock()
+    clock = session.Clock()
     for token in clock.watch(tiny.generate(model, ids, **options)):
         # A text loses the space before its first word; between prompt and continuation it belongs.
         joint = " " if clock.tokens == 1 and not chat and tokenizer.pieces([token.id])[0].startswith(SPACE) else ""
@@ -142,3 +153,50 @@ def show_shares(model) -> None:
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     routing_heat_map(shares).savefig(FIGURE, dpi=150)
     print(f"The same for each kind of text, as a figure: {FIGURE}")
+
+
+def draw_scene(kind: str, width: int, height: int, skills: Sequence[str]) -> tuple[np.ndarray, list[Question]]:
+    """Draw a scene that can be asked for these skills; return its picture and the questions in this order.
+
+    Shapes:  picture (height, width, 3) uint8
+    """
+    rng = np.random.default_rng([SEED, width, height])  # No training scene is drawn with this seed.
+    while True:
+        scene = scenes.draw(rng, kind, width, height)
+        asked = {question.skill: question for question in scene.questions}
+        if asked.keys() >= set(skills):
+            return scene.images[0], [asked[skill] for skill in skills]
+
+
+def show_pictures(name: str) -> None:
+    """Draw the pictures, save them, and print the questions, the answers, and the same to the mean colour."""
+    model = tiny.load(name)
+    vision = vision_of(model, name)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    pictures, pixels, right = [], [], np.zeros(2, int)
+    print(f"\n--- Two pictures that {name} has never seen; blind means asked about a plain one of the mean colour")
+    for number, (kind, width, height, skills) in enumerate(PICTURES, 1):
+        image, questions = draw_scene(kind, width, height, skills)
+        path = FOLDER / f"picture{number}.png"
+        Image.fromarray(image).save(path)
+        pictures.append(measure(path, vision))
+        print(pictures[-1])
+        rows = [("question", "answer", "blind", "right")]
+        for question in questions:
+            seen, blind = (answer(model, one, question.text) for one in (image, plain(image)))
+            right += [seen == question.answer, blind == question.answer]
+            rows.append((question.text, seen, blind, question.answer))
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        for row in rows:
+            print("  " + "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
+        pixels += model.tokenizer.encode_chat(message([image], ""))[1]
+    print(f"{right[0]} of {sum(len(skills) for *_, skills in PICTURES)} answers are right, {right[1]} when blind.")
+    patch_figure(pixels, pictures).savefig(FOLDER / "patches.png")
+    print(f"The pictures as the model gets them, cut into patches: {FOLDER / 'patches.png'}")
+
+
+def answer(model, image: np.ndarray, question: str) -> str:
+    """What a model says about a picture, on one line. Shapes:  image (H, W, 3)."""
+    ids, pixels = model.tokenizer.encode_chat(message([image], question))
+    text = "".join(token.text for token in tiny.generate(model, ids, pixels, max_tokens=20))
+    return " ".join(session.printable(text).split())

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tiny.config import TinyError
-from tiny.tools import progress
+from tiny.tools import session
 from tiny.tools.generate import answer, open_with_images
-from tiny.tools.images import Picture, check_room, user_turn
+from tiny.tools.prompt_images import Picture, check_room, user_turn
 
 # What is asked of one image, and of several. The embedded model was trained with these words among others.
 QUESTIONS = ("Describe the image.", "Describe the images.")
@@ -16,23 +16,23 @@ FORMATS = (".png", ".pdf", ".svg")
 
 def main(args: argparse.Namespace) -> None:
     """The command `describe`: size, grid and tokens of each image, then the answer."""
-    progress.check_options(args)
+    session.check_options(args)
     if args.patches and Path(args.patches).suffix.lower() not in FORMATS:
         raise TinyError(f"The patches would be drawn to {args.patches}.", f"Name a file {', '.join(FORMATS)}.")
-    question = QUESTIONS[len(args.images) > 1] if args.question is None else progress.read_text(args.question)
+    question = QUESTIONS[len(args.images) > 1] if args.question is None else session.read_text(args.question)
     model, pictures = open_with_images(args, args.images)
     turns = [user_turn(question, args.images)]
     check_room(model, turns)
     ids, pixels = model.tokenizer.encode_chat(turns)
     if args.patches:
         save_patches(Path(args.patches), pixels, pictures)
-    answer(args, model, ids, pixels, pictures, progress.note if args.json else print)
+    answer(args, model, ids, pixels, pictures, session.note if args.json else print)
 
 
 def save_patches(path: Path, pixels: list, pictures: Sequence[Picture]) -> None:
     """Draw what the model sees: the images after resizing, cut into patches."""
-    from tiny.tools.patches import patch_figure
+    from tiny.tools.patch_plot import patch_figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
     patch_figure(pixels, pictures).savefig(path)
-    progress.note(f"the patches, laid over the images as the model gets them: {path}")
+    session.note(f"the patches, laid over the images as the model gets them: {path}")

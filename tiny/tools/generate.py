@@ -4,14 +4,14 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from tiny.generate import check_prompt
-from tiny.tools import progress
-from tiny.tools.images import Picture, check_room, measure, user_turn, vision_of
+from tiny.tools import session
+from tiny.tools.prompt_images import Picture, check_room, measure, user_turn, vision_of
 
 
 def main(args: argparse.Namespace) -> None:
     """The command `generate`: one text, streamed, or with everything known about it as JSON."""
-    progress.check_options(args)
-    prompt = progress.read_text(args.prompt)
+    session.check_options(args)
+    prompt = session.read_text(args.prompt)
     model, pictures = open_with_images(args, args.image)
     if pictures or args.chat:
         turns = [user_turn(prompt, args.image)]
@@ -19,7 +19,7 @@ def main(args: argparse.Namespace) -> None:
         ids, pixels = model.tokenizer.encode_chat(turns)
     else:
         ids, pixels = [model.tokenizer.bos_id, *model.tokenizer.encode(prompt)], []
-    answer(args, model, ids, pixels, pictures, progress.note)
+    answer(args, model, ids, pixels, pictures, session.note)
 
 
 def open_with_images(args: argparse.Namespace, paths: Sequence[str]) -> tuple:
@@ -28,7 +28,7 @@ def open_with_images(args: argparse.Namespace, paths: Sequence[str]) -> tuple:
     Raises:  TinyError for images that the model cannot read, or that are none
     """
     args.model = args.model or ("tiny-pixtral" if paths else "tiny-mixtral")
-    model = progress.open_model(args)
+    model = session.open_model(args)
     return model, [measure(path, vision_of(model, args.model)) for path in paths]
 
 
@@ -36,14 +36,14 @@ def answer(args: argparse.Namespace, model, ids: list[int], pixels: list, pictur
            tell: Callable[[str], None]) -> None:
     """Tell what the pictures are cut into, and write what follows the prompt, as text or as JSON."""
     room = check_prompt(model, ids, args.max_tokens)
-    progress.load_weights(model, len(ids) + room, [picture.columns * picture.rows for picture in pictures])
+    session.load_weights(model, len(ids) + room, [picture.columns * picture.rows for picture in pictures])
     for picture in pictures:
-        tell(progress.printable(str(picture)))
-    seed = progress.choose_seed(args)
-    clock = progress.Clock()
-    stream = clock.watch(progress.stream(model, ids, args, seed, pixels))
-    tokens = list(stream) if args.json else progress.show(stream)
+        tell(session.printable(str(picture)))
+    seed = session.choose_seed(args)
+    clock = session.Clock()
+    stream = clock.watch(session.stream(model, ids, args, seed, pixels))
+    tokens = list(stream) if args.json else session.show(stream)
     if args.json:
-        progress.print_json(args, model, ids, tokens, clock, seed, room, pictures)
+        session.print_json(args, model, ids, tokens, clock, seed, room, pictures)
     else:
-        progress.note(f"{len(ids):,} prompt tokens; {clock.summary(len(ids))}")
+        session.note(f"{len(ids):,} prompt tokens; {clock.summary(len(ids))}")

@@ -16,13 +16,14 @@ import numpy as np
 import tiny
 from tiny.adapter import ROWS
 from tiny.attention import block_size
-from tiny.config import Config, TinyError, VisionConfig, read_params
+from tiny.config import Config, TinyError, VisionConfig
 from tiny.experts import TOKENS
+from tiny.files.hf_config import read_hf_config
+from tiny.files.params import read_params
+from tiny.files.weights import choose_mode, expected_shapes, find_files, free_memory, open_tensors
 from tiny.generate import PREFILL
-from tiny.hf_config import read_hf_config
 from tiny.numerics import MANY_BYTES
-from tiny.tools.images import Picture, measure, picture_of
-from tiny.weights import choose_mode, expected_shapes, find_files, free_memory, open_tensors
+from tiny.tools.prompt_images import Picture, measure, picture_of
 
 TURN = 3  # tokens of a question without words: BOS, [INST], [/INST]
 PROGRAM = 100_000_000  # Python, NumPy, the tokenizer and the buffers of BLAS: 47 MB measured, more with more threads.

@@ -13,7 +13,7 @@ import numpy as np
 from tiny.attention import attention
 from tiny.rope import rope, rope_table
 from tiny.tokenizer import SPACE
-from tiny.tools.routing_text import COLOURS, digit
+from tiny.tools.coloured_text import COLOURS, digit
 
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tiny.config import TinyError
 from tiny.generate import PREFILL, ExpertTrace
-from tiny.tools import progress
+from tiny.tools import session
 
 SHOWN = 120  # tokens of the first text that the figure of coloured tokens shows
 
@@ -165,11 +165,11 @@ def save_figures(folder: Path, model, ids: list[int], chosen: np.ndarray, measur
 def main(args: argparse.Namespace) -> None:
     """The command `routing`: a table or JSON, and figures if a folder for them is given."""
     texts = read_texts(args.files)
-    model = progress.open_model(args)
+    model = session.open_model(args)
     if model.config.moe is None:
         raise TinyError(f"{args.model} is a dense model: it has no experts to choose from.", "Use a Mixtral.")
     encoded = encode_texts(model, texts)
-    progress.load_weights(model, min(model.config.max_seq_len, 1 + max(map(len, encoded.values()))))
+    session.load_weights(model, min(model.config.max_seq_len, 1 + max(map(len, encoded.values()))))
     chosen = {name: chosen_experts(model, ids) for name, ids in encoded.items()}
     measures = {name: measure(parts, model.config.moe.num_experts) for name, parts in chosen.items()}
     if args.json:
@@ -179,4 +179,4 @@ def main(args: argparse.Namespace) -> None:
     if args.out is not None:
         first = next(iter(encoded))
         for file in save_figures(Path(args.out), model, encoded[first], chosen[first][0], measures):
-            progress.note(f"figure {file}")
+            session.note(f"figure {file}")

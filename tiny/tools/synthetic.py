@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from tiny.config import Config, MoeConfig
-from tiny.tools.layouts import save_checkpoint
-from tiny.weights import expected_shapes
+from tiny.files.weights import expected_shapes
+from tiny.tools.convert.write import save_checkpoint
 
 SIZES = {"dim": 1024, "n_layers": 8, "head_dim": 64, "hidden_dim": 3584, "n_heads": 16, "n_kv_heads": 4,
          "vocab_size": 32000, "num_experts": 8, "num_experts_per_tok": 2}

@@ -5,8 +5,8 @@ import json
 import sys
 
 import tiny
-from tiny.tools.progress import read_text
-from tiny.tools.routing_text import RESET, colours_wanted, paint
+from tiny.tools.coloured_text import RESET, colours_wanted, paint
+from tiny.tools.session import read_text
 
 ALTERNATE = (0, 3)  # two of the colours of the experts, easily told apart
 

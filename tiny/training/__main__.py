@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 from tiny.config import TinyError
-from tiny.tools.bench import machine
-from tiny.training.evaluate import evaluate
-from tiny.training.progress import plot_losses
-from tiny.training.train import BASELINE, CONTEXT, Recipe, export, train
+from tiny.tools.machine import machine
+from tiny.training.run_state import plot_losses
+from tiny.training.text.evaluate import evaluate
+from tiny.training.text.train import BASELINE, CONTEXT, Recipe, export, train
 
 MODELS = ("tiny-mixtral", "tiny-pixtral")
 
@@ -78,26 +78,28 @@ def run(options: argparse.Namespace) -> int:
 def run_pixtral(options: argparse.Namespace) -> int:
     """The same with tiny-pixtral."""
     # Imported here so that tiny-mixtral is trained without fonts and pictures.
-    from tiny.training import card_pixtral, evaluate_pixtral, train_pixtral
+    from tiny.training.images import card as image_card
+    from tiny.training.images import evaluate as evaluation
+    from tiny.training.images import train as image_training
 
     if options.baseline or options.tokens is not None or options.rate is not None:
         raise TinyError("--baseline, --tokens and --rate are options of tiny-mixtral.",
-                        "The recipe of tiny-pixtral is in tiny/training/train_pixtral.py.")
+                        "The recipe of tiny-pixtral is in tiny/training/images/train.py.")
     if options.evaluate:
-        print(card_pixtral.console_table(evaluate_pixtral.evaluate(options.evaluate, options.scenes)))
+        print(image_card.console_table(evaluation.evaluate(options.evaluate, options.scenes)))
         return 0
-    recipe = dataclasses.replace(train_pixtral.Recipe(), seed=options.seed)
+    recipe = dataclasses.replace(image_training.Recipe(), seed=options.seed)
     out = options.out or Path("runs") / "tiny-pixtral"
-    trainer = train_pixtral.train(recipe, out, options.stop_after, options.save_minutes,
+    trainer = image_training.train(recipe, out, options.stop_after, options.save_minutes,
                                   processes=options.processes)
     if trainer.step < trainer.total:
         return stopped(trainer.step)
-    train_pixtral.export(trainer, out)
+    image_training.export(trainer, out)
     print("the checkpoint is written; measuring it", flush=True)
-    card = card_pixtral.facts(trainer, machine()) | evaluate_pixtral.evaluate(out, options.scenes)
+    card = image_card.facts(trainer, machine()) | evaluation.evaluate(out, options.scenes)
     (out / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    card_pixtral.plot_stages(out / "log.jsonl", out / "loss.png")
-    print(card_pixtral.console_table(card))
+    image_card.plot_stages(out / "log.jsonl", out / "loss.png")
+    print(image_card.console_table(card))
     return 0
 
 

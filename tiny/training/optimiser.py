@@ -2,7 +2,7 @@
 
 All parameters lie in one float32 array, and so do the gradients and the two moments; a weight by its name is a view
 of it. An update is then a few passes over memory, and a checkpoint of the training is four arrays.
-Read `train.py` next.
+Read `text/train.py` next.
 
 >>> learning_rate(0.5, 1e-3, warmup=0.01, flat=0.5, floor=0.0)
 0.001
@@ -11,7 +11,7 @@ Read `train.py` next.
 import numpy as np
 
 from tiny.config import Config
-from tiny.weights import expected_shapes
+from tiny.files.weights import expected_shapes
 
 BLOCK = 1 << 15  # Parameters updated at a time: five float32 arrays of this size stay in the cache.
 

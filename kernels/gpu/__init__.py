@@ -1,0 +1,1 @@
+"""The kernels on a GPU, checked and timed: `python -m kernels.gpu`."""

@@ -1,0 +1,190 @@
+"""The script for a GPU, behind `make gpu`: does everything work there, is it right, and how fast is it?
+
+    python -m kernels.gpu [--out runs/gpu] [--steps agree,time]
+
+It needs a CUDA image with CuPy and torch, and ends by itself within 8 minutes. Every step runs in a process of its own
+under its own limit of time, so that a crash or a hang costs one step; OUT/results.json is written after each.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 465.0  # seconds for all steps; what remains of 8 minutes is for starting and for the table
+NO_GPU = 2  # exit status
+
+
+def plan() -> list[tuple[str, tuple[str, ...], float]]:
+    """All steps in order: name, the words for `kernels.gpu.steps`, and seconds at most."""
+    from kernels.cases import operations
+    names = [operation.name for operation in operations()]
+    return [*((name, (name,), 45.0) for name in ("device", "bfloat16", "cubin", "sm_90a", "graph")),
+            *((f"agree {name}", ("agree", name), 45.0) for name in names),
+            ("copy", ("copy",), 30.0), ("cublas", ("cublas",), 60.0),
+            *((f"time {name}", ("time", name), 60.0) for name in names),
+            ("torch", ("torch",), 60.0), ("sdpa", ("sdpa",), 45.0),
+            ("memcheck", ("sanitizer", "memcheck"), 75.0), ("racecheck", ("sanitizer", "racecheck"), 75.0)]
+
+
+def run_step(command: Sequence[str], seconds: float) -> dict:
+    """Run one step: {"ok", "seconds", "rows", "error" if it failed}. Rows printed before a crash or the limit count.
+
+    The step has a process group of its own, which ends with it, whatever it has started.
+    """
+    start, late = time.monotonic(), False
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err, start_new_session=True)
+        try:
+            child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            late = True
+        finally:
+            end_group(child)
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+    rows = [row for line in texts[0].splitlines() if (row := read_row(line)) is not None]
+    result = {"ok": child.returncode == 0 and not late, "seconds": round(time.monotonic() - start, 1), "rows": rows}
+    if not result["ok"]:
+        said = texts[1].strip().splitlines()
+        result["error"] = (f"Stopped after {seconds:.0f} seconds." if late else said[-1][:600] if said else
+                           f"Ended with status {child.returncode}, without a word.")
+    return result
+
+
+def end_group(child: subprocess.Popen) -> None:
+    """End a step and everything that it started."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.wait()
+
+
+def read_row(line: str) -> dict | None:
+    """One JSON object of a step's output; None for anything else that was printed, or cut off."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def run_all(steps: Sequence[tuple[str, tuple[str, ...], float]], path: Path, limit: float = LIMIT,
+            command: Callable[[tuple[str, ...]], list[str]] | None = None) -> dict:
+    """Run steps in order, and write what is known to `path` after each. Those for which no time is left are not run.
+
+    Returns early, and writes nothing, if the first step, which finds the GPU, fails.
+    """
+    command = command or (lambda words: [sys.executable, "-m", "kernels.gpu.steps", *words])
+    start = time.monotonic()
+    steps_done: dict[str, dict] = {}
+    results: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "sources": version_of_sources(), "steps": steps_done}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for n, (name, words, seconds) in enumerate(steps):
+        left = limit - (time.monotonic() - start)
+        steps_done[name] = (run_step(command(words), min(seconds, left)) if left > 1 else
+                            {"ok": False, "seconds": 0.0, "rows": [], "error": "Not run: no time was left."})
+        if n == 0 and not steps_done[name]["ok"]:
+            break
+        print(f"{name:24} {steps_done[name]['seconds']:6.1f} s  {steps_done[name].get('error', 'ok')}", flush=True)
+        results["table"] = rows_of_table(results)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    return results
+
+
+def version_of_sources() -> str:
+    """The commit that is measured, or "unknown"."""
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def ceilings(results: dict) -> tuple[float, float]:
+    """Bytes and FLOP per microsecond that this GPU reached, by a copy and by cuBLAS; 0 for what was not measured."""
+    def best(step: str, key: str) -> float:
+        return max((row.get(key, 0.0) for row in results["steps"].get(step, {}).get("rows", ())), default=0.0)
+    return best("copy", "TB_per_s") * 1e6, best("cublas", "TFLOP_per_s") * 1e6
+
+
+def rows_of_table(results: dict) -> list[dict]:
+    """One row for each kernel version and shape: time, floor, the fraction of it that is reached, and torch's time.
+
+    The floor is the time of the bytes at the speed of a copy, or of the operations at that of cuBLAS, if that is more.
+    """
+    bandwidth, arithmetic = ceilings(results)
+    steps = results["steps"]
+    peers = {(row["operation"], row["shape"]): row["us"] for row in steps.get("torch", {}).get("rows", ())}
+    rows = []
+    for row in (row for name, step in steps.items() if name.startswith("time ") for row in step["rows"] if "us" in row):
+        floors = [row["bytes"] / bandwidth if bandwidth else 0.0, row["flop"] / arithmetic if arithmetic else 0.0]
+        floor = max(floors) if all(floors) or not row["flop"] else 0.0  # a floor needs both ceilings
+        rows.append({"operation": row["operation"], "version": row["version"], "shape": row["shape"], "us": row["us"],
+                     "spread": row["spread"], "bytes": row["bytes"], "flop": row["flop"],
+                     "floor_us": floor or None, "fraction": floor / row["us"] if floor else None,
+                     "torch_us": peers.get((row["operation"], row["shape"]))})
+    return rows
+
+
+def show(results: dict) -> str:
+    """The short table that ends the script."""
+    def number(value: Any, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    lines = []
+    for name, step in results["steps"].items():
+        if name.startswith("agree "):
+            run = [row for row in step["rows"] if "error" in row]
+            worst = {p: max((row["error"] for row in run if row["precision"] == p), default=0.0) for p in
+                     ("float32", "bfloat16")}
+            lines.append(f"{name:24} {sum(row['ok'] for row in run)} of {len(run)} cases as NumPy; largest error "
+                         f"{worst['float32']:.1e} in float32, {worst['bfloat16']:.1e} in bfloat16")
+    bandwidth, arithmetic = ceilings(results)
+    lines += [f"ceilings: a copy {bandwidth / 1e6:.2f} TB/s, cuBLAS {arithmetic / 1e6:.0f} TFLOP/s", "",
+              f"{'operation':17}{'version':8}{'shape':35}{'us':>11}{'spread':>8}{'of floor':>9}{'torch us':>11}"]
+    for row in results["table"]:
+        lines.append(f"{row['operation']:17}{row['version'] or '':8}{row['shape']:35}{row['us']:11.1f}"
+                     f"{row['spread']:8.1%}{number(row['fraction'], '.0%'):>9}{number(row['torch_us'], '.1f'):>11}")
+    failed = [name for name, step in results["steps"].items() if not step["ok"]]
+    lines += ["", f"{len(results['steps']) - len(failed)} of {len(results['steps'])} steps worked."]
+    return "\n".join([*lines, *(f"  {name}: {results['steps'][name]['error']}" for name in failed)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the steps. 0: all worked; 1: some did not; 2: there is no GPU, or nothing to reach it with."""
+    parser = argparse.ArgumentParser(prog="python -m kernels.gpu", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu", help="folder for results.json")
+    parser.add_argument("--steps", default="", help="names or beginnings of names, parted by commas; default: all")
+    arguments = parser.parse_args(argv)
+    try:
+        steps = plan()
+    except ImportError as error:
+        print(f"The Python module {error.name} is missing.\nRun pip install numpy ml_dtypes pillow.", file=sys.stderr)
+        return NO_GPU
+    wanted = tuple(name for name in arguments.steps.split(",") if name) or ("",)
+    steps = [step for n, step in enumerate(steps) if n == 0 or step[0].startswith(wanted)]
+    path = arguments.out / "results.json"
+    results = run_all(steps, path)
+    if not results["steps"][steps[0][0]]["ok"]:
+        print(f"There is nothing to measure on: {results['steps'][steps[0][0]]['error']}", file=sys.stderr)
+        return NO_GPU
+    print(f"\n{show(results)}\n{path}")
+    return 0 if all(step["ok"] for step in results["steps"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""The notebooks: scripts and notebooks agree, show the source as it is, restate nothing, and label their figures.
+
+`make notebooks` runs them in Jupyter. Here the scripts run as plain Python, which needs the core requirements only.
+"""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from oracles import ROOT
+
+import notebooks.show
+from notebooks import build
+from tiny.kv_cache import KVCache
+from tiny.rope import rope, rope_table
+
+SCRIPTS = build.scripts()
+each = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+
+
+def texts(script):
+    return [text for kind, text in build.cells(script) if kind == "markdown"]
+
+
+def sections(script):
+    """The numbered sections of a notebook: the source of their cells, joined."""
+    whole = "\n".join(text for _, text in build.cells(script))
+    return re.split(r"^## ", whole, flags=re.M)[1:]
+
+
+# ---- scripts and notebooks
+
+def test_the_first_three_are_there():
+    assert {"03_rotary_positions", "04_attention_and_cache", "05_routing_and_experts"} <= {s.stem for s in SCRIPTS}
+    assert {path.stem for path in build.FOLDER.glob("*.ipynb")} == {s.stem for s in SCRIPTS}
+
+
+@each
+def test_script_and_notebook_agree(script):
+    assert build.check(script) == [], "run `make notebooks`"
+
+
+def damage_cell(book):
+    book["cells"][0]["source"][0] += "!"
+
+
+def damage_order(book):
+    next(cell for cell in book["cells"] if cell["cell_type"] == "code")["execution_count"] = 7
+
+
+def damage_output(book):
+    cell = [cell for cell in book["cells"] if cell["cell_type"] == "code"][-1]
+    cell["outputs"] = [{"output_type": "error", "ename": "ValueError", "evalue": "", "traceback": []}]
+
+
+def damage_listing(book):
+    cell = next(cell for cell in book["cells"] if "show(" in "".join(cell["source"]) and cell["outputs"])
+    cell["outputs"][0]["text"] = [*cell["outputs"][0]["text"][:-1], "another last line\n"]
+
+
+def damage_model(book):
+    book["metadata"]["tiny-mixtral"] = "0" * 16
+
+
+@pytest.mark.parametrize("damage, says", [(damage_cell, "is not what"), (damage_order, "top to bottom"),
+                                          (damage_output, "error"), (damage_listing, "source that has changed"),
+                                          (damage_model, "another tiny-mixtral")])
+def test_check_finds(damage, says, tmp_path):
+    script = tmp_path / SCRIPTS[0].name
+    shutil.copy(SCRIPTS[0], script)
+    assert "is not built" in build.check(script)[0]
+    book = json.loads(SCRIPTS[0].with_suffix(".ipynb").read_text(encoding="utf-8"))
+    damage(book)
+    script.with_suffix(".ipynb").write_text(json.dumps(book), encoding="utf-8")
+    wrong = build.check(script)
+    assert len(wrong) == 1 and says in wrong[0]
+
+
+def test_check_finds_a_large_notebook(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "LIMIT_BYTES", 10 << 10)
+    assert any("the limit is 10" in line for line in build.check(SCRIPTS[0]))
+
+
+@pytest.mark.parametrize("text, says", [("# %%\nx = 1\n# %% [text]\n", ":3: a cell begins with"),
+                                        ("# %% [markdown]\n# One.\nx = 1\n", ":3: a cell of text"),
+                                        ("x = 1\n# %%\n", ":1: the script begins")])
+def test_a_broken_script_is_refused(text, says, tmp_path):
+    script = tmp_path / "01_x.py"
+    script.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=says):
+        build.cells(script)
+
+
+def test_cells_of_a_script(tmp_path):
+    script = tmp_path / "01_x.py"
+    script.write_text("# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nx = 1\n\n# a comment\nprint(x)\n",
+                      encoding="utf-8")
+    assert build.cells(script) == [("markdown", "# Title\n\nText."), ("code", "x = 1\n\n# a comment\nprint(x)")]
+    cells = build.notebook(script)["cells"]
+    assert cells[1] == {"cell_type": "code", "id": "01-01", "metadata": {}, "execution_count": None, "outputs": [],
+                        "source": ["x = 1\n", "\n", "# a comment\n", "print(x)"]}
+    assert set(cells[0]) == {"cell_type", "id", "metadata", "source"}
+
+
+# ---- what a notebook says
+
+@each
+def test_nothing_of_tiny_is_defined_again(script):
+    """No cell defines a name that tiny defines, and no function of a notebook is longer than six lines."""
+    taken = {node.name for path in (ROOT / "tiny").rglob("*.py")
+             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+             if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    assert {"rope", "attend", "append", "route", "experts"} <= taken
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            assert node.name not in taken, f"{script.name}:{node.lineno} defines {node.name} again"
+            assert node.end_lineno - node.lineno < 6, f"{script.name}:{node.lineno} is a long function"
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
+            names = {target.id for target in node.targets if isinstance(target, ast.Name)}
+            assert not names & taken, f"{script.name}:{node.lineno} defines {names} again"
+
+
+@each
+def test_the_rhythm(script):
+    """A section asks, calls, shows at most one figure, and ends with something to change."""
+    *numbered, last = sections(script)
+    assert len(numbered) >= 3 and last.startswith("Where to go")
+    for number, section in enumerate(numbered, 1):
+        title = section.splitlines()[0]
+        assert title.startswith(f"{number}. "), title
+        assert "?" in section and section.count("**Now change this:**") == 1, title
+        assert section.count("Picture(") <= 1 and "print(" in section, title
+    assert sum("show(" in section for section in numbered) >= 3
+    assert "**Test it:**" in last and "**Write it:**" in last
+    assert f"(../tutorial/{script.stem}.md)" in last and f"(../tutorial/{script.stem}.md)" in texts(script)[0]
+
+
+@each
+def test_links_and_commands(script):
+    for text in texts(script):
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            assert target.startswith("https://") or (script.parent / target).exists(), f"{script.name}: {target}"
+        for command in re.findall(r"`\.venv/bin/python -m pytest ([^`]+)`", text):
+            assert all((ROOT / name).exists() for name in command.split()), f"{script.name}: {command}"
+
+
+@each
+def test_outputs_name_no_machine(script):
+    text = script.with_suffix(".ipynb").read_text(encoding="utf-8")
+    assert not re.search(r"[\"' (=]/(?:\w+)/\w+| at 0x[0-9a-f]{6}|site-packages", text)
+
+
+# ---- running them
+
+def labelled(panel):
+    """Whether a reader can tell what both axes are: by labels, by words at the ticks, or by the panel's title. A bar
+    of colours may leave it to the title of the panel it belongs to.
+    """
+    if panel.get_label() == "<colorbar>":
+        return bool(panel.get_ylabel() or panel.figure.axes[0].get_title())
+    ticks = [label.get_text() for label in panel.get_yticklabels()]
+    words = any(re.search(r"[a-z]{2}", tick) for tick in ticks)
+    shared = any(other.get_ylabel() for other in panel.get_shared_y_axes().get_siblings(panel))
+    return bool(panel.get_xlabel()) and bool(panel.get_ylabel() or words or shared or panel.get_title())
+
+
+@each
+def test_it_runs_and_labels_its_figures(script, monkeypatch, capsys):
+    figures = []
+    monkeypatch.setattr(notebooks.show, "Picture", figures.append)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.chdir(build.FOLDER)
+    with np.printoptions():
+        exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), {"__name__": "notebook"})
+    assert "tiny/" in capsys.readouterr().out and len(figures) >= 2
+    for figure in figures:
+        panels = [panel for panel in figure.axes if panel.axison]
+        assert all(map(labelled, panels)), f"{figure}: {[panel.get_title() for panel in panels]}"
+        assert panels or all(panel.get_title(loc="left") or panel.get_title() for panel in figure.axes)
+
+
+def test_an_unlabelled_figure_is_found():
+    from matplotlib.figure import Figure
+
+    panel = Figure().subplots()
+    assert not labelled(panel)
+    panel.set(xlabel="token")
+    assert not labelled(panel)
+    panel.set(ylabel="share")
+    assert labelled(panel)
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks"])
+def test_it_finds_tiny_from_both_folders(folder):
+    """The first cell, in a process whose path holds its folder only, as Jupyter's does."""
+    setup = next(text for kind, text in build.cells(SCRIPTS[0]) if kind == "code")
+    ran = subprocess.run([sys.executable, "-c", setup + "\nshow(rope)"], cwd=ROOT / folder, env={"PATH": ""},
+                         capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("tiny/rope.py:")
+
+
+# ---- show and Picture
+
+@pytest.mark.parametrize("function, steps, first", [
+    (rope_table, (), "def rope_table("), (KVCache.append, (), "def append("),
+    (rope, (2,), "# (2) rotate"), (rope, (1, 2), "# (1) the two")])
+def test_show(function, steps, first, capsys):
+    notebooks.show.show(function, *steps)
+    head, empty, *lines = capsys.readouterr().out.splitlines()
+    path, line = head.split(":")
+    source = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    assert empty == "" and lines[0].startswith(first) and source[int(line) - 1].strip() == lines[0]
+    assert ("# (2)" in "\n".join(lines)) == (2 in steps or function is KVCache.append or function is rope_table)
+
+
+def test_picture():
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().set(title="shares", xlabel="expert")
+    picture = notebooks.show.Picture(figure)
+    assert repr(picture) == "figure: shares" and picture._repr_png_().startswith(b"\x89PNG")
+    assert picture._repr_png_() == picture._repr_png_()

@@ -1,0 +1,245 @@
+"""The chapters: every number in them is computed here, every reference and picture is there, every example runs."""
+
+import doctest
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tiny.__main__ import build_parser
+from tiny.attention import QUERIES, attention
+from tiny.numerics import softmax
+from tiny.rope import rope, rope_table
+from tiny.tools import memory
+from tiny.tools.releases import MIXTRAL_8X7B as MIXTRAL
+from tiny.tools.routing import chance
+from tutorial import build, draw_figures
+from tutorial.make_coursework import load_exercises
+from tutorial.source import ROOT, source_of
+
+CHAPTERS = {path.name[:2]: path for path in build.chapters()}
+TEXTS = {number: path.read_text(encoding="utf-8") for number, path in CHAPTERS.items()}
+LARGEST = 100 * 1024  # bytes of a picture
+
+d, theta, context = MIXTRAL.head_dim, MIXTRAL.rope_theta, MIXTRAL.max_seq_len
+total, active = memory.parameters(MIXTRAL)
+expert = math.prod((3, MIXTRAL.dim, MIXTRAL.hidden_dim))
+every_expert = expert * MIXTRAL.moe.num_experts * MIXTRAL.n_layers
+two_experts = expert * MIXTRAL.moe.num_experts_per_tok * MIXTRAL.n_layers
+cos, sin = rope_table(np.array([2]), 4, 1e4)
+three = softmax(np.array([0, 1, 2], np.float32))
+silu_1 = 1 / (1 + math.exp(-1))
+four = softmax(np.array([0, 2, 1, 0], np.float32))
+first, common = chance(8, 2)
+last_pair, pair_32 = theta ** (-126 / d), theta ** (-2 * 32 / d)
+
+
+def answers(query=2):
+    """The worked example of chapter 4: one head of four numbers, of which the first is not zero."""
+    q, keys, values = (np.zeros((3, 1, 4), np.float32) for _ in range(3))
+    q[:, 0, 0], keys[:, 0, 0], values[:, 0, 0] = query, (0, 1, 2), (10, 20, 30)
+    return attention(q, keys, values, [3], [(0, 3)])[:, 0, 0]
+
+
+def pair_score(m, n):
+    """The score of the pair (1, 0) at positions m and n."""
+    a, b = (rope(np.array([[[1, 0]]], np.float32), *rope_table(np.array([p]), 2, theta))[0, 0] for p in (m, n))
+    return float(a @ b)
+
+
+def whole(x):
+    return f"{x:,.0f}"
+
+
+def kv_row(kv_heads, itemsize):
+    return 2 * MIXTRAL.n_layers * kv_heads * d * itemsize
+
+
+PAPER = {"67.0", "44.9"}  # arXiv:2401.04088, table 5, DM Mathematics, first or second choice, layers 15 and 0
+
+# What is printed in the prose of a chapter, beside what its examples print: each number from where it comes.
+CLAIMS = {
+    "03": {whole(theta), whole(1e4), str(d), "126", whole(context - 1), whole(100), f"{2 * 1e4 ** (-2 / 4):.2f}",
+           f"{cos[0, 0]:.4f}".lstrip("-"), f"{sin[0, 0]:.4f}", f"{last_pair:.8f}", f"{(context - 1) * last_pair:.4f}",
+           f"{math.degrees((context - 1) * last_pair):.1f}", whole((context - 1) // (2 * math.pi)), f"{pair_32:.3f}",
+           whole(1 / pair_32), whole(2 * math.pi / pair_32), f"{pair_score(1007, 1004):.2f}".lstrip("-"),
+           whole(1007), whole(1004)},
+    "04": {*(f"{x:.{n}f}" for x in answers()[1:] for n in (2, 1)), *(f"{math.exp(n):.3f}" for n in (1, 2)),
+           *(f"{x:.3f}" for x in three), f"{three[0]:.2f}", str(d), whole(kv_row(8, 2)), str(kv_row(8, 2) // 1024),
+           whole(context), whole(4096), whole(4097), whole(4096 * 4097 / 2), whole(131072),
+           f"{QUERIES * 131072 * 4 / 1e6:.1f}", whole(131072 // QUERIES), "100"},
+    "05": {f"{softmax(np.array([2, 1], np.float32))[n]:.3f}" for n in (0, 1)}
+          | {f"{four[1]:.2f}", f"{four[2]:.3f}", "0.5", f"{silu_1:.4f}",
+             f"{0.731 * 2 * silu_1 + 0.269 * 3 * silu_1:.3f}", f"{100 * first:.1f}", f"{100 * common:.1f}",
+             f"{100 - 100 * common:.1f}", *PAPER, whole(MIXTRAL.dim), whole(MIXTRAL.hidden_dim), whole(expert),
+             whole(every_expert), whole(total), whole(total - every_expert), whole(two_experts), whole(active),
+             f"{100 * every_expert / total:.1f}", f"{100 * active / total:.1f}", f"{total / 1e9:.1f}"},
+}
+
+
+def prose(text):
+    """A chapter without its examples, references, links and formulas."""
+    for pattern in (r"```.*?```", r"`[^`]+`", r"sections?\s\d[\d.]+", r"\{\{.*?\}\}", r"\]\([^)]*\)",
+                    r"arXiv:\d+\.\d+", r"\$\$.*?\$\$", r"!\[[^\]]*\]"):
+        text = re.sub(pattern, " ", text, flags=re.S)
+    return text
+
+
+def examples(text):
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
+
+
+def numbers(text):
+    """The numbers of a text that are not small and whole, as printed."""
+    found = re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w])", text)
+    return {n.rstrip(",") for n in found if "." in n or len(n.rstrip(",")) > 2}
+
+
+@pytest.mark.parametrize("number", TEXTS)
+def test_every_number_of_a_chapter_is_computed(number):
+    printed = numbers(prose(TEXTS[number]))
+    outputs = numbers(re.sub(r"[\[\](),]", " ", examples(TEXTS[number])))
+    unknown = printed - CLAIMS[number] - outputs
+    assert len(printed) > 6 and not unknown, f"nothing computes {sorted(unknown)}"
+
+
+@pytest.mark.parametrize("number", TEXTS)
+def test_the_examples_of_a_chapter_run(number):
+    test = doctest.DocTestParser().get_doctest(examples(TEXTS[number]), {}, number, CHAPTERS[number].name, 0)
+    said = []
+    result = doctest.DocTestRunner(verbose=False).run(test, out=said.append)
+    assert result.attempted >= 4 and result.failed == 0, "".join(said)
+
+
+@pytest.mark.parametrize("number", TEXTS)
+def test_a_built_chapter_shows_the_code_as_it_stands(number):
+    built = build.build(TEXTS[number])
+    assert "{{" not in built
+    references = [r for r in re.findall(r"^\{\{ (.*) \}\}$", TEXTS[number], re.M) if not r.startswith("exercise")]
+    assert len(references) >= 3 and references == re.findall(r"\{\{ (tiny.*?) \}\}", TEXTS[number])
+    for reference in references:
+        source = source_of(reference)
+        assert f"[{source.place}](../../{source.path}#L{source.first})\n\n```python\n{source.text}\n```" in built
+    for target in re.findall(r"\]\(([^)\s]+)\)", built):
+        if not re.match(r"https?:|\d\d_", target):
+            assert (build.BUILT / target.partition("#")[0]).resolve().exists(), target
+        if re.match(r"\d\d_", target):
+            assert (build.FOLDER / target).exists(), target
+
+
+def test_each_exercise_stands_in_its_chapter_and_its_answer_is_folded():
+    for exercise in load_exercises():
+        text = (build.FOLDER / exercise.chapter).read_text(encoding="utf-8")
+        block = text[text.index(f"{{{{ exercise {exercise.id} }}}}"):]
+        folded = block[block.index("<details>"): block.index("</details>")]
+        assert f"{{{{ {exercise.path}:{exercise.name}" in folded, exercise.id
+        built = re.sub(r"^ +", "", build.build(text), flags=re.M)
+        shown = re.sub(r"<details>.*?</details>", "", built, flags=re.S)
+        for step in exercise.steps:
+            answer = re.sub(r"^ +", "", source_of(f"{exercise.path}:{exercise.name}#{step}").text, flags=re.M)
+            assert answer in built, f"{exercise.id}: the chapter has no answer for step {step}"
+            for line in answer.splitlines()[1:]:
+                assert line == "first += length" or line not in shown, f"{exercise.id}: {line} is given away"
+        assert f"**Exercise {exercise.id}: {exercise.title}** ({exercise.points} points)" in build.build(text)
+
+
+@pytest.mark.parametrize("number", TEXTS)
+def test_the_order_of_a_chapter(number):
+    text = TEXTS[number]
+    assert text.startswith(f"# {int(number)}. ")
+    for words in ("**You will do**", "**You will learn**", "**You need**"):
+        assert words in text[: text.index("## ")].replace("\n", " "), words
+    heads = re.findall(r"^## (.*)$", text, re.M)
+    wanted = ["The question", "The idea", "The code", "Six numbers", "Problems", "Exercise", "The paper"]
+    places = [next(n for n, head in enumerate(heads) if head.startswith(word)) for word in wanted]
+    assert places == sorted(places), heads
+    problems = text[text.index("## Problems"): text.index("## Exercise")]
+    assert len(re.findall(r"^\d\. ", problems, re.M)) == problems.count("<details><summary>Answer") == 3
+    words = len(re.sub(r"```.*?```|<details>.*?</details>|!?\[[^\]]*\]\([^)]*\)", "", text, flags=re.S).split())
+    assert words <= 1500, f"{words} words take more than ten minutes"
+    assert max(len(line) for line in text.splitlines() if not line.startswith("![")) <= 120
+
+
+def test_commands_of_the_chapters():
+    """Every command that a chapter names is one that the program knows, with options that it has."""
+    commands = re.findall(r"^python -m tiny (.*)$", "\n".join(TEXTS.values()), re.M)
+    assert commands
+    for command in commands:
+        assert build_parser().parse_args(command.split()).command == command.split()[0]
+
+
+def test_no_sentence_looks_like_a_list():
+    """A line that begins with a number and a dot would be shown as an item of a list."""
+    for text in TEXTS.values():
+        outside = text[: text.index("## Problems")] + text[text.index("## Exercise"):]
+        assert not re.findall(r"^[ >]*\d+\. .*", outside, re.M)
+
+
+def test_words_of_the_chapters():
+    for text in TEXTS.values():
+        assert not re.search(r"[\u2013\u2014]|\b(?:simply|just a|obviously|of course|TO" r"DO)\b", text)
+
+
+def test_the_builder_says_what_is_wrong(monkeypatch, capsys, tmp_path):
+    chapter = tmp_path / "01_title.md"
+    monkeypatch.setattr(build, "FOLDER", tmp_path)
+    for line, words in (("tiny/rope.py:nothing", "nothing"), ("tiny/none.py:f", "none.py"), ("exercise 9.9", "9.9"),
+                        ("tiny/rope.py:rope#7", "step"), ("words", "words")):
+        chapter.write_text(f"# Title\n\n{{{{ {line} }}}}\n", encoding="utf-8")
+        assert build.main(["--check"]) == 1
+        assert words in capsys.readouterr().err
+
+
+def test_the_builder_writes_every_chapter(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "BUILT", tmp_path / "built")
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    assert build.main([]) == 0 and build.main(["--check"]) == 0
+    assert sorted(path.name for path in (tmp_path / "built").iterdir()) == [path.name for path in CHAPTERS.values()]
+
+
+def test_links_go_one_folder_up():
+    text = "[a](../tiny/rope.py) [b](04_attention_and_cache.md) [c](https://x.org) ![d](figures/e.png) [f](#g)"
+    assert build.relink(text) == ("[a](../../tiny/rope.py) [b](04_attention_and_cache.md) [c](https://x.org) "
+                                  "![d](../figures/e.png) [f](#g)")
+
+
+# ---- pictures
+
+@pytest.fixture(scope="module")
+def drawn():
+    return draw_figures.figures()
+
+
+def test_every_picture_is_shown_once_with_words(drawn):
+    shown = [match for text in TEXTS.values() for match in re.findall(r"!\[([^\]]*)\]\(figures/(\w+)\.png\)", text)]
+    assert sorted(name for _, name in shown) == sorted(drawn)
+    assert all(len(words) > 40 for words, _ in shown)
+
+
+def test_pictures_are_small_and_of_the_embedded_model(drawn):
+    for name, figure in drawn.items():
+        file = draw_figures.FOLDER / f"{name}.png"
+        assert file.stat().st_size <= LARGEST, name
+        with Image.open(file) as image:
+            assert image.text["Model"] == draw_figures.model_checksum(), f"{name} is out of date: run make figures"
+            inches = figure.get_size_inches()
+            assert abs(np.array(image.size) - 120 * inches).max() <= 1, f"{name} is out of date: run make figures"
+
+
+def test_the_pictures_are_drawn_by_one_command(monkeypatch, tmp_path, drawn, capsys):
+    monkeypatch.setattr(draw_figures, "FOLDER", tmp_path / "figures")
+    monkeypatch.setattr(draw_figures, "ROOT", tmp_path)
+    monkeypatch.setattr(draw_figures, "figures", lambda: {"cache": drawn["kv_cache_rows"]})
+    draw_figures.main()
+    assert "figures/cache.png" in capsys.readouterr().out
+    with Image.open(tmp_path / "figures/cache.png") as image:
+        assert image.width > 600 and len(image.convert("RGB").getcolors()) > 3
+
+
+def test_chapters_need_no_notebook_and_no_framework():
+    code = ("import sys; import tutorial.build; sys.exit(bool({'matplotlib', 'torch', 'nbformat'} & set(sys.modules)))")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

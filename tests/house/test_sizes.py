@@ -1,0 +1,58 @@
+"""The book is short: its files, its functions, all of it, and what is stored beside it."""
+
+import statistics
+import subprocess
+
+import pytest
+from house import BOOK, ORDER, PROGRAMS
+from oracles import ROOT
+
+from tutorial.pages import readme
+
+FILE, FUNCTION, FLAT, APPENDIX = 150, 40, 1300, 800  # lines of code at most
+MIB = 1 << 20
+
+
+def test_the_book_is_the_flat_modules():
+    found = {path for folder in ("tiny", "tiny/files") for path in (ROOT / folder).glob("*.py")}
+    assert found - {ROOT / "tiny/__main__.py"} == set(BOOK.values())
+    assert len(ORDER) == len(set(ORDER)), "the docstring of tiny lists each module once"
+
+
+def test_sizes():
+    lines = {name: readme.lines_of(path) for name, path in BOOK.items()}
+    assert {name: n for name, n in lines.items() if n > FILE} == {}, f"a file has at most {FILE} lines of code"
+    assert sum(n for name, n in lines.items() if "." not in name) <= FLAT
+    assert sum(n for name, n in lines.items() if "." in name) <= APPENDIX
+    lengths = {f"{name}.{function}": n for name, path in BOOK.items()
+               for function, n in readme.function_lengths(path).items()}
+    assert {name: n for name, n in lengths.items() if n > FUNCTION} == {}
+    assert statistics.median(lengths.values()) <= 12
+
+
+def test_lines_of_code_are_counted_right():
+    source = '"""Title.\n\nMore."""\n\nimport os  # why\n\n# a remark\ndef f(x):\n    """Say."""\n    return (x,\n\n' \
+             '            """a\n\nb""")\n'
+    assert readme.code_lines(source) == {5, 8, 10, 12, 13, 14}
+
+
+def test_first_sentences():
+    assert [readme.first_sentence(ROOT / f"tiny/{name}.py") for name in ("rms_norm", "experts")] == [
+        "RMSNorm: divide each row by its root mean square, then scale each column.",
+        "The experts: feed-forward networks of which each token visits a few."]
+    for path in PROGRAMS:
+        assert readme.first_sentence(path), f"{path} does not say what it is"
+
+
+def test_sizes_of_stored_data():
+    folders = [ROOT / name for name in ("tests/golden", "tiny/checkpoints", "tiny/training/corpus")]
+    total = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    assert total <= 32 * MIB, f"{total / MIB:.1f} MiB of stored data"
+
+
+def test_sizes_of_tracked_files():
+    if not (ROOT / ".git").exists():
+        pytest.skip("This is a copy without its git history, so there is no list of tracked files.")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    sizes = {name: (ROOT / name).stat().st_size for name in names.split("\0") if name and (ROOT / name).exists()}
+    assert sizes and {name: size for name, size in sizes.items() if size > 8 * MIB} == {}

@@ -1,0 +1,183 @@
+"""Find the file of a tokenizer, and read it: a tokenizer.model as Mixtral's, or a tekken.json as Pixtral's.
+
+Whatever is wrong with a file is said here, when it is opened, and not by odd tokens later. This is the last file of
+the appendix.
+"""
+
+import binascii
+import json
+from pathlib import Path
+
+from tiny.config import TinyError
+from tiny.files.params import number, read_json
+from tiny.tekken import PATTERN, SPECIAL_TOKENS, TekkenTokenizer
+from tiny.tokenizer import SentencePieceTokenizer
+
+# Mixtral's file has half a megabyte, Pixtral's has 19.
+LARGEST_FILE = 32 * 2**20
+LARGEST_VOCABULARY = 2**20
+REMEDY = "Fetch the file again, from the same release as the weights."
+
+
+def load_tokenizer(path: str | Path) -> SentencePieceTokenizer | TekkenTokenizer:
+    """Read a tokenizer.model or a tekken.json, by its own name or as the folder that holds it.
+
+    In a folder with both, a model with a vision encoder gets its tekken.json, and any other its tokenizer.model.
+
+    Raises:  TinyError if it is missing, empty, cut short, or neither
+    """
+    path = find_tokenizer(Path(path))
+    data = read_file(path)
+    # A SentencePiece file begins with a line feed, whatever its name.
+    return open_tekken(path, data) if path.suffix == ".json" or data[:1] == b"{" else open_sentencepiece(path, data)
+
+
+def find_tokenizer(path: Path) -> Path:
+    """Return the tokenizer file that `path` is or holds.
+
+    Order:   in a folder, tokenizer.model, then tokenizer.model.v*, then tekken.json, then tekken*.json; if its
+             params.json or config.json describes a model with a vision encoder, the Tekken files come first.
+    Raises:  TinyError if there is none
+    """
+    if not path.is_dir():
+        return path
+    patterns = ["tokenizer.model", "tokenizer.model.v*", "tekken.json", "tekken*.json"]
+    if sees(path):
+        patterns = patterns[2:] + patterns[:2]
+    named = [file for pattern in patterns for file in sorted(path.glob(pattern)) if file.is_file()]
+    if not named:
+        raise TinyError(f"{path} holds no tokenizer.model and no tekken.json.",
+                        "Copy it from the release that the weights come from.")
+    return named[0]
+
+
+def sees(folder: Path) -> bool:
+    """Whether the model in a folder has a vision encoder, by its params.json, else by its config.json.
+
+    Raises:  TinyError if that file is broken
+    """
+    keys = {"params.json": "vision_encoder", "config.json": "vision_config"}
+    found = (read_json(folder / name).get(key) for name, key in keys.items() if (folder / name).is_file())
+    return bool(next(found, None))
+
+
+def read_file(path: Path) -> bytes:
+    """Read a whole file of plausible size.
+
+    Raises:  TinyError if it is missing, unreadable, empty or too large
+    """
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= LARGEST_FILE else b""
+    except FileNotFoundError:
+        raise TinyError(f"{path} does not exist.",
+                        "Give a tokenizer.model or tekken.json, or the folder that holds it.") from None
+    except OSError as error:
+        raise TinyError(f"{path} cannot be read: {error.strerror}.",
+                        "Check the path and its permissions.") from None
+    if not data:
+        what = "is empty" if size == 0 else f"has {size} bytes, too many for a tokenizer"
+        raise TinyError(f"{path} {what}.", REMEDY)
+    return data
+
+
+def open_sentencepiece(path: Path, data: bytes) -> SentencePieceTokenizer:
+    """Make a tokenizer of the bytes of a tokenizer.model; `path` is for messages only.
+
+    Raises:  TinyError if they are cut short, or not a SentencePiece model as Mixtral's
+    Differs: mistral-common takes the chat format from the file's name; here the name means nothing
+    """
+    # Imported here so that commands without text start without it.
+    import sentencepiece
+
+    try:
+        model = sentencepiece.SentencePieceProcessor(model_proto=data)
+        tokenizer = SentencePieceTokenizer(model)
+        # Bytes that are not UTF-8 show only when they are read; the pieces have been, in the line above.
+        model.decode([model.unk_id()] if model.unk_id() >= 0 else [])
+    except (RuntimeError, UnicodeDecodeError):
+        raise TinyError(f"{path} is not a SentencePiece model, or it is damaged.", REMEDY) from None
+    if min(model.bos_id(), model.eos_id(), model.unk_id()) < 0:
+        raise TinyError(f"{path} has no ids for BOS, EOS or unknown text.", REMEDY)
+    # A file cut before its last field loads, and then silently swallows spaces.
+    if model.decode(model.encode("  ")) != "  ":
+        raise TinyError(f"{path} does not keep spaces as Mixtral's file does, or it is cut short.", REMEDY)
+    return tokenizer
+
+
+def open_tekken(path: Path, data: bytes) -> TekkenTokenizer:
+    """Make a tokenizer of the bytes of a tekken.json; `path` is for messages only.
+
+    Raises:  TinyError if they are not JSON, or what they hold does not make a tokenizer
+    Differs: mistral-common takes any split pattern; here there is one. Foreign patterns can take for ever, and the
+             dialects of `regex` and of tiktoken differ
+    """
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise TinyError(f"{path} is not valid JSON; it may be cut short.", REMEDY) from None
+    config = content.get("config") if isinstance(content, dict) else None
+    if not isinstance(config, dict) or not isinstance(config.get("version"), str):
+        raise TinyError(f"{path} is not a Tekken file: it has no config with a version.",
+                        "Give the tekken.json or tokenizer.model of a release; a tokenizer.json is not read.")
+    if config.get("pattern") != PATTERN:
+        raise TinyError(f"{path} does not split text by the pattern that every released file has.", REMEDY)
+    size, special = (number(config, key, path) for key in ("default_vocab_size", "default_num_special_tokens"))
+    used, entries = size - special, content.get("vocab")
+    if not isinstance(entries, list) or not 256 <= used <= len(entries) or size > LARGEST_VOCABULARY:
+        raise TinyError(f"{path}: {size} tokens, {special} of them special, do not go with this vocab.",
+                        f"At least 256 others are needed, as many as vocab holds at most, {LARGEST_VOCABULARY} in all.")
+    return TekkenTokenizer(special_names(content.get("special_tokens"), special, path),
+                           token_bytes(entries[:used], path), config["version"], image_sizes(content, path))
+
+
+def token_bytes(entries: list, path: Path) -> list[bytes]:
+    """Return the byte strings of a vocabulary.
+
+    Raises:  TinyError that names an entry which is not base64, empty, not in the order of the ranks, or there twice, or
+             one of the first 256 that is not the byte of its rank
+    """
+    tokens: dict[bytes, int] = {}
+    for rank, entry in enumerate(entries):
+        try:
+            token = binascii.a2b_base64(entry["token_bytes"], strict_mode=True)
+            fits = entry["rank"] == rank and token and tokens.setdefault(token, rank) == rank
+        except (TypeError, KeyError, ValueError):
+            fits = False
+        if not fits or rank < 256 and token != bytes([rank]):
+            raise TinyError(f"{path}: entry {rank} of the vocab has another rank, or no bytes of its own in base64.",
+                            REMEDY)
+    return list(tokens)
+
+
+def special_names(listed, count: int, path: Path) -> list[str]:
+    """Return the names of the special tokens: those of the file, or the usual ones, and as many more as it takes.
+
+    Raises:  TinyError if the list is not one of different names in the order of their ranks, or too long
+    """
+    try:
+        ranks = [entry["rank"] for entry in listed or []]
+        names = [entry["token_str"] for entry in listed] if listed is not None else list(SPECIAL_TOKENS)
+        names += [f"<SPECIAL_{id}>" for id in range(len(names), count)]
+        fits = ranks == list(range(len(ranks))) and len(set(names)) == len(names) == count
+        fits = fits and all(isinstance(name, str) and name.isprintable() for name in names)
+    except (TypeError, KeyError):
+        fits = False
+    if not fits:
+        raise TinyError(f"{path}: its special tokens are not {count} different names in the order of their ranks.",
+                        f"Without a list of its own a file has {len(SPECIAL_TOKENS)} or more, with one at least those.")
+    return names
+
+
+def image_sizes(content: dict, path: Path) -> tuple[int, int] | None:
+    """Return patch size and largest side of the image section, which old files call `multimodal`; None without one.
+
+    Raises:  TinyError for a senseless size, or patches that are merged, as later models do
+    """
+    section = content.get("multimodal") or content.get("image")
+    if not section:
+        return None
+    sizes = number(section, "image_patch_size", path), number(section, "max_image_size", path)
+    if number(section, "spatial_merge_size", path, default=1) != 1:
+        raise TinyError(f"{path} merges patches, as models later than Pixtral 12B do.", REMEDY)
+    return sizes

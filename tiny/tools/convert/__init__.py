@@ -1,0 +1,192 @@
+"""The command `convert`: a checkpoint in any released layout, written anew in Mistral's or Hugging Face's.
+
+Read are Mistral's and Hugging Face's layout, and the consolidated.*.pth and .pt of Mixtral. Numbers stay what they are
+bit by bit; only rows of wq and wk change places, and stacked experts are taken apart. Nothing is written under the
+name OUT before all of it is there.
+"""
+
+import argparse
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import tiny
+from tiny.config import Config, TinyError
+from tiny.files.hf_config import read_hf_config
+from tiny.files.params import read_json, read_params
+from tiny.files.safetensors import read_safetensors
+from tiny.files.weights import expected_shapes, find_files, indexed_files, open_tensors
+from tiny.tools.convert.torch_checkpoint import open_torch, read_torch_config, torch_files
+from tiny.tools.convert.write import hf_config_json, let_go, params_json, save_checkpoint
+from tiny.tools.memory import amount
+from tiny.tools.session import Meter, note
+
+LAYOUTS = {"mistral": "Mistral's layout", "hf": "HF's layout", "torch": "files of torch.save"}
+CONFIGS = {"params.json", "config.json"}
+WEIGHTS = {".safetensors", ".pt", ".pth", ".bin", ".gguf"}
+LARGEST_COPY = 64 << 20  # bytes of a file that is copied along: a tokenizer, a licence, a card
+
+
+class Source(NamedTuple):
+    """A checkpoint that was found: which files it lies in, and its tensors by Mistral's names, in Mistral's order."""
+
+    layout: str
+    config: Config
+    config_file: Path
+    files: list[Path]
+    tensors: Mapping[str, np.ndarray]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m tiny convert`."""
+    option = parser.add_argument
+    option("source", metavar="SRC", help="a folder in a released layout, or with consolidated.*.pth or .pt")
+    option("out", metavar="OUT", help="the folder to write; it must not exist")
+    option("--to", choices=("mistral", "hf"), default="mistral", help="the layout to write; default: %(default)s")
+    option("--from", choices=tuple(LAYOUTS), dest="layout", help="what to read, if SRC holds several; default: "
+           "Mistral's safetensors, else HF's, else files of torch.save")
+    option("--shard-size", type=float, default=5.0, metavar="GB",
+           help="largest file of HF's layout in gigabytes; default: %(default)s")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Convert one checkpoint. Raises TinyError before anything is written, if it can be known then."""
+    folder, out = tiny.model_folder(args.source), Path(args.out)
+    check_out(folder, out)
+    if not 0 < args.shard_size < 1e6:
+        raise TinyError(f"--shard-size is {args.shard_size}.", "Use a number of gigabytes above 0.")
+    source = open_source(folder, args.layout)
+    total = sum(int(np.prod(shape)) * source.tensors[name].itemsize
+                for name, shape in expected_shapes(source.config).items())
+    check_space(out.parent, total)
+    note(f"{args.source}: {LAYOUTS[source.layout]}, {len(source.tensors)} tensors, {amount(total)}")
+    for line in write(folder, source, out, args.to, int(args.shard_size * 1e9), Meter(total, "converting")):
+        note(line)
+    print(f"{out}: {LAYOUTS[args.to]}, {len(source.tensors)} tensors, {amount(total)}")
+
+
+def write(folder: Path, source: Source, out: Path, to: str, shard: int, meter: Meter) -> list[str]:
+    """Write the checkpoint beside OUT, read its heads, and give it its name. Return what could not be kept.
+
+    Raises:  TinyError if another conversion works there; whatever happens, nothing half-written stays
+    """
+    part = out.with_name(out.name + ".part")
+    try:
+        part.mkdir()
+    except FileExistsError:
+        raise TinyError(f"{part} exists: another conversion is running, or was killed.", "Remove it if none runs.") \
+            from None
+    try:
+        save_checkpoint(part, to, source.config, source.tensors, shard, meter.add)
+        said = copy_files(folder, part, source) + keep_config(source, to, part)
+        open_tensors(*find_files(part), source.config)
+        os.rename(part, out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        meter.close()
+    return said
+
+
+def check_out(folder: Path, out: Path) -> None:
+    """Raise TinyError if OUT exists, or cannot be made."""
+    if not folder.is_dir():
+        raise TinyError(f"{folder} is not a folder.", "Give the folder that holds the released files.")
+    if out.exists() or out.is_symlink() or not out.name:
+        raise TinyError(f"{out} exists.", "Name a folder that does not exist; nothing is ever overwritten.")
+    if not out.parent.is_dir():
+        raise TinyError(f"{out.parent} is not a folder.", "Make it first.")
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise TinyError if the copy does not fit on the disk."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise TinyError(f"{folder} has {amount(free)} free, the copy needs {amount(needed)}.", "Use another disk.")
+
+
+def open_source(folder: Path, layout: str | None) -> Source:
+    """Find the checkpoint of a folder, in the layout that is asked for, and map it.
+
+    Raises:  TinyError if the folder holds no layout, not the one that is asked for, or a broken one
+    """
+    mapped = any(folder.glob("consolidated*.safetensors")) or any(folder.glob("model*.safetensors"))
+    torch = torch_files(folder) if layout == "torch" or layout is None and not mapped else []
+    if torch:
+        config, path = read_torch_config(folder)
+        return Source("torch", config, path, torch, open_torch(torch, config))
+    found, files = find_files(folder)
+    if layout == "hf" and found == "mistral" and (folder / "config.json").is_file():
+        index = folder / "model.safetensors.index.json"
+        files = indexed_files(index) if index.is_file() else sorted(folder.glob("model*.safetensors"))
+        found = "hf" if files else found
+    if layout not in (None, found):
+        raise TinyError(f"{folder} does not hold {LAYOUTS[layout]}.", "Give another --from, or none.")
+    path = folder / ("params.json" if found == "mistral" else "config.json")
+    config = read_params(path) if found == "mistral" else read_hf_config(path)
+    constants = [name for file in files for name in read_safetensors(file) if name.endswith(".inv_freq")]
+    if constants:
+        note(f"left out: {len(constants)} tensors inv_freq, which follow from theta")
+    return Source(found, config, path, files, Plain(open_tensors(found, files, config), expected_shapes(config)))
+
+
+class Plain(Mapping):
+    """Tensors in Mistral's order of rows and with two axes, where `open_tensors` gives views of HF's order."""
+
+    def __init__(self, tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]):
+        self.tensors, self.shapes = tensors, shapes
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        tensor = self.tensors[name]
+        if tensor.shape == self.shapes[name]:
+            return tensor
+        plain = tensor.reshape(self.shapes[name])
+        let_go(tensor)
+        return plain
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def copy_files(folder: Path, out: Path, source: Source) -> list[str]:
+    """Copy what is neither weights nor configuration: tokenizer, licence, card. Return what to say of the rest."""
+    left, used = [], {*source.files, source.config_file}
+    for path in sorted(folder.iterdir()):
+        if path in used or path.name.startswith(".") or path == out:
+            continue
+        if path.name == "model.safetensors.index.json" and source.layout == "hf":
+            continue
+        weights = path.suffix in WEIGHTS or path.name.endswith(".index.json") or path.name in CONFIGS
+        if path.is_file() and not weights and path.stat().st_size <= LARGEST_COPY:
+            shutil.copyfile(path, out / path.name)
+        else:
+            left.append(path.name)
+    return [f"not copied: {', '.join(left)}"] if left else []
+
+
+def keep_config(source: Source, to: str, out: Path) -> list[str]:
+    """Copy the configuration if it is in the form wanted; else return a line on what of it the other cannot say."""
+    name = "params.json" if to == "mistral" else "config.json"
+    values, config = read_json(source.config_file), source.config
+    if source.config_file.name == name and (to == "hf" or "dim" in values):
+        shutil.copyfile(source.config_file, out / name)
+        return []
+    kept = flat(params_json(config) | {"max_position_embeddings": config.max_seq_len} | hf_config_json(config))
+    lost = [key for key, value in flat(values).items() if kept.get(key, kept) != value]
+    return [f"not in {name}: {', '.join(lost)} of {source.config_file.name}"] if lost else []
+
+
+def flat(values: dict, prefix: str = "") -> dict:
+    """The values of a JSON object and of the objects in it, by keys with points."""
+    found: dict = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

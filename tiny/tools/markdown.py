@@ -1,0 +1,37 @@
+"""Markdown: tables, and the generated parts of a page, each between `<!-- begin NAME -->` and `<!-- end NAME -->`."""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tiny.config import TinyError
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def fill(text: str, blocks: Mapping[str, Callable[[], str]], page: str = "README.md") -> str:
+    """The text of a page with every generated part made anew."""
+    for name, block in blocks.items():
+        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.S)
+        found = pattern.findall(text)
+        if len(found) != 1:
+            raise TinyError(f"{page} has {len(found)} parts {name}.",
+                            f"Put <!-- begin {name} --> and <!-- end {name} --> once, each on its own line.")
+        start, end = found[0]
+        text = pattern.sub((start + block() + "\n" + end).replace("\\", r"\\"), text)
+    return text
+
+
+def refresh(path: Path, new: str, check: bool, command: str) -> int:
+    """Write a generated text, or only check it; returns the exit status."""
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    if check and new != old:
+        print(f"{path.name} is not up to date: run {command}", file=sys.stderr)
+        return 1
+    if new != old:
+        path.write_text(new, encoding="utf-8")
+    return 0

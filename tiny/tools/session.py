@@ -1,0 +1,232 @@
+"""What the commands share around a run: opening a model and saying so, loading its weights in sight, streaming
+text, and measuring it.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tiny
+from tiny.config import TinyError
+from tiny.files.weights import find_files
+from tiny.sampling import check_sampling
+from tiny.tools.memory import amount, parameters, require_fit
+
+LARGE = 200_000_000  # bytes of a file from which on loading it is reported also without a terminal
+PATIENCE = 0.5  # seconds before a meter shows itself in a terminal
+
+
+def note(text: str) -> None:
+    """Tell the user something beside the text, on standard error."""
+    print(f"note: {text}", file=sys.stderr, flush=True)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Check the numbers of a run before anything is opened. Raises TinyError."""
+    check_sampling(args.max_tokens, args.temperature, args.top_p)
+    if args.seed is not None and args.seed < 0:
+        raise TinyError(f"The seed is {args.seed}.", "Use a whole number, 0 or above.")
+
+
+def choose_seed(args: argparse.Namespace) -> int | None:
+    """The seed that was asked for; else, if one is needed, a new one, printed so that the text can be repeated."""
+    if args.seed is not None or args.temperature == 0:
+        return args.seed
+    seed = int.from_bytes(os.urandom(4), "little")
+    note(f"seed {seed} (--seed {seed} gives the same text again)")
+    return seed
+
+
+def read_text(text: str) -> str:
+    """The text of an argument; - reads standard input, without the newline at its end."""
+    return sys.stdin.read().removesuffix("\n") if text == "-" else text
+
+
+def open_model(args: argparse.Namespace):
+    """Open the model of `--model` and say what was found. Only headers are read."""
+    model: Any = tiny.load(args.model, ops=getattr(args, "ops", tiny.ops),
+                           precision=getattr(args, "precision", "float32"), weights=getattr(args, "weights", "auto"))
+    tokenizer = model.tokenizer  # A missing one is said now, and not after loading.
+    layout = {"mistral": "Mistral's", "hf": "HF's"}[find_files(tiny.model_folder(args.model))[0]]
+    total, active = parameters(model.config)
+    note(f"{args.model}: {layout} layout, {count(total)} parameters, {count(active)} active for a token; "
+         f"weights {model.weights.mode}, precision {model.precision}, {tokenizer.vocab_size:,} token pieces")
+    if getattr(args, "device", "cpu") != "cpu":
+        note(f"as kernels on device {args.device}: {', '.join(model.ops.kernels) or 'nothing'}")
+    return model
+
+
+def count(n: int) -> str:
+    """A number of parameters in short: 46.7 billion."""
+    for unit, word in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if n >= unit:
+            return f"{n / unit:.1f} {word}"
+    return str(n)
+
+
+def load_weights(model, context: int, patches: Sequence[int] = ()) -> None:
+    """Refuse a run that cannot fit; then convert resident weights, or watch mapped ones in the first pass.
+
+    patches: how many each image has
+    """
+    require_fit(model.config, model.weights.tensors, model.weights.mode, context, patches)
+    stored = sum(tensor.nbytes for tensor in model.weights.tensors.values())
+    if model.weights.mode == "mapped":
+        if stored >= LARGE:
+            model.weights = Watched(model.weights, Meter(stored, "first pass, reading up to"))
+        return
+    meter = Meter(stored, "loading")
+    for name in list(model.weights):
+        size = model.weights.tensors[name].nbytes
+        model.weights[name]
+        meter.add(size)
+    meter.close()
+
+
+class Meter:
+    """Bytes done and their rate on standard error: in a terminal one moving line, else a line for each tenth.
+
+    A small file shows nothing, except in a terminal when it takes longer than half a second.
+    """
+
+    def __init__(self, total: int, label: str):
+        self.total, self.label, self.done, self.shown = total, label, 0, 0
+        self.live, self.started, self.last = sys.stderr.isatty(), time.perf_counter(), 0.0
+
+    def add(self, size: int) -> None:
+        """Count some more bytes, and show it if it is time to."""
+        self.done += size
+        now = time.perf_counter()
+        if self.live and now - self.started > PATIENCE and now - self.last > 0.1:
+            self.last, self.shown = now, 1
+            print(f"\r{self.line(now)}\x1b[K", end="", file=sys.stderr, flush=True)
+        elif not self.live and self.total >= LARGE and 10 * self.done // self.total > self.shown:
+            self.shown = 10 * self.done // self.total
+            note(self.line(now))
+
+    def line(self, now: float) -> str:
+        """What has been done so far, in words."""
+        rate = self.done / max(now - self.started, 1e-9)
+        return f"{self.label} {amount(self.done)} of {amount(self.total)}, {amount(rate)}/s"
+
+    def close(self) -> None:
+        """Clear the moving line."""
+        if self.live and self.shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+class Watched(Mapping):
+    """Weights that report each tensor the first time it is used, until the end of the first pass."""
+
+    def __init__(self, weights, meter: Meter):
+        self.weights, self.mode, self.tensors = weights, weights.mode, weights.tensors
+        self.meter: Meter | None = meter
+        self.seen: set[str] = set()
+
+    def __getitem__(self, name: str):
+        tensor = self.weights[name]
+        if self.meter is not None and name not in self.seen:
+            self.seen.add(name)
+            self.meter.add(tensor.nbytes)
+            if name == "output.weight":  # the last tensor of a pass
+                self.meter.close()
+                self.meter = None
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+def stream(model, ids: list[int], args: argparse.Namespace, seed: int | None, images=()) -> Iterator[tiny.Token]:
+    """The library's stream of tokens with the options of the command line."""
+    return tiny.generate(model, ids, images=images, max_tokens=args.max_tokens, temperature=args.temperature,
+                         top_p=args.top_p, seed=seed)
+
+
+class Clock:
+    """When a text was asked for, when its first token came, and when its last."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.first = self.last = 0.0
+        self.tokens = 0
+
+    def watch(self, tokens: Iterable) -> Iterator:
+        """Pass tokens on and take their times. An end without any token counts as the first."""
+        for token in tokens:
+            self.last = time.perf_counter()
+            self.first = self.first or self.last
+            self.tokens += 1
+            yield token
+        self.first = self.first or time.perf_counter()
+        self.last = self.last or self.first
+
+    def rates(self, prompt_tokens: int) -> tuple[float, float, float]:
+        """Seconds to the first token, prompt tokens per second until then, tokens per second after it."""
+        waited, wrote = self.first - self.start, self.last - self.first
+        return waited, prompt_tokens / max(waited, 1e-9), (self.tokens - 1) / wrote if wrote > 0 else 0.0
+
+    def summary(self, prompt_tokens: int) -> str:
+        """The same in words."""
+        waited, prefill, decode = self.rates(prompt_tokens)
+        text = f"first token after {waited:.2f} s ({prefill:,.0f} tokens/s)"
+        return f"{text}, then {decode:,.1f} tokens/s; {self.tokens:,} tokens" if self.tokens > 1 else text
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which could command a terminal; line ends and tabs stay."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
+
+
+def show(tokens: Iterable) -> list:
+    """Print text as it is made, to a terminal without control characters; return its tokens."""
+    shown = []
+    try:
+        for token in tokens:
+            shown.append(token)
+            print(printable(token.text) if sys.stdout.isatty() else token.text, end="", flush=True)
+    finally:
+        if shown:
+            print(flush=True)
+    return shown
+
+
+def print_json(args: argparse.Namespace, model, ids: list[int], tokens: list, clock: Clock, seed: int | None,
+               room: int, pictures: Sequence = ()) -> None:
+    """Print all that is known about one text, and about the pictures of its prompt, as one JSON object."""
+    waited, prefill, decode = clock.rates(len(ids))
+    stop = "eos" if len(tokens) < room else "max_tokens" if room == args.max_tokens else "context"
+    said = {
+        "model": str(args.model), "layout": find_files(tiny.model_folder(args.model))[0],
+        "weights": model.weights.mode, "precision": model.precision, "device": args.device,
+        "kernels": getattr(model.ops, "kernels", []), "seed": seed, "prompt_ids": ids,
+        "ids": [token.id for token in tokens], "text": "".join(token.text for token in tokens),
+        "logprobs": [token.logprob for token in tokens], "stop": stop, "prefill_tokens_per_second": prefill,
+        "decode_tokens_per_second": decode, "time_to_first_token_seconds": waited, "peak_memory_bytes": peak_memory()}
+    if pictures:
+        said["images"] = [picture.facts() for picture in pictures]
+    print(json.dumps(said))
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held at once, in bytes, pages of mapped files included.
+
+    getrusage also counts what the parent held when it started this process; Linux says better in /proc.
+    """
+    import resource
+
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""How tiny-pixtral was trained: its pictures, its recipe, and what it can do."""

@@ -1,0 +1,1 @@
+"""How tiny-mixtral was trained: its texts, its recipe, and what it can do."""

@@ -1,0 +1,44 @@
+"""The pictures of `is_it_the_same_model.md`: `python -m tutorial.draw_planted` draws them into tutorial/figures/.
+
+They are what `verify check --plot` draws of the dumps in tests/golden/verify, in which a mistake was planted.
+"""
+
+import hashlib
+from pathlib import Path
+
+from tiny.tools.verify import check
+from tiny.tools.verify import file as dump_file
+from tiny.tools.verify.report import error_by_layer
+from tutorial.draw_figures import FOLDER, save
+from tutorial.source import ROOT
+
+DUMPS = ROOT / "tests/golden/verify"
+# The picture's name, the embedded model, and the dump.
+PICTURES = {"same_model": ("tiny-pixtral", "tiny-pixtral"),
+            "same_model_bfloat16": ("tiny-pixtral", "tiny-pixtral-bfloat16"),
+            "planted_wo": ("tiny-mixtral", "tiny-mixtral-wo-of-layer-2"),
+            "planted_gelu": ("tiny-pixtral", "tiny-pixtral-tanh-gelu")}
+
+
+def draw(name: str):
+    """One picture, from the checkpoint and the dump."""
+    model, dump = PICTURES[name]
+    path = DUMPS / f"{dump}.npz"
+    return error_by_layer(check.compare_model(model, dump_file.read(path), path))
+
+
+def checksum(name: str) -> str:
+    """What the picture was drawn from: the SHA-256 of the dump."""
+    return hashlib.sha256((DUMPS / f"{PICTURES[name][1]}.npz").read_bytes()).hexdigest()
+
+
+def main() -> None:
+    """Draw all of them."""
+    for name in PICTURES:
+        file = Path(FOLDER / f"{name}.png")
+        save(draw(name), file, checksum(name))
+        print(f"{file.relative_to(ROOT)}: {file.stat().st_size / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The writers of the generated pages, with the records that they are made from."""
