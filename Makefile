@@ -2,13 +2,16 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test tutorial notebooks figures student grade lint dev-data verify bench gpu train clean
+.PHONY: demo test pages tutorial notebooks figures student grade lint dev-data verify bench gpu train clean
 
 demo: .venv/core            ## run the embedded models on real input, within a minute
 	$(PY) -m tiny demo
 
 test: .venv/core            ## all tests that need neither torch nor the network
 	$(PY) -m pytest
+
+pages: .venv/core           ## write the generated parts of all pages
+	$(PY) -m tutorial.pages
 
 tutorial: .venv/core        ## the chapters with code and exercises in place, in tutorial/built/
 	$(PY) -m tutorial.build

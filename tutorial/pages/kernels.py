@@ -110,11 +110,11 @@ def page() -> str:
     return fill(PAGE.read_text(encoding="utf-8"), PARTS, "kernels/README.md")
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Write or check the page; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tutorial.pages.kernels", description=__doc__)
     parser.add_argument("--check", action="store_true")
-    return refresh(PAGE, page(), parser.parse_args().check, "python -m tutorial.pages.kernels")
+    return refresh(PAGE, page(), parser.parse_args(argv).check, "python -m tutorial.pages.kernels")
 
 
 if __name__ == "__main__":

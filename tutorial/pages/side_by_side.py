@@ -122,11 +122,11 @@ def page() -> str:
     return "\n".join(sections)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Write or check the page; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tutorial.pages.side_by_side", description=__doc__)
     parser.add_argument("--check", action="store_true")
-    return refresh(PAGE, page(), parser.parse_args().check, "python -m tutorial.pages.side_by_side")
+    return refresh(PAGE, page(), parser.parse_args(argv).check, "python -m tutorial.pages.side_by_side")
 
 
 if __name__ == "__main__":

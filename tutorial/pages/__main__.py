@@ -1,0 +1,18 @@
+"""Every generated page: `python -m tutorial.pages` writes them, `--check` exits with 1 if one is not up to date."""
+
+import argparse
+import sys
+
+from tutorial.pages import kernels, readme, side_by_side
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write or check all pages; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tutorial.pages", description=(__doc__ or "").split(":")[0] + ".")
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if something would change")
+    check = parser.parse_args(argv).check
+    return max(page.main(["--check"] * check) for page in (readme, kernels, side_by_side))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
