@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test pages tutorial notebooks figures student grade lint dev-data verify bench gpu train clean
+.PHONY: demo test pages notebooks figures student grade lint dev-data verify bench gpu train clean
 
 demo: .venv/core            ## run the embedded models on real input, within a minute
 	$(PY) -m tiny demo
@@ -12,9 +12,6 @@ test: .venv/core            ## all tests that need neither torch nor the network
 
 pages: .venv/core           ## write the generated parts of all pages
 	$(PY) -m tutorial.pages
-
-tutorial: .venv/core        ## the chapters with code and exercises in place, in tutorial/built/
-	$(PY) -m tutorial.build
 
 notebooks: .venv/notebooks  ## build and run the notebooks
 	$(PY) -m notebooks.build
@@ -48,7 +45,7 @@ train: .venv/core           ## train tiny-mixtral from nothing; interrupt it and
 	$(PY) -m tiny.training
 
 clean:                      ## remove what the commands above made, but no training run
-	rm -rf .venv tutorial/built runs/bench runs/demo
+	rm -rf .venv runs/bench runs/demo
 
 .venv/core: requirements.txt
 	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed: make PYTHON=python3.11 ...' if sys.version_info < (3, 11) else 0)"

@@ -12,17 +12,20 @@ from PIL import Image
 
 from tiny.__main__ import build_parser
 from tiny.attention import QUERIES, attention
+from tiny.config import TinyError
 from tiny.numerics import softmax
 from tiny.rope import rope, rope_table
 from tiny.tools import memory
 from tiny.tools.releases import MIXTRAL_8X7B as MIXTRAL
 from tiny.tools.routing import chance
-from tutorial import build, draw_figures
+from tutorial import draw_figures
 from tutorial.make_coursework import load_exercises
+from tutorial.pages import chapters
 from tutorial.source import ROOT, source_of
 
-CHAPTERS = {path.name[:2]: path for path in build.chapters()}
-TEXTS = {number: path.read_text(encoding="utf-8") for number, path in CHAPTERS.items()}
+CHAPTERS = {path.name[:2]: path for path in chapters.chapters()}
+SHOWN = {number: path.read_text(encoding="utf-8") for number, path in CHAPTERS.items()}
+TEXTS = {number: chapters.by_hand(text) for number, text in SHOWN.items()}
 LARGEST = 100 * 1024  # bytes of a picture
 
 d, theta, context = MIXTRAL.head_dim, MIXTRAL.rope_theta, MIXTRAL.max_seq_len
@@ -82,8 +85,8 @@ CLAIMS = {
 
 
 def prose(text):
-    """A chapter without its examples, references, links and formulas."""
-    for pattern in (r"```.*?```", r"`[^`]+`", r"sections?\s\d[\d.]+", r"\{\{.*?\}\}", r"\]\([^)]*\)",
+    """A chapter without its examples, links and formulas."""
+    for pattern in (r"```.*?```", r"`[^`]+`", r"sections?\s\d[\d.]+", r"\]\([^)]*\)",
                     r"arXiv:\d+\.\d+", r"\$\$.*?\$\$", r"!\[[^\]]*\]"):
         text = re.sub(pattern, " ", text, flags=re.S)
     return text
@@ -115,36 +118,31 @@ def test_the_examples_of_a_chapter_run(number):
     assert result.attempted >= 4 and result.failed == 0, "".join(said)
 
 
-@pytest.mark.parametrize("number", TEXTS)
-def test_a_built_chapter_shows_the_code_as_it_stands(number):
-    built = build.build(TEXTS[number])
-    assert "{{" not in built
-    references = [r for r in re.findall(r"^\{\{ (.*) \}\}$", TEXTS[number], re.M) if not r.startswith("exercise")]
-    assert len(references) >= 3 and references == re.findall(r"\{\{ (tiny.*?) \}\}", TEXTS[number])
+@pytest.mark.parametrize("number", SHOWN)
+def test_a_chapter_shows_the_code_as_it_stands(number):
+    text = SHOWN[number]
+    assert text == chapters.build(text), "run make pages"
+    references = [reference for reference in chapters.PART.findall(text) if not reference.startswith("exercise")]
+    assert len(references) >= 3
     for reference in references:
         source = source_of(reference)
-        assert f"[{source.place}](../../{source.path}#L{source.first})\n\n```python\n{source.text}\n```" in built
-    for target in re.findall(r"\]\(([^)\s]+)\)", built):
-        if not re.match(r"https?:|\d\d_", target):
-            assert (build.BUILT / target.partition("#")[0]).resolve().exists(), target
-        if re.match(r"\d\d_", target):
-            assert (build.FOLDER / target).exists(), target
+        assert f"[{source.place}](../{source.path}#L{source.first})\n\n```python\n{source.text}\n```\n" in text
 
 
 def test_each_exercise_stands_in_its_chapter_and_its_answer_is_folded():
     for exercise in load_exercises():
-        text = (build.FOLDER / exercise.chapter).read_text(encoding="utf-8")
-        block = text[text.index(f"{{{{ exercise {exercise.id} }}}}"):]
+        text = (chapters.FOLDER / exercise.chapter).read_text(encoding="utf-8")
+        block = text[text.index(f"<!-- begin exercise {exercise.id} -->"):]
         folded = block[block.index("<details>"): block.index("</details>")]
-        assert f"{{{{ {exercise.path}:{exercise.name}" in folded, exercise.id
-        built = re.sub(r"^ +", "", build.build(text), flags=re.M)
-        shown = re.sub(r"<details>.*?</details>", "", built, flags=re.S)
+        assert f"<!-- begin {exercise.path}:{exercise.name}" in folded, exercise.id
+        flat = re.sub(r"^ +", "", text, flags=re.M)
+        shown = re.sub(r"<details>.*?</details>", "", flat, flags=re.S)
         for step in exercise.steps:
             answer = re.sub(r"^ +", "", source_of(f"{exercise.path}:{exercise.name}#{step}").text, flags=re.M)
-            assert answer in built, f"{exercise.id}: the chapter has no answer for step {step}"
+            assert answer in flat, f"{exercise.id}: the chapter has no answer for step {step}"
             for line in answer.splitlines()[1:]:
                 assert line == "first += length" or line not in shown, f"{exercise.id}: {line} is given away"
-        assert f"**Exercise {exercise.id}: {exercise.title}** ({exercise.points} points)" in build.build(text)
+        assert f"**Exercise {exercise.id}: {exercise.title}** ({exercise.points} points)" in text
 
 
 @pytest.mark.parametrize("number", TEXTS)
@@ -184,27 +182,28 @@ def test_words_of_the_chapters():
         assert not re.search(r"[\u2013\u2014]|\b(?:simply|just a|obviously|of course|TO" r"DO)\b", text)
 
 
-def test_the_builder_says_what_is_wrong(monkeypatch, capsys, tmp_path):
+def test_the_writer_says_what_is_wrong(monkeypatch, tmp_path):
     chapter = tmp_path / "01_title.md"
-    monkeypatch.setattr(build, "FOLDER", tmp_path)
-    for line, words in (("tiny/rope.py:nothing", "nothing"), ("tiny/none.py:f", "none.py"), ("exercise 9.9", "9.9"),
+    monkeypatch.setattr(chapters, "FOLDER", tmp_path)
+    for part, words in (("tiny/rope.py:nothing", "nothing"), ("tiny/none.py:f", "none.py"), ("exercise 9.9", "9.9"),
                         ("tiny/rope.py:rope#7", "step"), ("words", "words")):
-        chapter.write_text(f"# Title\n\n{{{{ {line} }}}}\n", encoding="utf-8")
-        assert build.main(["--check"]) == 1
-        assert words in capsys.readouterr().err
+        chapter.write_text(f"# Title\n\n<!-- begin {part} -->\n<!-- end {part} -->\n", encoding="utf-8")
+        with pytest.raises(TinyError, match=f"01_title.md: .*{words}"):
+            chapters.main(["--check"])
+    for text in ("<!-- begin tiny/rope.py:rope -->\n", " <!-- begin exercise 3.1 -->\n <!-- end exercise 3.1 -->\n"):
+        chapter.write_text(text, encoding="utf-8")
+        with pytest.raises(TinyError, match="pairs"):
+            chapters.main([])
 
 
-def test_the_builder_writes_every_chapter(monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "BUILT", tmp_path / "built")
-    monkeypatch.setattr(build, "ROOT", tmp_path)
-    assert build.main([]) == 0 and build.main(["--check"]) == 0
-    assert sorted(path.name for path in (tmp_path / "built").iterdir()) == [path.name for path in CHAPTERS.values()]
-
-
-def test_links_go_one_folder_up():
-    text = "[a](../tiny/rope.py) [b](04_attention_and_cache.md) [c](https://x.org) ![d](figures/e.png) [f](#g)"
-    assert build.relink(text) == ("[a](../../tiny/rope.py) [b](04_attention_and_cache.md) [c](https://x.org) "
-                                  "![d](../figures/e.png) [f](#g)")
+def test_the_writer_fills_a_chapter_once(monkeypatch, tmp_path, capsys):
+    chapter = tmp_path / "01_title.md"
+    monkeypatch.setattr(chapters, "FOLDER", tmp_path)
+    chapter.write_text("# Title\n\n<!-- begin exercise 3.1 -->\nstale\n<!-- end exercise 3.1 -->\n", encoding="utf-8")
+    assert chapters.main(["--check"]) == 1 and "not up to date" in capsys.readouterr().err
+    assert chapters.main([]) == chapters.main(["--check"]) == 0
+    text = chapter.read_text(encoding="utf-8")
+    assert "stale" not in text and text.count("**Exercise 3.1") == 1 == text.count("<!-- end")
 
 
 # ---- pictures
@@ -241,5 +240,6 @@ def test_the_pictures_are_drawn_by_one_command(monkeypatch, tmp_path, drawn, cap
 
 
 def test_chapters_need_no_notebook_and_no_framework():
-    code = ("import sys; import tutorial.build; sys.exit(bool({'matplotlib', 'torch', 'nbformat'} & set(sys.modules)))")
+    code = ("import sys; import tutorial.pages.chapters; "
+            "sys.exit(bool({'matplotlib', 'torch', 'nbformat'} & set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

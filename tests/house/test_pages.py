@@ -5,17 +5,25 @@ import inspect
 import re
 
 import pytest
-from house import TEXTS
 from oracles import ROOT
 
 import tiny
 from tests.mutants.model import MUTANTS
 from tiny.tools import markdown
+from tutorial.pages import __main__ as pages
 from tutorial.pages import readme
 
+PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "runs", "student"} & set(path.parts))
 
-def test_the_readme_is_up_to_date():
-    assert readme.main(["--check"]) == 0, "run python -m tutorial.pages.readme"
+
+def test_every_generated_page_is_up_to_date():
+    assert pages.main(["--check"]) == 0, "run make pages"
+
+
+def test_pages_are_readable_where_people_meet_them():
+    """A chapter or page is read on GitHub as it is stored: nothing in it waits to be replaced."""
+    for path in PAGES:
+        assert not re.search(r"\{\{.*\}\}", path.read_text(encoding="utf-8")), path
 
 
 def test_mutants_are_counted_right():
@@ -64,11 +72,10 @@ def test_the_readme_is_short():
 
 
 def test_links():
-    for path in TEXTS:
-        if path.suffix == ".md":
-            for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
-                if not re.match(r"https?:|#|mailto:", target):
-                    assert (path.parent / target.partition("#")[0]).exists(), f"{path.name} links to {target}"
+    for path in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+            if not re.match(r"https?:|#|mailto:", target):
+                assert (path.parent / target.partition("#")[0]).exists(), f"{path.name} links to {target}"
 
 
 def test_commands_of_the_readme():
