@@ -14,6 +14,7 @@ import textwrap
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tutorial.source import ROOT, definition, read, step_lines
 
@@ -83,10 +84,12 @@ class Exercise:
 
 def load_exercises(path: Path = LIST) -> list[Exercise]:
     """All exercises, in order."""
-    parts = {"ideas": Idea, "mutants": Answer, "equals": Answer}
-    return [Exercise(**{key: [parts[key](**part) for part in value] if key in parts else value
-                        for key, value in entry.items()})
-            for entry in tomllib.loads(path.read_text(encoding="utf-8"))["exercise"]]
+    parts: dict[str, type[Idea | Answer]] = {"ideas": Idea, "mutants": Answer, "equals": Answer}
+    def read_entry(entry: dict[str, Any]) -> Exercise:
+        lists = {key: [part(**values) for values in entry.get(key, ())] for key, part in parts.items()}
+        return Exercise(**{**entry, **lists})
+
+    return [read_entry(entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["exercise"]]
 
 
 def fill(exercise: Exercise, answer: str | None, lines: list[str], root: Path = ROOT) -> list[str]:

@@ -44,7 +44,7 @@ def source_of(reference: str | Callable, root: Path = ROOT) -> Source:
     """
     path, name, steps = split(reference)
     if steps:
-        first, last = step_lines(f"{path}:{name}", *steps, root=root)
+        first, last = step_lines(f"{path}:{name}", steps[0], steps[-1], root)
     else:
         node = definition(path, name, root)
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
@@ -75,10 +75,9 @@ def steps_of(function: str | Callable, root: Path = ROOT) -> dict[int, tuple[int
     path, name, _ = split(function)
     node, lines = definition(path, name, root), read(path, root)
     end = node.end_lineno or node.lineno
-    tags = [n for n in range(node.lineno, end + 1) if TAG.match(lines[n - 1])]
-    found = {}
-    for tag, following in zip(tags, [*tags[1:], end + 1]):
-        match = TAG.match(lines[tag - 1])
+    tags = {n: match for n in range(node.lineno, end + 1) if (match := TAG.match(lines[n - 1]))}
+    found: dict[int, tuple[int, int]] = {}
+    for (tag, match), following in zip(tags.items(), [*list(tags)[1:], end + 1]):
         indent, last = len(match[1]), tag
         while last + 1 < following and depth(lines[last], indent) >= indent:
             last += 1
@@ -90,13 +89,14 @@ def steps_of(function: str | Callable, root: Path = ROOT) -> dict[int, tuple[int
 
 def definition(path: str, name: str, root: Path = ROOT) -> ast.FunctionDef | ast.ClassDef:
     """The syntax tree of a function, a class, or a method `Class.method`."""
-    node: ast.AST = ast.parse("\n".join(read(path, root)))
+    node: ast.Module | ast.FunctionDef | ast.ClassDef = ast.parse("\n".join(read(path, root)))
     for part in name.split("."):
         inside = [child for child in ast.iter_child_nodes(node)
                   if isinstance(child, ast.FunctionDef | ast.ClassDef) and child.name == part]
         if not inside:
             raise ValueError(f"{path} defines no {name}. Give a function, a class or Class.method of that file.")
         node = inside[-1]
+    assert not isinstance(node, ast.Module)  # a name has one part or more
     return node
 
 
