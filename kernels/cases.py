@@ -114,10 +114,10 @@ def book_cached(q: np.ndarray, k: np.ndarray, v: np.ndarray, cos: np.ndarray, si
 
 def make_experts(draw: Draw, T: int, D: int, F: int, E: int, K: int) -> tuple:
     """Arguments of experts."""
-    chosen = draw.put(np.array([draw.host.permutation(E)[:K] for _ in range(T)], np.int32))
-    scales = draw.put(draw.host.random((T, K), np.float32))
+    expert_ids = draw.put(np.array([draw.host.permutation(E)[:K] for _ in range(T)], np.int32))
+    expert_weights = draw.put(draw.host.random((T, K), np.float32))
     matrices = ([draw.weights(*shape) for _ in range(E)] for shape in ((F, D), (D, F), (F, D)))
-    return draw.activations(T, D), chosen, scales, *matrices
+    return draw.activations(T, D), expert_ids, expert_weights, *matrices
 
 
 def floor_experts(T: int, D: int, F: int, E: int, K: int) -> tuple[int, int]:
@@ -137,15 +137,15 @@ def run_decode(launcher: Any, q: Any, keys: Any, values: Any, lengths: tuple, sp
     return attention.attention_decode(launcher, q, keys, values, spans, **options)
 
 
-def group(launcher: Any, chosen: Any, E: int, precision: str) -> tuple:
+def group(launcher: Any, expert_ids: Any, E: int, precision: str) -> tuple:
     """group_by_expert, which knows no precision."""
-    return route.group_by_expert(launcher, chosen, E)
+    return route.group_by_expert(launcher, expert_ids, E)
 
 
-def book_group(chosen: np.ndarray, E: int) -> tuple:
+def book_group(expert_ids: np.ndarray, E: int) -> tuple:
     """What group_by_expert returns, by NumPy."""
-    counts = np.bincount(chosen.reshape(-1), minlength=E)
-    return counts, np.concatenate([[0], np.cumsum(counts)]), np.argsort(chosen.reshape(-1), kind="stable")
+    counts = np.bincount(expert_ids.reshape(-1), minlength=E)
+    return counts, np.concatenate([[0], np.cumsum(counts)]), np.argsort(expert_ids.reshape(-1), kind="stable")
 
 
 def one(length: int, H: int, G: int, d: int, keys: int = 0, causal: bool = True) -> dict:

@@ -4,7 +4,7 @@
 // rms_norm.cu explains the words: thread, block, warp, lane, barrier, sector.
 //
 // T tokens, D dim, F hidden_dim, E num_experts, K num_experts_per_tok. All arrays are row-major and contiguous:
-//   x (T, D), chosen (T, K) ids from 0 to E - 1, weights (T, K), hidden (T, K, F), out (T, D);
+//   x (T, D), expert_ids (T, K) ids from 0 to E - 1, expert_weights (T, K), hidden (T, K, F), out (T, D);
 //   w1, w2, w3: tables of E pointers, to matrices (F, D), (D, F), (F, D). So nothing is stacked or copied, and of an
 //   expert that no token chose nothing is read: its pointer may be any.
 // Products and sums are float; hidden and out are rounded to STORE once. Ids are read on the device. A token's experts
@@ -52,7 +52,7 @@ __device__ void feed_forward_v1(const STORE* x, const WEIGHT* w1, const WEIGHT* 
 // v1: a block of threads for each token, which takes the experts one by one; a thread for each row of a matrix
 // Costs: one multiprocessor for each token, and 32 lanes that read 32 rows: 32 sectors for each 2 or 4 bytes of a lane.
 // Saves: the hidden state never leaves the chip.
-extern "C" __global__ void experts_v1(const STORE* x, const int* chosen, const float* weights,
+extern "C" __global__ void experts_v1(const STORE* x, const int* expert_ids, const float* expert_weights,
                                       const WEIGHT* const* w1, const WEIGHT* const* w2, const WEIGHT* const* w3,
                                       STORE* out, int D, int F, int E, int K) {
   extern __shared__ __align__(16) unsigned char smem[];
@@ -64,11 +64,11 @@ extern "C" __global__ void experts_v1(const STORE* x, const int* chosen, const f
   for (int e = 0; e < E; e++) {
     for (int rank = 0; rank < K; rank++) {
       // (1) the tokens that chose this expert, and as which of their choices
-      if (chosen[token * K + rank] != e) continue;
+      if (expert_ids[token * K + rank] != e) continue;
       // (2) the expert's answer for just those tokens
       feed_forward_v1(x + token * D, w1[e], w2[e], w3[e], hidden, answer, D, F);
       // (3) add it, weighted; a token has an expert once at most, so no row is added twice
-      for (int d = threadIdx.x; d < D; d += blockDim.x) total[d] += weights[token * K + rank] * answer[d];
+      for (int d = threadIdx.x; d < D; d += blockDim.x) total[d] += expert_weights[token * K + rank] * answer[d];
     }
   }
   for (int d = threadIdx.x; d < D; d += blockDim.x) out[token * D + d] = from_float<STORE>(total[d]);
@@ -127,10 +127,10 @@ __device__ __forceinline__ void dots(const WEIGHT* const (&row)[R], const STORE*
 // One token with one of its experts, R numbers of the hidden state for each warp. A row past the last one is computed
 // as the last one once more, and not written.
 template <int R>
-__device__ __forceinline__ void hidden_rows(const STORE* x, const int* chosen, const WEIGHT* const* w1,
+__device__ __forceinline__ void hidden_rows(const STORE* x, const int* expert_ids, const WEIGHT* const* w1,
                                             const WEIGHT* const* w3, STORE* hidden, int D, int F, int K) {
   size_t pair = blockIdx.x;
-  int expert = chosen[pair], first = (blockIdx.y * WARPS + threadIdx.x / 32) * R;
+  int expert = expert_ids[pair], first = (blockIdx.y * WARPS + threadIdx.x / 32) * R;
   const WEIGHT* row[2 * R];
   float sum[2 * R];
 #pragma unroll
@@ -150,7 +150,7 @@ __device__ __forceinline__ void hidden_rows(const STORE* x, const int* chosen, c
 
 // One token, R numbers of the output for each warp: the answers of its experts, weighted, in ascending index.
 template <int R>
-__device__ __forceinline__ void output_rows(const STORE* hidden, const int* chosen, const float* weights,
+__device__ __forceinline__ void output_rows(const STORE* hidden, const int* expert_ids, const float* expert_weights,
                                             const WEIGHT* const* w2, STORE* out, int D, int F, int E, int K) {
   size_t token = blockIdx.x;
   int first = (blockIdx.y * WARPS + threadIdx.x / 32) * R;
@@ -158,14 +158,14 @@ __device__ __forceinline__ void output_rows(const STORE* hidden, const int* chos
   for (int e = 0; e < E; e++) {
     for (int rank = 0; rank < K; rank++) {
       size_t pair = token * K + rank;
-      if (chosen[pair] != e) continue;  // the same for the whole warp
+      if (expert_ids[pair] != e) continue;  // the same for the whole warp
       const WEIGHT* row[R];
       float answer[R];
 #pragma unroll
       for (int r = 0; r < R; r++) row[r] = w2[e] + (size_t)min(first + r, D - 1) * F;
       dots<R>(row, hidden + pair * F, F, answer);
 #pragma unroll
-      for (int r = 0; r < R; r++) total[r] += weights[pair] * answer[r];
+      for (int r = 0; r < R; r++) total[r] += expert_weights[pair] * answer[r];
     }
   }
 #pragma unroll
@@ -178,28 +178,28 @@ __device__ __forceinline__ void output_rows(const STORE* hidden, const int* chos
 // Costs: a second launch, and hidden through global memory (4 T K F bytes of bfloat16, beside 6 T K D F of weights).
 // Saves: every byte that moves is used, on all multiprocessors; gates, branches and answers are never arrays.
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
-experts_v2(const STORE* x, const int* chosen, const WEIGHT* const* w1, const WEIGHT* const* w3, STORE* hidden, int D,
-           int F, int K) {
-  hidden_rows<1>(x, chosen, w1, w3, hidden, D, F, K);
+experts_v2(const STORE* x, const int* expert_ids, const WEIGHT* const* w1, const WEIGHT* const* w3, STORE* hidden,
+           int D, int F, int K) {
+  hidden_rows<1>(x, expert_ids, w1, w3, hidden, D, F, K);
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
-experts_v2_down(const STORE* hidden, const int* chosen, const float* weights, const WEIGHT* const* w2, STORE* out,
-                int D, int F, int E, int K) {
-  output_rows<1>(hidden, chosen, weights, w2, out, D, F, E, K);
+experts_v2_down(const STORE* hidden, const int* expert_ids, const float* expert_weights, const WEIGHT* const* w2,
+                STORE* out, int D, int F, int E, int K) {
+  output_rows<1>(hidden, expert_ids, expert_weights, w2, out, D, F, E, K);
 }
 
 // v3: ROWS rows for each warp share every read of x, and their loads are under way together
 // Costs: ROWS times the registers for weights and sums; a matrix of few rows keeps fewer warps busy.
 // Saves: all but one in ROWS of the loads of x, which v2 reads anew for every row; ROWS times the bytes under way.
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
-experts_v3(const STORE* x, const int* chosen, const WEIGHT* const* w1, const WEIGHT* const* w3, STORE* hidden, int D,
-           int F, int K) {
-  hidden_rows<ROWS>(x, chosen, w1, w3, hidden, D, F, K);
+experts_v3(const STORE* x, const int* expert_ids, const WEIGHT* const* w1, const WEIGHT* const* w3, STORE* hidden,
+           int D, int F, int K) {
+  hidden_rows<ROWS>(x, expert_ids, w1, w3, hidden, D, F, K);
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
-experts_v3_down(const STORE* hidden, const int* chosen, const float* weights, const WEIGHT* const* w2, STORE* out,
-                int D, int F, int E, int K) {
-  output_rows<ROWS>(hidden, chosen, weights, w2, out, D, F, E, K);
+experts_v3_down(const STORE* hidden, const int* expert_ids, const float* expert_weights, const WEIGHT* const* w2,
+                STORE* out, int D, int F, int E, int K) {
+  output_rows<ROWS>(hidden, expert_ids, expert_weights, w2, out, D, F, E, K);
 }

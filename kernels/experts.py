@@ -18,43 +18,47 @@ THREADS = 256
 V1_BYTES = 163 << 10  # shared memory that a block of v1 can have on sm_80
 
 
-def experts(launcher: Any, x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence[np.ndarray],
-            w2: Sequence[np.ndarray], w3: Sequence[np.ndarray], precision: str = "float32",
+def experts(launcher: Any, x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndarray,
+            w1: Sequence[np.ndarray], w2: Sequence[np.ndarray], w3: Sequence[np.ndarray], precision: str = "float32",
             version: str = "v3") -> np.ndarray:
     """Send every token to its chosen experts and add up their answers.
 
-    Shapes:  x (T, D), chosen (T, K), weights (T, K), w1 E x (F, D), w2 E x (D, F), w3 E x (F, D) -> (T, D)
-    Dtypes:  x float32, chosen int, weights float32 -> float32; matrices float32 or bfloat16, others are converted.
-             Under "bfloat16" x, the hidden state and the sum over the experts are stored as bfloat16
-    Order:   experts in ascending index; of an expert without tokens nothing is read, nor looked up if chosen is on
+    Shapes:  x (T, D), expert_ids (T, K), expert_weights (T, K), w1 E x (F, D), w2 E x (D, F), w3 E x (F, D)
+             -> (T, D)
+    Dtypes:  x float32, expert_ids int, expert_weights float32 -> float32; matrices float32 or bfloat16, others are
+             converted. Under "bfloat16" x, the hidden state and the sum over the experts are stored as bfloat16
+    Order:   experts in ascending index; of an expert without tokens nothing is read, nor looked up if the ids are on
              the host
     Raises:  ValueError as the NumPy function, and for what v1 cannot hold in shared memory
     Source:  tiny/experts.py experts
     Differs: ids that lie on a GPU are not looked at, for that would wait for the device
     """
-    check_experts(x, chosen, weights, w1, w2, w3, precision, stored(precision))
-    used = used_experts(chosen, len(w1)) if isinstance(chosen, np.ndarray) else range(len(w1))
+    check_experts(x, expert_ids, expert_weights, w1, w2, w3, precision, stored(precision))
+    used = used_experts(expert_ids, len(w1)) if isinstance(expert_ids, np.ndarray) else range(len(w1))
     tables = [{e: matrices[e] for e in used} for matrices in (w1, w2, w3)]
     for e in used:
         check_feed_forward(x, tables[0][e], tables[1][e], tables[2][e], precision, stored(precision))
     x = to_store(x, precision)
     out = launcher.empty(x.shape, x.dtype)
-    if not chosen.size:
+    if not expert_ids.size:
         out[...] = 0
         return out.astype(np.float32, copy=False)
     F, D = next(iter(tables[0].values())).shape
     arrays = (x, *(array.astype(dtype, order="C", copy=False)
-                   for array, dtype in ((chosen, np.int32), (weights, np.float32))))
+                   for array, dtype in ((expert_ids, np.int32), (expert_weights, np.float32))))
     launch(launcher, version, arrays, pointers(tables, len(w1)), out, F, D)
     return out.astype(np.float32, copy=False)
 
 
 def launch(launcher: Any, version: str, arrays: tuple, tables: list[list], out: np.ndarray, F: int, D: int) -> None:
-    """Launch the kernels of one version. Shapes:  arrays x (T, D), chosen (T, K), weights (T, K) -> out (T, D)."""
+    """Launch the kernels of one version.
+
+    Shapes:  arrays x (T, D), expert_ids (T, K), expert_weights (T, K) -> out (T, D)
+    """
     if version not in VERSIONS:
         raise ValueError(f"experts has the versions v1, v2 and v3; got {version!r}.")
-    (x, chosen, weights), (w1, w2, w3) = arrays, tables
-    (T, K), E = chosen.shape, len(w1)
+    (x, expert_ids, expert_weights), (w1, w2, w3) = arrays, tables
+    (T, K), E = expert_ids.shape, len(w1)
     sizes, defines = [np.int32(size) for size in (D, F, E, K)], type_defines(x, w1[0])
     if version == "v1":
         shared = 8 * D + F * out.dtype.itemsize
@@ -62,14 +66,14 @@ def launch(launcher: Any, version: str, arrays: tuple, tables: list[list], out: 
             raise ValueError(f"experts v1 keeps 8 D + {out.dtype.itemsize} F = {shared} bytes in shared memory, and a "
                              f"block has {V1_BYTES}; use v2 or v3.")
         launcher.launch("experts.cu", "experts_v1", (T,), (THREADS,),
-                        [x, chosen, weights, w1, w2, w3, out, *sizes], shared_bytes=shared, defines=defines)
+                        [x, expert_ids, expert_weights, w1, w2, w3, out, *sizes], shared_bytes=shared, defines=defines)
         return
     rows = WARPS * (ROWS if version == "v3" else 1)
     hidden = launcher.empty((T, K, F), out.dtype)
     launcher.launch("experts.cu", f"experts_{version}", (T * K, -(-F // rows)), (WARPS * 32,),
-                    [x, chosen, w1, w3, hidden, *sizes[:2], sizes[3]], defines=defines)
+                    [x, expert_ids, w1, w3, hidden, *sizes[:2], sizes[3]], defines=defines)
     launcher.launch("experts.cu", f"experts_{version}_down", (T, -(-D // rows)), (WARPS * 32,),
-                    [hidden, chosen, weights, w2, out, *sizes], defines=defines)
+                    [hidden, expert_ids, expert_weights, w2, out, *sizes], defines=defines)
 
 
 def pointers(tables: Sequence[dict[int, np.ndarray]], E: int) -> list[list[np.ndarray]]:

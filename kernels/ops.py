@@ -41,7 +41,10 @@ def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precision: str = "floa
 
 def route(x: np.ndarray, gate: np.ndarray, num_experts_per_tok: int,
           precision: str = "float32") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose each token's experts. Shapes:  x (T, D), gate (E, D) -> logits (T, E), experts (T, K), weights (T, K)."""
+    """Choose each token's experts.
+
+    Shapes:  x (T, D), gate (E, D) -> logits (T, E), expert_ids (T, K), expert_weights (T, K)
+    """
     return run("route", launcher_of(x), x=x, gate=gate, num_experts_per_tok=num_experts_per_tok, precision=precision)
 
 
@@ -52,11 +55,14 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
                causal=causal, precision=precision)
 
 
-def experts(x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence[np.ndarray],
+def experts(x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndarray, w1: Sequence[np.ndarray],
             w2: Sequence[np.ndarray], w3: Sequence[np.ndarray], precision: str = "float32") -> np.ndarray:
-    """Add up the answers of each token's experts. Shapes:  x (T, D), chosen (T, K), weights (T, K) -> (T, D)."""
-    return run("experts", launcher_of(x), x=x, chosen=chosen, weights=weights, w1=w1, w2=w2, w3=w3,
-               precision=precision)
+    """Add up the answers of each token's experts.
+
+    Shapes:  x (T, D), expert_ids (T, K), expert_weights (T, K) -> (T, D)
+    """
+    return run("experts", launcher_of(x), x=x, expert_ids=expert_ids, expert_weights=expert_weights, w1=w1, w2=w2,
+               w3=w3, precision=precision)
 
 
 def is_array(value: Any) -> bool:

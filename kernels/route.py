@@ -18,9 +18,9 @@ def route(launcher: Any, x: np.ndarray, gate: np.ndarray, num_experts_per_tok: i
           version: str = "v3") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Choose each token's experts and how much each one counts.
 
-    Shapes:  x (T, D), gate (E, D) -> logits (T, E), experts (T, K), weights (T, K)
-    Dtypes:  x float32, stored as the precision says; gate float32, bfloat16 or float16 -> logits float32, experts
-             int64, weights float32
+    Shapes:  x (T, D), gate (E, D) -> logits (T, E), expert_ids (T, K), expert_weights (T, K)
+    Dtypes:  x float32, stored as the precision says; gate float32, bfloat16 or float16 -> logits,
+             expert_weights float32; expert_ids int64
     Order:   experts by falling logit, NaN last; of equal logits the lower index wins
     Raises:  ValueError as the NumPy function, or, by v2 and v3, beyond 64 experts or 32 experts per token
     Source:  tiny/router.py
@@ -32,9 +32,9 @@ def route(launcher: Any, x: np.ndarray, gate: np.ndarray, num_experts_per_tok: i
     check_version(E, K, version)
     x, gate = to_store(x, precision), to_weight(gate)
     (T, D), tokens = x.shape, tokens_of_a_warp(len(x), E)
-    logits, experts = launcher.empty((T, E), np.float32), launcher.empty((T, K), np.int32)
-    weights = launcher.empty((T, K), np.float32)
-    arguments = [x, gate, logits, experts, weights, np.int32(T), np.int32(D), np.int32(K)]
+    logits, expert_ids = launcher.empty((T, E), np.float32), launcher.empty((T, K), np.int32)
+    expert_weights = launcher.empty((T, K), np.float32)
+    arguments = [x, gate, logits, expert_ids, expert_weights, np.int32(T), np.int32(D), np.int32(K)]
     of_a_block, threads = {"v1": (V1_THREADS, V1_THREADS), "v2": (WARPS, 32 * WARPS),
                            "v3": (WARPS * tokens, 32 * WARPS)}[version]
     if version == "v1":
@@ -42,27 +42,28 @@ def route(launcher: Any, x: np.ndarray, gate: np.ndarray, num_experts_per_tok: i
     if T:
         launcher.launch(FILE, f"route_{version}", (-(-T // of_a_block),), (threads,), arguments, defines=(
             *type_defines(x, gate), f"EXPERTS={min(E, MOST_EXPERTS)}", f"TOKENS={tokens}"))
-    return logits, experts.astype(np.int64), weights
+    return logits, expert_ids.astype(np.int64), expert_weights
 
 
-def group_by_expert(launcher: Any, experts: np.ndarray, num_experts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def group_by_expert(launcher: Any, expert_ids: np.ndarray,
+                    num_experts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sort the pairs (token, rank) by the expert that they name, for a product over each expert's own tokens.
 
-    Shapes:  experts (T, K) -> counts (E,), offsets (E + 1,), order (T K,)
-    Dtypes:  experts int, from 0 to E - 1: the device does not check them -> int32, for the kernels that come next
+    Shapes:  expert_ids (T, K) -> counts (E,), offsets (E + 1,), order (T K,)
+    Dtypes:  expert_ids int, from 0 to E - 1: the device does not check them -> int32, for the kernels that come next
     Order:   offsets are the exclusive sums of counts; order holds token * K + rank, each expert's in ascending order
     Raises:  ValueError beyond 64 experts
     """
-    need("group_by_expert", "experts", experts, ("T", "K"), INTEGERS)
+    need("group_by_expert", "expert_ids", expert_ids, ("T", "K"), INTEGERS)
     if not 1 <= num_experts <= MOST_EXPERTS:
         raise ValueError(f"group_by_expert expects between 1 and {MOST_EXPERTS} experts; got {num_experts}.")
-    experts = experts.astype(np.int32, order="C", copy=False)
-    tiles = max(1, -(-experts.size // TILE))  # of no pairs too: counts and offsets are to be written
-    pairs, options = np.int32(experts.size), (f"EXPERTS={num_experts}",)
+    expert_ids = expert_ids.astype(np.int32, order="C", copy=False)
+    tiles = max(1, -(-expert_ids.size // TILE))  # of no pairs too: counts and offsets are to be written
+    pairs, options = np.int32(expert_ids.size), (f"EXPERTS={num_experts}",)
     of_tiles, counts = launcher.empty((tiles, num_experts), np.int32), launcher.empty((num_experts,), np.int32)
-    offsets, order = launcher.empty((num_experts + 1,), np.int32), launcher.empty((experts.size,), np.int32)
-    launcher.launch(FILE, "route_v3_count", (tiles,), (TILE,), (experts, of_tiles, pairs), defines=options)
-    launcher.launch(FILE, "route_v3_place", (tiles,), (TILE,), (experts, of_tiles, counts, offsets, order, pairs),
+    offsets, order = launcher.empty((num_experts + 1,), np.int32), launcher.empty((expert_ids.size,), np.int32)
+    launcher.launch(FILE, "route_v3_count", (tiles,), (TILE,), (expert_ids, of_tiles, pairs), defines=options)
+    launcher.launch(FILE, "route_v3_place", (tiles,), (TILE,), (expert_ids, of_tiles, counts, offsets, order, pairs),
                     defines=options)
     return counts, offsets, order
 

@@ -45,11 +45,11 @@ show(route)
 # %%
 x = np.array([[1, 0], [0, 1], [-1, 0], [1, 1]], np.float32)  # (T, D)
 gate = np.array([[1, 0], [0, 1], [2, -1], [-2, -2]], np.float32)  # (E, D), one row for each expert
-logits, chosen, weights = route(x, gate, 2)
+logits, expert_ids, expert_weights = route(x, gate, 2)
 
-print("logits", logits.shape, " chosen", chosen.shape, " weights", weights.shape)
+print("logits", logits.shape, " expert_ids", expert_ids.shape, " expert_weights", expert_weights.shape)
 for token in range(4):
-    print(f"token {token}   logits {logits[token]}   experts {chosen[token]}   weights {weights[token]}")
+    print(f"token {token}   logits {logits[token]}   experts {expert_ids[token]}   weights {expert_weights[token]}")
 
 # %% [markdown]
 # The weights of each token add up to 1: the softmax runs over the two chosen logits, and those of the others
@@ -74,18 +74,18 @@ show(experts)
 rng = np.random.default_rng(5)
 w1, w3 = (list(rng.standard_normal((4, 3, 2)).astype(np.float32)) for _ in range(2))  # 4 experts x (F, D)
 w2 = list(rng.standard_normal((4, 2, 3)).astype(np.float32))  # 4 experts x (D, F)
-unused = sorted(set(range(4)) - set(chosen[:2].ravel().tolist()))
+unused = sorted(set(range(4)) - set(expert_ids[:2].ravel().tolist()))
 for e in unused:
     w1[e][:] = w2[e][:] = w3[e][:] = np.nan
 
-print("experts of tokens 0 and 1:", chosen[:2].tolist(), " filled with NaN:", unused)
-print(experts(x[:2], chosen[:2], weights[:2], w1, w2, w3))
+print("experts of tokens 0 and 1:", expert_ids[:2].tolist(), " filled with NaN:", unused)
+print(experts(x[:2], expert_ids[:2], expert_weights[:2], w1, w2, w3))
 
 # %% [markdown]
 # No NaN. And the answer is what the formula says, the sum of two answers with their weights:
 
 # %%
-by_hand = sum(weight * feed_forward(x[:1], w1[e], w2[e], w3[e]) for e, weight in zip(chosen[0], weights[0]))
+by_hand = sum(weight * feed_forward(x[:1], w1[e], w2[e], w3[e]) for e, weight in zip(expert_ids[0], expert_weights[0]))
 print("token 0 by hand", by_hand[0])
 
 # %% [markdown]

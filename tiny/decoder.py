@@ -115,9 +115,9 @@ def mixture_of_experts(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarr
     """Route every token, then let its experts answer. Shapes:  x (T, D) -> (T, D)."""
     gate = weights[f"layers.{layer}.feed_forward.gate.weight"]
     # (1) route
-    logits, chosen, scales = run.ops.route(x, gate, moe.num_experts_per_tok, run.precision)
-    for name, value in (("router_logits", logits), ("experts", chosen), ("expert_weights", scales)):
+    logits, expert_ids, expert_weights = run.ops.route(x, gate, moe.num_experts_per_tok, run.precision)
+    for name, value in (("router_logits", logits), ("experts", expert_ids), ("expert_weights", expert_weights)):
         run.note(name, value, layer)
     # (2) the experts answer
     w1, w2, w3 = (ExpertMatrices(weights, layer, name, moe.num_experts) for name in ("w1", "w2", "w3"))
-    return run.ops.experts(x, chosen, scales, w1, w2, w3, run.precision)
+    return run.ops.experts(x, expert_ids, expert_weights, w1, w2, w3, run.precision)

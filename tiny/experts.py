@@ -39,26 +39,27 @@ def feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
     return out
 
 
-def experts(x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence[np.ndarray],
+def experts(x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndarray, w1: Sequence[np.ndarray],
             w2: Sequence[np.ndarray], w3: Sequence[np.ndarray], precision: str = "float32") -> np.ndarray:
     """Send every token to its chosen experts and add up their answers.
 
-    Shapes:  x (T, D), chosen (T, K), weights (T, K), w1 E x (F, D), w2 E x (D, F), w3 E x (F, D) -> (T, D)
-    Dtypes:  x float32, chosen int, weights float32, matrices float32, bfloat16 or float16 -> float32
+    Shapes:  x (T, D), expert_ids (T, K), expert_weights (T, K), w1 E x (F, D), w2 E x (D, F), w3 E x (F, D)
+             -> (T, D)
+    Dtypes:  x float32, expert_ids int, expert_weights float32, matrices float32, bfloat16 or float16 -> float32
     Order:   experts in ascending index; an expert without tokens is not touched, nor its weights read
-    Raises:  ValueError for another dtype, rank or precision, if chosen and weights do not both hold one row for each
-             token, for an id that is no expert's, or an expert twice in a row
+    Raises:  ValueError for another dtype, rank or precision, if expert_ids and expert_weights do not both have one
+             row for each token, for an id that is no expert's, or an expert twice in a row
     Source:  arXiv:2401.04088 sec. 2.1; mistral-inference moe.py, MoeLayer.forward
     """
-    check_experts(x, chosen, weights, w1, w2, w3, precision)
+    check_experts(x, expert_ids, expert_weights, w1, w2, w3, precision)
     out = np.zeros_like(x)
-    for e in used_experts(chosen, len(w1)):
+    for e in used_experts(expert_ids, len(w1)):
         # (1) the tokens that chose this expert, and as which of their choices
-        tokens, rank = np.nonzero(chosen == e)
+        tokens, rank = np.nonzero(expert_ids == e)
         # (2) the expert's answer for just those tokens
         answer = feed_forward(x[tokens], w1[e], w2[e], w3[e], precision)
         # (3) add it, weighted; a token has an expert once at most, so no row is added twice
-        answer *= weights[tokens, rank, None]
+        answer *= expert_weights[tokens, rank, None]
         out[tokens] = round_to(out[tokens] + round_to(answer, precision), precision)
     return out
 
@@ -77,32 +78,33 @@ def check_feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.nda
                          f"{w3.shape} and {w2.shape}.")
 
 
-def check_experts(x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence[np.ndarray],
+def check_experts(x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndarray, w1: Sequence[np.ndarray],
                   w2: Sequence[np.ndarray], w3: Sequence[np.ndarray], precision: str,
                   stored: Sequence[np.dtype] = ()) -> None:
     """The guard of `experts`, here and as a kernel, which also takes what is stored.
 
-    Shapes:  x (T, D), chosen (T, K), weights (T, K)
+    Shapes:  x (T, D), expert_ids (T, K), expert_weights (T, K)
     """
     need("experts", "x", x, ("T", "D"), also=stored)
-    need("experts", "chosen", chosen, ("T", "K"), INTEGERS)
-    need("experts", "weights", weights, ("T", "K"))
+    need("experts", "expert_ids", expert_ids, ("T", "K"), INTEGERS)
+    need("experts", "expert_weights", expert_weights, ("T", "K"))
     check_precision(precision)
-    if chosen.shape != weights.shape or len(chosen) != len(x):
-        raise ValueError(f"experts expects chosen and weights {(len(x), 'K')}; got {chosen.shape}, {weights.shape}.")
+    if expert_ids.shape != expert_weights.shape or len(expert_ids) != len(x):
+        raise ValueError(f"experts expects expert_ids and expert_weights {(len(x), 'K')}; got {expert_ids.shape} and "
+                         f"{expert_weights.shape}.")
     if not len(w1) == len(w2) == len(w3):
         raise ValueError(f"experts expects as many w1 as w2 and w3; got {len(w1)}, {len(w2)} and {len(w3)}.")
 
 
-def used_experts(chosen: np.ndarray, num_experts: int) -> list[int]:
+def used_experts(expert_ids: np.ndarray, num_experts: int) -> list[int]:
     """The experts that have tokens, in ascending order.
 
-    Shapes:  chosen (T, K)
+    Shapes:  expert_ids (T, K)
     Raises:  ValueError for an id that is no expert's, or an expert twice in one token's choices
     """
-    used = sorted(set(chosen.ravel().tolist()))
+    used = sorted(set(expert_ids.ravel().tolist()))
     if used and not 0 <= used[0] <= used[-1] < num_experts:
         raise ValueError(f"experts expects ids from 0 to {num_experts - 1}; got {used[0]} to {used[-1]}.")
-    if any((first == second).any() for first, second in itertools.combinations(chosen.T, 2)):
-        raise ValueError("experts expects different experts in each row of chosen; got one twice.")
+    if any((first == second).any() for first, second in itertools.combinations(expert_ids.T, 2)):
+        raise ValueError("experts expects different experts in each row of expert_ids; got one twice.")
     return used

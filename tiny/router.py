@@ -19,9 +19,9 @@ def route(x: np.ndarray, gate: np.ndarray, num_experts_per_tok: int,
           precision: str = "float32") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Choose each token's experts and how much each one counts.
 
-    Shapes:  x (T, D), gate (E, D) -> logits (T, E), experts (T, K), weights (T, K)
-    Dtypes:  x float32; gate float32, bfloat16 or float16 -> logits float32, experts int64, weights float32
-    Order:   experts by falling logit; of equal logits the lower index wins (torch.topk promises no order)
+    Shapes:  x (T, D), gate (E, D) -> logits (T, E), expert_ids (T, K), expert_weights (T, K)
+    Dtypes:  x float32; gate float32, bfloat16 or float16 -> logits, expert_weights float32; expert_ids int64
+    Order:   expert_ids by falling logit; of equal logits the lower index wins (torch.topk promises no order)
     Raises:  ValueError for another dtype, rank or precision, if the D of x and gate differ, or if K is not between 1
              and E
     Source:  arXiv:2401.04088 sec. 2.1: Softmax(TopK(x Wg)); mistral-inference moe.py, MoeLayer
@@ -32,10 +32,10 @@ def route(x: np.ndarray, gate: np.ndarray, num_experts_per_tok: int,
     # (1) one logit for each expert
     logits = product(x, gate, precision)
     # (2) the K largest, in falling order
-    experts = np.argsort(-logits, axis=1, kind="stable")[:, :num_experts_per_tok]
+    expert_ids = np.argsort(-logits, axis=1, kind="stable")[:, :num_experts_per_tok]
     # (3) softmax over the chosen logits only; transformers keeps these weights in float32 also in bfloat16
-    weights = softmax(np.take_along_axis(logits, experts, axis=1))
-    return logits, experts, weights
+    expert_weights = softmax(np.take_along_axis(logits, expert_ids, axis=1))
+    return logits, expert_ids, expert_weights
 
 
 def check_route(x: np.ndarray, gate: np.ndarray, num_experts_per_tok: int, precision: str,

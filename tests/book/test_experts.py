@@ -31,26 +31,26 @@ def one(x, w1, w2, w3):
     return np.array([math.fsum(float(a) * b for a, b in zip(row, hidden)) for row in w2])
 
 
-def loops(x, chosen, weights, w1, w2, w3):
+def loops(x, expert_ids, expert_weights, w1, w2, w3):
     return [sum(float(weight) * one(row, w1[e], w2[e], w3[e]) for e, weight in zip(picked, shares))
-            for row, picked, shares in zip(x, chosen, weights)]
+            for row, picked, shares in zip(x, expert_ids, expert_weights)]
 
 
 def tokens(T, E, K):
     x = RNG.standard_normal((T, D)).astype(np.float32)
-    chosen = np.array([RNG.permutation(E)[:K] for _ in range(T)])
-    return x, chosen, RNG.random((T, K)).astype(np.float32)
+    expert_ids = np.array([RNG.permutation(E)[:K] for _ in range(T)])
+    return x, expert_ids, RNG.random((T, K)).astype(np.float32)
 
 
 @pytest.mark.parametrize("T", [1, 2, 31])
 @pytest.mark.parametrize("E, K", [(8, 2), (8, 1), (3, 3), (1, 1)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_against_the_loops(T, E, K, dtype):
-    x, chosen, weights = tokens(T, E, K)
+    x, expert_ids, expert_weights = tokens(T, E, K)
     w = matrices(E, dtype)
-    y = experts(x, chosen, weights, *w)
+    y = experts(x, expert_ids, expert_weights, *w)
     assert y.dtype == np.float32 and y.shape == x.shape
-    assert_close(y, loops(x, chosen, weights, *w), OPS["experts"], name="experts")
+    assert_close(y, loops(x, expert_ids, expert_weights, *w), OPS["experts"], name="experts")
 
 
 @pytest.mark.parametrize("T", [1, 65])
@@ -78,38 +78,41 @@ class Guarded(Sequence):
 
 @pytest.mark.parametrize("used", [[3], [0, 7], [1, 2, 6]])
 def test_an_expert_without_tokens_is_not_touched(used):
-    x, _, weights = tokens(31, 8, 1)
-    chosen = RNG.choice(used, (31, 1))
-    chosen[: len(used), 0] = used
+    x, _, expert_weights = tokens(31, 8, 1)
+    expert_ids = RNG.choice(used, (31, 1))
+    expert_ids[: len(used), 0] = used
     w = matrices(8)
     guarded = [Guarded(matrix, used) for matrix in w]
-    assert_close(experts(x, chosen, weights, *guarded), loops(x, chosen, weights, *w), OPS["experts"])
+    expected = loops(x, expert_ids, expert_weights, *w)
+    assert_close(experts(x, expert_ids, expert_weights, *guarded), expected, OPS["experts"])
     assert [matrix.asked for matrix in guarded] == [used] * 3, "ascending order, each once"
 
 
 def test_the_order_of_the_choices_does_not_matter():
-    x, chosen, weights = tokens(31, 8, 3)
+    x, expert_ids, expert_weights = tokens(31, 8, 3)
     w = matrices(8)
-    assert_close(experts(x, chosen[:, ::-1], weights[:, ::-1], *w), experts(x, chosen, weights, *w), OPS["experts"])
+    turned = experts(x, expert_ids[:, ::-1], expert_weights[:, ::-1], *w)
+    assert_close(turned, experts(x, expert_ids, expert_weights, *w), OPS["experts"])
 
 
 def test_arguments_are_left_alone():
-    x, chosen, weights = tokens(9, 4, 2)
+    x, expert_ids, expert_weights = tokens(9, 4, 2)
     w = matrices(4)
-    before = [x.copy(), chosen.copy(), weights.copy()]
-    experts(x, chosen, weights, *w)
-    for actual, expected in zip((x, chosen, weights), before):
+    before = [x.copy(), expert_ids.copy(), expert_weights.copy()]
+    experts(x, expert_ids, expert_weights, *w)
+    for actual, expected in zip((x, expert_ids, expert_weights), before):
         assert_close(actual, expected, 0.0)
 
 
 def test_a_weight_of_zero_adds_nothing():
-    x, chosen, weights = tokens(9, 4, 2)
+    x, expert_ids, expert_weights = tokens(9, 4, 2)
     w = matrices(4)
-    weights[:, 1] = 0
-    assert_close(experts(x, chosen, weights, *w), experts(x, chosen[:, :1], weights[:, :1], *w), OPS["experts"])
+    expert_weights[:, 1] = 0
+    alone = experts(x, expert_ids[:, :1], expert_weights[:, :1], *w)
+    assert_close(experts(x, expert_ids, expert_weights, *w), alone, OPS["experts"])
 
 
-@pytest.mark.parametrize("chosen, weights", [((3, 2), (3, 1)), ((2, 2), (2, 2)), ((4, 2), (4, 2)), ((3,), (3, 1))])
-def test_refuses(chosen, weights):
-    with pytest.raises(ValueError, match="experts expects chosen"):
-        experts(np.zeros((3, D), np.float32), np.zeros(chosen, int), np.zeros(weights, np.float32), *matrices(2))
+@pytest.mark.parametrize("ids, weights", [((3, 2), (3, 1)), ((2, 2), (2, 2)), ((4, 2), (4, 2)), ((3,), (3, 1))])
+def test_refuses(ids, weights):
+    with pytest.raises(ValueError, match="experts expects expert_ids"):
+        experts(np.zeros((3, D), np.float32), np.zeros(ids, int), np.zeros(weights, np.float32), *matrices(2))

@@ -35,7 +35,7 @@ def right(name: str) -> dict:
         "adapter": {"x": draw(3, 4), "weights": adapter},
         "attention": {"q": draw(3, 4, 8), "keys": draw(5, 2, 8), "values": draw(5, 2, 8), "lengths": [2, 1],
                       "spans": [(0, 3), (3, 5)]},
-        "experts": {"x": draw(3, 4), "chosen": np.array([[0, 2], [1, 0], [2, 1]]), "weights": draw(3, 2),
+        "experts": {"x": draw(3, 4), "expert_ids": np.array([[0, 2], [1, 0], [2, 1]]), "expert_weights": draw(3, 2),
                     **{key: [value] * 3 for key, value in matrices.items()}},
         "feed_forward": {"x": draw(3, 4), **matrices},
         "linear": {"x": draw(3, 4), "weight": draw(5, 4)},
@@ -51,11 +51,11 @@ def right(name: str) -> dict:
 
 OPERATIONS = {name: getattr(tiny.ops if hasattr(tiny.ops, name) else numerics, name) for name in
               [*tiny.ops.__all__, "erf", "gelu", "silu", "softmax", "round_to"]}
-ACTIVATIONS = {"attention": ["q", "keys", "values"], "rope": ["x", "cos", "sin"], "experts": ["x", "weights"],
+ACTIVATIONS = {"attention": ["q", "keys", "values"], "rope": ["x", "cos", "sin"], "experts": ["x", "expert_weights"],
                "patch_embed": ["images"], "rope_table": [], "rope_2d_table": []}
 WEIGHTS = {"linear": ["weight"], "rms_norm": ["weight"], "route": ["gate"], "patch_embed": ["weight"],
            "feed_forward": ["w1", "w2", "w3"], "experts": ["w1", "w2", "w3"], "adapter": ["weights"]}
-POSITIONS = {"rope_table": ["positions"], "rope_2d_table": ["positions"], "experts": ["chosen"]}
+POSITIONS = {"rope_table": ["positions"], "rope_2d_table": ["positions"], "experts": ["expert_ids"]}
 
 
 def rounds(function):
@@ -113,13 +113,13 @@ OTHERS = [
     ("attention", {"q": draw(2, 4, 8), "lengths": [1, 1], "spans": [(0, 3), (3, 6)]}),
     ("route", {"gate": draw(5, 3)}), ("route", {"num_experts_per_tok": 0}), ("route", {"num_experts_per_tok": 6}),
     ("route", {"num_experts_per_tok": 1.5}), ("route", {"num_experts_per_tok": "2"}),
-    ("experts", {"chosen": np.array([[0, -1], [1, 0], [2, 1]])}),
-    ("experts", {"chosen": np.array([[0, 3], [1, 0], [2, 1]])}),
-    ("experts", {"chosen": np.array([[0, 0], [1, 0], [2, 1]])}),
-    ("experts", {"chosen": np.array([[0, 1], [1, 0]])}),
-    ("experts", {"weights": draw(3, 1)}), ("experts", {"weights": draw(2, 2)}), ("experts", {"x": draw(2, 4)}),
-    ("experts", {"x": draw(3, 5)}), ("experts", {"w1": [draw(6, 4)] * 2}), ("experts", {"w2": [draw(6, 4)] * 3}),
-    ("experts", {"w3": [draw(5, 4)] * 3}),
+    ("experts", {"expert_ids": np.array([[0, -1], [1, 0], [2, 1]])}),
+    ("experts", {"expert_ids": np.array([[0, 3], [1, 0], [2, 1]])}),
+    ("experts", {"expert_ids": np.array([[0, 0], [1, 0], [2, 1]])}),
+    ("experts", {"expert_ids": np.array([[0, 1], [1, 0]])}),
+    ("experts", {"expert_weights": draw(3, 1)}), ("experts", {"expert_weights": draw(2, 2)}),
+    ("experts", {"x": draw(2, 4)}), ("experts", {"x": draw(3, 5)}), ("experts", {"w1": [draw(6, 4)] * 2}),
+    ("experts", {"w2": [draw(6, 4)] * 3}), ("experts", {"w3": [draw(5, 4)] * 3}),
     ("feed_forward", {"x": draw(3, 5)}), ("feed_forward", {"w2": draw(6, 4)}), ("feed_forward", {"w3": draw(1, 4)}),
     ("patch_embed", {"images": []}), ("patch_embed", {"images": [draw(1, 4, 6)]}),
     ("patch_embed", {"images": [draw(3, 4, 5)]}),

@@ -26,12 +26,12 @@ def choose(logits, K):
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_against_the_loops(T, E, K, dtype):
     x, gate = RNG.standard_normal((T, 10)).astype(np.float32), RNG.standard_normal((E, 10)).astype(dtype)
-    logits, experts, weights = route(x, gate, K)
-    assert logits.dtype == weights.dtype == np.float32 and np.issubdtype(experts.dtype, np.integer)
-    assert logits.shape == (T, E) and experts.shape == weights.shape == (T, K)
+    logits, expert_ids, expert_weights = route(x, gate, K)
+    assert logits.dtype == expert_weights.dtype == np.float32 and np.issubdtype(expert_ids.dtype, np.integer)
+    assert logits.shape == (T, E) and expert_ids.shape == expert_weights.shape == (T, K)
     products = [[math.fsum(float(a) * float(b) for a, b in zip(row, column)) for column in gate] for row in x]
     assert_close(logits, products, OPS["linear"], name="logits")
-    for row, picked, shares in zip(logits, experts, weights):
+    for row, picked, shares in zip(logits, expert_ids, expert_weights):
         wanted, expected = choose(row, K)
         assert picked.tolist() == wanted
         assert_close(shares, expected, OPS["route"], name="weights")

@@ -106,9 +106,9 @@ def small_case() -> dict[str, tuple]:
 
     cos, sin = tiny.ops.rope_table(np.arange(3), 16, 1e4)
     matrices = [[draw(*shape) / np.float32(5) for _ in range(4)] for shape in ((24, 32), (32, 24), (24, 32))]
-    chosen, scales = np.array([[0, 3], [3, 1], [0, 1]]), np.full((3, 2), 0.5, np.float32)
+    expert_ids, expert_weights = np.array([[0, 3], [3, 1], [0, 1]]), np.full((3, 2), 0.5, np.float32)
     return {"rms_norm": (draw(3, 32), draw(32), 1e-5), "rope": (draw(3, 2, 16), cos, sin),
-            "route": (draw(3, 32), draw(4, 32), 2), "experts": (draw(3, 32), chosen, scales, *matrices),
+            "route": (draw(3, 32), draw(4, 32), 2), "experts": (draw(3, 32), expert_ids, expert_weights, *matrices),
             "attention": (draw(3, 4, 16), draw(3, 2, 16), draw(3, 2, 16), [2, 1], [(0, 2), (2, 3)])}
 
 
@@ -164,7 +164,8 @@ def test_a_model_s_operations_bring_arrays_there_and_back(name, pretended):  # n
 def without_tokens(name: str) -> tuple:
     """The arguments of `small_case` with T = 0."""
     def cut(key, value):
-        return value[:0] if key in {"x", "q", "cos", "sin", "chosen", "weights", "lengths", "spans"} else value
+        rows = {"x", "q", "cos", "sin", "expert_ids", "expert_weights", "lengths", "spans"}
+        return value[:0] if key in rows else value
 
     names = inspect.signature(getattr(tiny.ops, name)).parameters
     return tuple(cut(key, value) for key, value in zip(names, small_case()[name]))

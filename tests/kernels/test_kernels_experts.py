@@ -29,10 +29,10 @@ def case(T, E, K, D, F, precision="float32", dtype=FLOAT, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((T, D)).astype(np.float32)
     x = x if precision == "float32" else x.astype(BF16).astype(np.float32)
-    chosen = np.array([rng.permutation(E)[:K] for _ in range(T)])
+    expert_ids = np.array([rng.permutation(E)[:K] for _ in range(T)])
     matrices = [[(rng.standard_normal(shape) / np.sqrt(shape[1])).astype(dtype) for _ in range(E)]
                 for shape in ((F, D), (D, F), (F, D))]
-    return x, chosen, rng.random((T, K)).astype(np.float32), *matrices
+    return x, expert_ids, rng.random((T, K)).astype(np.float32), *matrices
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -56,9 +56,9 @@ def test_all_modes_give_equal_bits(version, precision, dtype):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_experts_of_a_token_are_added_in_ascending_index(version):
-    x, chosen, weights, *w = case(*CASES[3])
-    y = experts(Emulator(), x, chosen, weights, *w, version=version)
-    turned = experts(Emulator(), x, chosen[:, ::-1], weights[:, ::-1], *w, version=version)
+    x, expert_ids, expert_weights, *w = case(*CASES[3])
+    y = experts(Emulator(), x, expert_ids, expert_weights, *w, version=version)
+    turned = experts(Emulator(), x, expert_ids[:, ::-1], expert_weights[:, ::-1], *w, version=version)
     assert_close(turned, y, 0.0, name="the choices in another order")
 
 
@@ -106,91 +106,93 @@ class Guarded(Sequence):
 
 
 def few_experts(used):
-    x, _, weights, *w = case(31, 8, 1, 24, 40)
-    chosen = np.random.default_rng(1).choice(used, (31, 1))
-    return x, chosen, weights, w
+    x, _, expert_weights, *w = case(31, 8, 1, 24, 40)
+    expert_ids = np.random.default_rng(1).choice(used, (31, 1))
+    return x, expert_ids, expert_weights, w
 
 
 @pytest.mark.parametrize("used", [[3], [0, 7], [1, 2, 6]])
 def test_an_expert_without_tokens_is_not_looked_up(used):
-    x, chosen, weights, w = few_experts(used)
-    y = experts(Emulator(), x, chosen, weights, *(Guarded(matrices, used) for matrices in w))
-    assert_close(y, book.experts(x, chosen, weights, *w), TOLERANCE["float32"], name="experts")
+    x, expert_ids, expert_weights, w = few_experts(used)
+    y = experts(Emulator(), x, expert_ids, expert_weights, *(Guarded(matrices, used) for matrices in w))
+    assert_close(y, book.experts(x, expert_ids, expert_weights, *w), TOLERANCE["float32"], name="experts")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_expert_without_tokens_is_not_read(version):
     """The others' pointers lead to a single number: checked mode would report any read behind it."""
-    x, chosen, weights, w = few_experts([1, 2, 6])
+    x, expert_ids, expert_weights, w = few_experts([1, 2, 6])
     small = np.full((1, 1), np.nan, np.float32)
     tables = [[matrices[e] if e in (1, 2, 6) else small for e in range(8)] for matrices in w]
     # The kernels take the types from the first matrix, and the sizes from these arguments.
     launcher = Emulator(check=True)
     out = launcher.empty(x.shape, np.float32)
-    launch(launcher, version, (x, chosen.astype(np.int32), weights), tables, out, 40, 24)
-    assert_close(out, book.experts(x, chosen, weights, *w), TOLERANCE["float32"], name="experts")
+    launch(launcher, version, (x, expert_ids.astype(np.int32), expert_weights), tables, out, 40, 24)
+    assert_close(out, book.experts(x, expert_ids, expert_weights, *w), TOLERANCE["float32"], name="experts")
 
 
 def test_weights_as_checkpoints_have_them():
     """Half precision, gaps between the numbers, types that differ, and an address that is no multiple of 16 bytes."""
-    x, chosen, weights, *w = case(3, 4, 2, 32, 48)
-    expected = book.experts(x, chosen, weights, *w)
+    x, expert_ids, expert_weights, *w = case(3, 4, 2, 32, 48)
+    expected = book.experts(x, expert_ids, expert_weights, *w)
     gaps = [[np.repeat(m, 2, axis=1)[:, ::2] for m in w[0]], [np.asfortranarray(m) for m in w[1]], w[2]]
-    assert_close(experts(Emulator(), x, chosen, weights, *gaps), expected, TOLERANCE["float32"], name="gaps")
+    assert_close(experts(Emulator(), x, expert_ids, expert_weights, *gaps), expected, TOLERANCE["float32"], name="gaps")
     for dtypes in (("float16", "float16", "float16"), (BF16, FLOAT, BF16)):
         mixed = [[m.astype(dtype) for m in matrices] for matrices, dtype in zip(w, dtypes)]
-        assert_close(experts(Emulator(), x, chosen, weights, *mixed), book.experts(x, chosen, weights, *mixed),
-                     TOLERANCE["float32"], name=f"{dtypes}")
+        expected = book.experts(x, expert_ids, expert_weights, *mixed)
+        assert_close(experts(Emulator(), x, expert_ids, expert_weights, *mixed), expected, TOLERANCE["float32"],
+                     name=f"{dtypes}")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("dtype", [FLOAT, BF16])
 def test_addresses_that_are_no_multiple_of_16(version, dtype):
-    x, chosen, weights, *w = case(2, 4, 2, 32, 48, dtype=dtype)
+    x, expert_ids, expert_weights, *w = case(2, 4, 2, 32, 48, dtype=dtype)
     odd = [[np.append(dtype.type(0), m)[1:].reshape(m.shape) for m in matrices] for matrices in w]
     assert all(m.ctypes.data % 16 and m.flags.c_contiguous for matrices in odd for m in matrices)
-    y = experts(Emulator(check=True), x, chosen, weights, *odd, version=version)
-    assert_close(y, book.experts(x, chosen, weights, *w), TOLERANCE["float32"], name="odd addresses")
+    y = experts(Emulator(check=True), x, expert_ids, expert_weights, *odd, version=version)
+    assert_close(y, book.experts(x, expert_ids, expert_weights, *w), TOLERANCE["float32"], name="odd addresses")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_gates_that_overflow_the_exponential(version):
-    x, chosen, weights, *w = case(3, 4, 2, 32, 48)
+    x, expert_ids, expert_weights, *w = case(3, 4, 2, 32, 48)
     x *= 400
-    y = experts(Emulator(), x, chosen, weights, *w, version=version)
-    expected = book.experts(x, chosen, weights, *w)
+    y = experts(Emulator(), x, expert_ids, expert_weights, *w, version=version)
+    expected = book.experts(x, expert_ids, expert_weights, *w)
     assert_close(y, expected, 2e-6 * float(np.abs(expected).max()), name="experts")
 
 
 def test_no_tokens():
-    x, chosen, weights, *w = case(2, 4, 2, 8, 8)
-    assert experts(Emulator(), x[:0], chosen[:0], weights[:0], *w).shape == (0, 8)
+    x, expert_ids, expert_weights, *w = case(2, 4, 2, 8, 8)
+    assert experts(Emulator(), x[:0], expert_ids[:0], expert_weights[:0], *w).shape == (0, 8)
 
 
-@pytest.mark.parametrize("chosen, weights", [((3, 2), (3, 1)), ((2, 2), (2, 2)), ((4, 2), (4, 2)), ((3,), (3, 1))])
-def test_refuses_what_the_book_refuses(chosen, weights):
+@pytest.mark.parametrize("ids, weights", [((3, 2), (3, 1)), ((2, 2), (2, 2)), ((4, 2), (4, 2)), ((3,), (3, 1))])
+def test_refuses_what_the_book_refuses(ids, weights):
     x, _, _, *w = case(3, 2, 2, 8, 8)
     said = []
     for function in (book.experts, lambda *arguments: experts(Emulator(), *arguments)):
         with pytest.raises(ValueError, match="experts expects") as caught:
-            function(x, np.zeros(chosen, int), np.zeros(weights, np.float32), *w)
+            function(x, np.zeros(ids, int), np.zeros(weights, np.float32), *w)
         said.append(str(caught.value))
     assert said[0] == said[1]
 
 
 def test_refuses():
-    x, chosen, weights, *w = case(3, 4, 2, 8, 16)
+    x, expert_ids, expert_weights, *w = case(3, 4, 2, 8, 16)
     with pytest.raises(ValueError, match="ids from 0 to 3; got 0 to 4"):
-        experts(Emulator(), x, np.array([[0, 4]] * 3), weights, *w)
+        experts(Emulator(), x, np.array([[0, 4]] * 3), expert_weights, *w)
     with pytest.raises(ValueError, match="feed_forward expects"):
-        experts(Emulator(), x, chosen, weights, w[0], w[0], w[2])
+        experts(Emulator(), x, expert_ids, expert_weights, w[0], w[0], w[2])
     with pytest.raises(ValueError, match=r"for x \(T, 7\)"):
-        experts(Emulator(), x[:, :7], chosen, weights, *w)
+        experts(Emulator(), x[:, :7], expert_ids, expert_weights, *w)
     with pytest.raises(ValueError, match="v1, v2 and v3; got 'v4'"):
-        experts(Emulator(), x, chosen, weights, *w, version="v4")
+        experts(Emulator(), x, expert_ids, expert_weights, *w, version="v4")
     wide = [np.zeros((42000, 1), np.float32)], [np.zeros((1, 42000), np.float32)], [np.zeros((42000, 1), np.float32)]
     with pytest.raises(ValueError, match="bytes in shared memory.*use v2 or v3"):
-        experts(Emulator(), x[:1, :1], np.zeros((1, 1), int), weights[:1, :1], *(m * 1 for m in wide), version="v1")
+        experts(Emulator(), x[:1, :1], np.zeros((1, 1), int), expert_weights[:1, :1], *(m * 1 for m in wide),
+                version="v1")
 
 
 def test_floor():

@@ -39,8 +39,8 @@ def compare(version, T, D, E, K, precision="float32", dtype=np.float32):
     clear = (ordered[:, :-1] - ordered[:, 1:] > 2 * bound).all(axis=1)
     assert clear.mean() > 0.97, "nearly every token must count"
     assert_close(result[0], expected[0], bound, name="logits")
-    assert_close(result[1][clear], expected[1][clear], 0.0, name="experts")
-    assert_close(result[2], expected[2], WEIGHTS[130 if D <= 130 else 4096], name="weights")
+    assert_close(result[1][clear], expected[1][clear], 0.0, name="expert_ids")
+    assert_close(result[2], expected[2], WEIGHTS[130 if D <= 130 else 4096], name="expert_weights")
 
 
 @needs_compiler
@@ -72,8 +72,8 @@ def test_exact_ties_go_to_the_lower_index(version, K):
     result = run_in_all_modes(lambda launcher: kernel.route(launcher, x, gate, K, version=version))
     expected = route(x, gate, K)
     assert_close(result[0], expected[0], 0.0, name="logits")
-    assert_close(result[1], expected[1], 0.0, name="experts")
-    assert_close(result[2], expected[2], WEIGHTS[130], name="weights")
+    assert_close(result[1], expected[1], 0.0, name="expert_ids")
+    assert_close(result[2], expected[2], WEIGHTS[130], name="expert_weights")
 
 
 NAN, INF = np.nan, np.inf
@@ -96,8 +96,8 @@ def test_logits_of_all_kinds(version, logits):
         with np.errstate(invalid="ignore"):
             expected = route(x, gate, K)
         assert_close(result[0], expected[0], 0.0, name="logits")
-        assert_close(result[1], expected[1], 0.0, name="experts")
-        assert_close(result[2], expected[2], WEIGHTS[130], name="weights")
+        assert_close(result[1], expected[1], 0.0, name="expert_ids")
+        assert_close(result[2], expected[2], WEIGHTS[130], name="expert_weights")
 
 
 @needs_compiler
@@ -113,7 +113,7 @@ def test_several_tokens_for_a_warp_change_no_bit(monkeypatch):
         monkeypatch.setattr(kernel, "FEW_TOKENS", few)
         runs.append(run_in_all_modes(lambda launcher: kernel.route(launcher, x, gate, 2)))
     for other in runs[1:]:
-        for name, array, expected in zip(("logits", "experts", "weights"), other, runs[0]):
+        for name, array, expected in zip(("logits", "expert_ids", "expert_weights"), other, runs[0]):
             assert_close(array, expected, 0.0, name=name)
 
 
@@ -122,9 +122,9 @@ def test_several_tokens_for_a_warp_change_no_bit(monkeypatch):
 @pytest.mark.parametrize("T, K", [(1, 2), (31, 3), (257, 1), (256, 2), (257, 2), (700, 2)])
 def test_pairs_are_sorted_by_expert(E, T, K):
     """Expert 2 gets no token; the order is that of a stable sort."""
-    chosen = np.random.default_rng([E, T, K]).integers(0, E, (T, K))
-    chosen[chosen == 2] = E - 1
-    check_groups(chosen, E)
+    expert_ids = np.random.default_rng([E, T, K]).integers(0, E, (T, K))
+    expert_ids[expert_ids == 2] = E - 1
+    check_groups(expert_ids, E)
 
 
 @needs_compiler
@@ -138,12 +138,12 @@ def test_all_tokens_to_one_expert():
     check_groups(np.zeros((300, 2), np.int32), 8)
 
 
-def check_groups(chosen, E):
-    counts, offsets, order = run_in_all_modes(lambda launcher: kernel.group_by_expert(launcher, chosen, E))
+def check_groups(expert_ids, E):
+    counts, offsets, order = run_in_all_modes(lambda launcher: kernel.group_by_expert(launcher, expert_ids, E))
     assert counts.dtype == offsets.dtype == order.dtype == np.int32
-    expected = np.bincount(chosen.ravel(), minlength=E)
+    expected = np.bincount(expert_ids.ravel(), minlength=E)
     assert counts.tolist() == expected.tolist() and offsets.tolist() == [0, *np.cumsum(expected)]
-    assert order.tolist() == np.argsort(chosen.ravel(), kind="stable").tolist()
+    assert order.tolist() == np.argsort(expert_ids.ravel(), kind="stable").tolist()
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -250,7 +250,7 @@ MUTANTS = [
     ("attention", "the causal mask dropped", "    if mask is not None:\n", "    if False:\n"),
     ("attention", "sequences see each other", "slice(first, first + block + t)",
      "slice(0, first + block + t)"),
-    ("route", "softmax without the row sum", ' - np.einsum("tk,tk->t", weights, dweights)[:, None]', ""),
+    ("route", "softmax without the row sum", ' - np.einsum("tk,tk->t", expert_weights, dweights)[:, None]', ""),
     ("route", "the load-balancing loss forgotten", "    if coefficient:\n", "    if False:\n"),
     ("route", "the load-balancing softmax without the row sum", " - (probabilities @ slope)[:, None]", ""),
     ("route", "the load-balancing gradient not averaged over tokens", "coefficient * E / T**2", "coefficient * E / T"),

@@ -458,8 +458,8 @@ def test_the_operations_that_keep_are_the_books():
     assert_close(ours, book, atol=4e-6, name="attention")  # measured: 5.4e-7 over 6 seeds
     x, gate = normal(50, 16), normal(4, 16)
     w1, w2, w3 = normal(4, 12, 16), normal(4, 16, 12), normal(4, 12, 16)
-    _, chosen, weights = tiny.ops.route(x, gate, 2)
-    ours = backward.keeping_experts(kept)(x, chosen, weights, w1, w2, w3)
-    book = tiny.ops.experts(x, chosen, weights, w1, w2, w3)
+    _, expert_ids, expert_weights = tiny.ops.route(x, gate, 2)
+    ours = backward.keeping_experts(kept)(x, expert_ids, expert_weights, w1, w2, w3)
+    book = tiny.ops.experts(x, expert_ids, expert_weights, w1, w2, w3)
     assert_close(ours, book, atol=2e-4, name="experts")  # values reach 280; measured: 3.1e-5
     assert len(kept) == 2

@@ -217,23 +217,23 @@ def attend_backward(dout: np.ndarray, q: np.ndarray, keys: np.ndarray, values: n
     return dq, dkeys, dvalues
 
 
-def load_balancing(logits: np.ndarray, chosen: np.ndarray) -> tuple[float, np.ndarray]:
+def load_balancing(logits: np.ndarray, expert_ids: np.ndarray) -> tuple[float, np.ndarray]:
     """The load-balancing loss of one layer: E sum_e f_e P_e, and the share f_e / K of choices of each expert.
 
     f_e is the number of times that expert e was chosen, divided by T; P_e is the mean over tokens of the softmax over
     ALL E logits. An even load gives K.
 
-    Shapes:  logits (T, E), chosen (T, K) -> loss, shares (E,)
+    Shapes:  logits (T, E), expert_ids (T, K) -> loss, shares (E,)
     Source:  arXiv:2101.03961 eq. 4-6; transformers modeling_mixtral.py, load_balancing_loss_func
     Differs: transformers first joins the rows of all layers, so that one layer's imbalance can cancel another's. Here
              each layer has its own loss, and the model's is their mean. Switch counts first choices only: even is 1
     """
-    counts = np.bincount(chosen.reshape(-1), minlength=logits.shape[1])
+    counts = np.bincount(expert_ids.reshape(-1), minlength=logits.shape[1])
     mean = softmax(logits).mean(axis=0, dtype=np.float64)
-    return float(logits.shape[1] * (counts / len(logits)) @ mean), counts / chosen.size
+    return float(logits.shape[1] * (counts / len(logits)) @ mean), counts / expert_ids.size
 
 
-def route_backward(dweights: np.ndarray, logits: np.ndarray, chosen: np.ndarray, weights: np.ndarray,
+def route_backward(dweights: np.ndarray, logits: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndarray,
                    coefficient: float = 0.0) -> np.ndarray:
     """Of w = softmax over the chosen logits: dlogit_k = w_k (dw_k - sum_j w_j dw_j), zero for the others; plus
     coefficient times the gradient of the load-balancing loss. The choice itself, and f, have no gradient.
@@ -241,19 +241,19 @@ def route_backward(dweights: np.ndarray, logits: np.ndarray, chosen: np.ndarray,
     With P_te the softmax over all logits, d loss / d P_te = E f_e / T, and through that softmax
     dlogit_te = P_te (E f_e / T - sum_i P_ti E f_i / T).
 
-    Shapes:  dweights (T, K), logits (T, E), chosen (T, K), weights (T, K) -> dlogits (T, E)
+    Shapes:  dweights (T, K), logits (T, E), expert_ids (T, K), expert_weights (T, K) -> dlogits (T, E)
     """
     T, E = logits.shape
     dlogits = np.zeros_like(logits)
     # (1) the load-balancing loss, through the softmax over all logits
     if coefficient:
         probabilities = softmax(logits)
-        slope = np.bincount(chosen.reshape(-1), minlength=E) * (coefficient * E / T**2)
+        slope = np.bincount(expert_ids.reshape(-1), minlength=E) * (coefficient * E / T**2)
         slope = slope.astype(logits.dtype)
         dlogits = probabilities * (slope - (probabilities @ slope)[:, None])
     # (2) the weights, through the softmax over the chosen logits
-    dchosen = weights * (dweights - np.einsum("tk,tk->t", weights, dweights)[:, None])
-    dlogits[np.arange(T)[:, None], chosen] += dchosen
+    dchosen = expert_weights * (dweights - np.einsum("tk,tk->t", expert_weights, dweights)[:, None])
+    dlogits[np.arange(T)[:, None], expert_ids] += dchosen
     return dlogits
 
 
@@ -317,13 +317,13 @@ def keeping_experts(kept: list[dict[int, tuple[np.ndarray, ...]]]) -> Callable[.
     In training it stands in the place of `tiny.ops.experts`, because multiplying by w1 and w3 once more takes longer
     than keeping what they gave. A test holds it to the book's.
     """
-    def experts(x, chosen, weights, w1, w2, w3, precision="float32"):
+    def experts(x, expert_ids, expert_weights, w1, w2, w3, precision="float32"):
         out, states = np.zeros_like(x), {}
-        for e in np.unique(chosen):
-            tokens, rank = np.nonzero(chosen == e)
+        for e in np.unique(expert_ids):
+            tokens, rank = np.nonzero(expert_ids == e)
             states[int(e)] = swiglu(x[tokens], w1[e], w3[e])
             answer = states[int(e)][0] @ w2[e].T
-            answer *= weights[tokens, rank, None]
+            answer *= expert_weights[tokens, rank, None]
             out[tokens] += answer
         kept.append(states)
         return out
@@ -331,28 +331,28 @@ def keeping_experts(kept: list[dict[int, tuple[np.ndarray, ...]]]) -> Callable[.
     return experts
 
 
-def experts_backward(dout: np.ndarray, x: np.ndarray, chosen: np.ndarray, weights: np.ndarray,
+def experts_backward(dout: np.ndarray, x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndarray,
                      w1: Sequence[np.ndarray], w2: Sequence[np.ndarray], w3: Sequence[np.ndarray],
                      dw: Sequence[Sequence[np.ndarray]],
                      states: dict[int, tuple[np.ndarray, ...]] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Of y_t = sum_k weights_tk expert_k(x_t): the gradient of each expert from its own tokens, that of x added up
     over a token's experts, and that of each router weight, expert_k(x_t) . dy_t.
 
-    Shapes:  dout (T, D), x (T, D), chosen (T, K), weights (T, K), w1 E x (F, D), w2 E x (D, F), w3 E x (F, D),
-             dw: for each expert its three gradients, written -> dx (T, D), dweights (T, K);
+    Shapes:  dout (T, D), x (T, D), expert_ids (T, K), expert_weights (T, K), w1 E x (F, D), w2 E x (D, F),
+             w3 E x (F, D), dw: for each expert its three gradients, written -> dx (T, D), dweights (T, K);
              states: what `keeping_experts` kept of each expert, if it ran the forward pass
     """
-    dx, dweights = np.zeros_like(x), np.empty_like(weights)
+    dx, dweights = np.zeros_like(x), np.empty_like(expert_weights)
     for e in range(len(w1)):
         # (1) the tokens that chose this expert, and as which of their choices; none: no gradient
-        tokens, rank = np.nonzero(chosen == e)
+        tokens, rank = np.nonzero(expert_ids == e)
         if not len(tokens):
             for gradient in dw[e]:
                 gradient[...] = 0
             continue
         # (2) the expert's gradients from just those tokens; a token has an expert once at most
         part, dweights[tokens, rank] = swiglu_backward(
-            dout[tokens], x[tokens], weights[tokens, rank, None], w1[e], w2[e], w3[e], dw[e],
+            dout[tokens], x[tokens], expert_weights[tokens, rank, None], w1[e], w2[e], w3[e], dw[e],
             states[e] if states else None)
         dx[tokens] += part
     return dx, dweights

@@ -116,10 +116,11 @@ def mixture_backward(dout: np.ndarray, x: np.ndarray, layer: int, stack: Stack, 
         networks = [f"feed_forward.experts.{e}.{{}}".format for e in range(config.moe.num_experts)]
         w1, w2, w3 = ([weights[named(network(w))] for network in networks] for w in ("w1", "w2", "w3"))
         dw = [[grads[named(network(w))] for w in ("w1", "w2", "w3")] for network in networks]
-        logits, chosen, shares = (trace[f"{name}{layer:02}"] for name in ("router_logits", "experts", "expert_weights"))
-        dnormed, dshares = experts_backward(dout, normed, chosen, shares, w1, w2, w3, dw, states)
+        logits, expert_ids, expert_weights = (trace[f"{name}{layer:02}"]
+                                              for name in ("router_logits", "experts", "expert_weights"))
+        dnormed, dweights = experts_backward(dout, normed, expert_ids, expert_weights, w1, w2, w3, dw, states)
         # (3) the router
-        dlogits = route_backward(dshares, logits, chosen, shares, coefficient)
+        dlogits = route_backward(dweights, logits, expert_ids, expert_weights, coefficient)
         gate = named("feed_forward.gate")
         dnormed += linear_backward(dlogits, normed, weights[gate], grads[gate])
     else:

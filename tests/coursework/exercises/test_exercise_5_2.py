@@ -19,11 +19,11 @@ def matrices():
             for shape in ((F, D), (D, F), (F, D))]
 
 
-def check(chosen, weights, expected, name):
+def check(expert_ids, expert_weights, expected, name):
     """Compare with `expected(answer)`, where answer[e, t] is what expert e says to token t."""
     x, w = 2 * RNG.standard_normal((4, D)).astype(np.float32), matrices()
     answer = np.array([book.feed_forward(x, w[0][e], w[1][e], w[2][e]) for e in range(E)])
-    y = book.experts(x, np.array(chosen), np.array(weights, np.float32), *w)
+    y = book.experts(x, np.array(expert_ids), np.array(expert_weights, np.float32), *w)
     assert_close(y, expected(answer), 2 * OPS["experts"], name=name)
 
 
