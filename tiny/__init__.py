@@ -2,8 +2,9 @@
 
 The book is this folder's modules, in four parts and in reading order: config, numerics, rms_norm, attention, rope,
 kv_cache, router, experts, ops, decoder, mixtral, sampling, generate; chat, tokenizer; image, patch_embed, rope_2d,
-vision, adapter, pixtral; chat_v3, tekken. Its appendix is the folder `files/`: params, hf_config, safetensors, weights,
-tokenizer_files. With one hour, read rms_norm, attention, rope, router, experts and decoder.
+vision, adapter, pixtral; chat_v3, tekken. Its appendix is the folder `files/`: params, hf_config, safetensors,
+hf_names, weights, tokenizer_files, checkpoint. With one hour, read rms_norm, attention, rope, router, experts and
+decoder.
 
 Letters that stand for sizes everywhere:
 
@@ -20,10 +21,9 @@ from types import ModuleType
 
 import tiny.ops
 from tiny.config import TinyError
-from tiny.files.hf_config import read_hf_config
-from tiny.files.params import read_params
+from tiny.files.checkpoint import open_checkpoint, open_tokenizer
 from tiny.files.tokenizer_files import load_tokenizer
-from tiny.files.weights import Weights, choose_mode, find_files, open_tensors
+from tiny.files.weights import Weights, choose_mode
 from tiny.generate import Token, generate, generate_batch
 from tiny.image import image_grid, preprocess
 from tiny.mixtral import Mixtral
@@ -44,21 +44,11 @@ def load(folder: str | Path, ops: ModuleType = tiny.ops, precision: str = "float
 
     Raises:  TinyError for a folder, file or tensor that is missing, broken, or of another model
     """
-    folder = model_folder(folder)
-    layout, files = find_files(folder)
-    config = read_params(folder / "params.json") if layout == "mistral" else read_hf_config(folder / "config.json")
-    tensors = open_tensors(layout, files, config)
-    tokenizer = load_tokenizer(folder) if [*folder.glob("tokenizer.model*"), *folder.glob("tekken*.json")] else None
-    if tokenizer and tokenizer.vocab_size != config.vocab_size:
-        raise TinyError(f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, the model {config.vocab_size}.",
-                        "Use the tokenizer that was released with this model.")
-    sizes = getattr(tokenizer, "patch_size", None), getattr(tokenizer, "max_image_size", None)
-    if config.vision and any(sizes) and sizes != (config.vision.patch_size, config.vision.max_image_size):
-        raise TinyError(f"{folder}: the tokenizer's images have up to {sizes[1]} pixels, in patches of {sizes[0]}, "
-                        f"the model's {config.vision.max_image_size}, in patches of {config.vision.patch_size}.",
-                        "Use the tokenizer that was released with this model.")
-    model = Pixtral if config.vision else Mixtral
-    return model(config, Weights(tensors, choose_mode(weights, tensors)), tokenizer, ops, precision)
+    checkpoint = open_checkpoint(model_folder(folder))
+    tensors = dict(checkpoint.tensors)
+    model = Pixtral if checkpoint.config.vision else Mixtral
+    return model(checkpoint.config, Weights(tensors, choose_mode(weights, tensors)), open_tokenizer(checkpoint), ops,
+                 precision, checkpoint)
 
 
 def model_folder(name: str | Path) -> Path:

@@ -15,14 +15,17 @@ from tiny.kv_cache import KVCache
 
 
 class Mixtral:
-    """A decoder with its weights. Built by `tiny.load`; any mapping from Mistral's tensor names to arrays serves."""
+    """A decoder with its weights. Built by `tiny.load`; any mapping from Mistral's tensor names to arrays serves.
+
+    checkpoint: what was read of its folder; None for a model that was not loaded from one
+    """
 
     def __init__(self, config: Config, weights: Mapping[str, np.ndarray], tokenizer=None,
-                 ops: ModuleType = tiny.ops, precision: str = "float32"):
+                 ops: ModuleType = tiny.ops, precision: str = "float32", checkpoint=None):
         if precision not in ("float32", "bfloat16"):
             raise TinyError(f"precision={precision!r} is unknown.", "Use 'float32' or 'bfloat16'.")
         self.config, self.weights, self.ops, self.precision = config, weights, ops, precision
-        self._tokenizer = tokenizer
+        self._tokenizer, self.checkpoint = tokenizer, checkpoint
 
     @property
     def tokenizer(self):

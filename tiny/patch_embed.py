@@ -14,6 +14,11 @@ import numpy as np
 from tiny.numerics import STORED, check_precision, linear, need, round_to
 
 
+def grid_of(pixels: np.ndarray, patch_size: int) -> tuple[int, int]:
+    """How many patches an image has: (columns, rows). Shapes:  pixels (C, H, W), C = channels, W = width."""
+    return pixels.shape[2] // patch_size, pixels.shape[1] // patch_size
+
+
 def patches(pixels: np.ndarray, patch_size: int) -> np.ndarray:
     """Cut one image into squares, row by row, each flattened in the order channel, row, column.
 

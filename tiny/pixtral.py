@@ -12,6 +12,7 @@ from tiny.config import Config, TinyError, VisionConfig
 from tiny.decoder import Pass
 from tiny.image import preprocess
 from tiny.mixtral import Mixtral
+from tiny.patch_embed import grid_of
 from tiny.vision import vision_encoder
 
 
@@ -53,7 +54,7 @@ class Pixtral(Mixtral):
                   preprocess(image, vision.patch_size, vision.max_image_size) for image in images]
         for number, image in enumerate(pixels, 1):
             check_pixels(image, number, vision)
-        grids = [(image.shape[2] // vision.patch_size, image.shape[1] // vision.patch_size) for image in pixels]
+        grids = [grid_of(image, vision.patch_size) for image in pixels]
         needed = [columns for columns, rows in grids for _ in range(rows)]
         found, followers = rows_of(ids, vision.image_token_id)
         if sum(found) != sum(needed):

@@ -23,6 +23,7 @@ import numpy as np
 from tiny import chat
 from tiny.chat_v3 import encode_v3
 from tiny.config import TinyError
+from tiny.patch_embed import grid_of
 from tiny.tokenizer import SPACE, check_id, check_text
 
 # Every released Tekken file has this pattern. The alternatives are tried in this order, at each place of the text.
@@ -131,14 +132,14 @@ class TekkenTokenizer:
         Shapes:  pixels (3, H, W), H = height, W = width, both multiples of `patch_size`
         Raises:  TinyError if it cannot be read, or if the file has no image section
         """
-        # Imported here because the reading order has images later, and so that text needs no imaging library.
+        # Imported here so that text needs no imaging library.
         from tiny.image import preprocess
 
         if self.patch_size is None or self.max_image_size is None:
             raise TinyError("A message holds an image, and this model reads text only.",
                             "Leave the image out, or use a model with a vision encoder.")
         pixels = preprocess(image, self.patch_size, self.max_image_size, "mistral")
-        return self.image_tokens(pixels.shape[2] // self.patch_size, pixels.shape[1] // self.patch_size), pixels
+        return self.image_tokens(*grid_of(pixels, self.patch_size)), pixels
 
     def encode_chat(self, messages: list[dict], style: str = "mistral") -> tuple[list[int], list[np.ndarray]]:
         """Write a chat as token ids, with BOS; the second value is the preprocessed images in the order of their ids.

@@ -10,6 +10,7 @@ import numpy as np
 
 from tiny.config import VisionConfig
 from tiny.decoder import Pass, decoder_layer
+from tiny.patch_embed import grid_of
 from tiny.rope_2d import patch_positions
 
 
@@ -24,7 +25,7 @@ def vision_encoder(images: Sequence[np.ndarray], weights: Mapping[str, np.ndarra
              those of all; the paper, transformers and vLLM have it, as here
     """
     ops, precision = run.ops, run.precision
-    grids = [(pixels.shape[2] // config.patch_size, pixels.shape[1] // config.patch_size) for pixels in images]
+    grids = [grid_of(pixels, config.patch_size) for pixels in images]
     # (1) a vector for each patch, normalised; there is no norm at the other end
     x = ops.patch_embed(images, weights["vision_encoder.patch_conv.weight"], precision)
     run.note("patch_conv", x)

@@ -21,6 +21,7 @@ from pathlib import Path
 from kernels.emulator import ptx
 from kernels.emulator.rewrite import Source, hidden, rewrite
 from tiny.config import TinyError
+from tiny.tools.machine import cpu_flags
 
 HERE = Path(__file__).parent
 CHAPTERS = ("fibers", "meetings", "copies", "watch", "fences", "profile")
@@ -61,11 +62,7 @@ def compiler() -> str:
 def machine(gxx: str) -> str:
     """What the compiler is and what -march=native means here."""
     version = subprocess.run([gxx, "--version"], capture_output=True, text=True).stdout
-    try:
-        flags = re.search(r"^(flags|Features).*", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        flags = None
-    return version + (flags[0] if flags else "")
+    return version + " ".join(cpu_flags())
 
 
 def cache_folder() -> Path:

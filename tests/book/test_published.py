@@ -23,6 +23,7 @@ from compare import assert_close
 from PIL import Image
 
 import tiny
+from tiny.patch_embed import grid_of
 
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
 WEIGHTS = os.environ.get("TINY_WEIGHTS")
@@ -92,7 +93,7 @@ def test_transformers_pixtral(pixtral, record_property):
               for name in case["images"]]
     ids = [1, 3, *case["text_ids"]]
     for x in pixels:
-        columns, rows = x.shape[2] // vision.patch_size, x.shape[1] // vision.patch_size
+        columns, rows = grid_of(x, vision.patch_size)
         ids += (([vision.image_token_id] * columns + [12]) * rows)[:-1] + [13]
     answer = pixtral.tokenizer.encode(case["answer"])
     assert not follows(after(pixtral, [*ids, 4], answer, pixels), answer)

@@ -23,20 +23,16 @@ from tolerances import MODEL
 import tiny
 from tiny.config import TinyError
 from tiny.files import weights as module
+from tiny.files.checkpoint import find_layout, open_checkpoint, weight_files
+from tiny.files.hf_names import HF_LLAVA, HF_RECENT, hf_name, hf_prefixes
 from tiny.files.safetensors import read_safetensors, save_safetensors
 from tiny.files.weights import (
-    HF_LLAVA,
-    HF_RECENT,
     Weights,
     choose_mode,
     expected_shapes,
-    find_files,
     free_memory,
     halves_to_pairs,
     head_dim_of,
-    hf_name,
-    hf_prefixes,
-    open_tensors,
     pairs_to_halves,
 )
 
@@ -83,9 +79,11 @@ def test_folders(tmp_path):
 def test_both_layouts_in_one_folder(tmp_path, mistral, hf):
     for path in hf.iterdir():
         path.rename(mistral / path.name)
-    assert find_files(mistral) == ("mistral", [mistral / "consolidated.safetensors"])
+    assert find_layout(mistral) == "mistral"
+    assert weight_files(mistral, "mistral") == [mistral / "consolidated.safetensors"]
+    assert len(weight_files(mistral, "hf")) == 3 and open_checkpoint(mistral, "hf").layout == "hf"
     (mistral / "params.json").rename(mistral / "params.old")
-    assert find_files(mistral)[0] == "hf"
+    assert find_layout(mistral) == "hf"
 
 
 def test_several_consolidated_files(mistral):
@@ -93,14 +91,14 @@ def test_several_consolidated_files(mistral):
     names = list(TENSORS)
     for n in range(2):
         (mistral / f"consolidated.{n:02}.safetensors").write_bytes(file_bytes({k: TENSORS[k] for k in names[n::2]}))
-    assert len(find_files(mistral)[1]) == 2
+    assert len(weight_files(mistral, "mistral")) == 2
     assert_close(tiny.load(mistral)([1, 2]), tiny.Mixtral(CONFIG, TENSORS)([1, 2]), 0.0)
 
 
 def test_tensors_are_views_of_the_files(mistral, hf):
     for folder in (mistral, hf):
-        layout, files = find_files(folder)
-        tensors = open_tensors(layout, files, CONFIG)
+        checkpoint = open_checkpoint(folder)
+        layout, tensors = checkpoint.layout, checkpoint.tensors
         assert set(tensors) == set(expected_shapes(CONFIG)) == set(TENSORS)
         for name, x in tensors.items():
             assert not x.flags.writeable and not x.flags.owndata and x.dtype == ml_dtypes.bfloat16
@@ -275,8 +273,7 @@ def test_the_shapes_of_the_released_model():
 
 
 def test_tensors_of_a_model_that_sees_are_views(sees):
-    layout, files = find_files(sees[0])
-    tensors = open_tensors(layout, files, PIXTRAL)
+    tensors = open_checkpoint(sees[0]).tensors
     assert set(tensors) == set(PIXTRAL_TENSORS)
     for name, x in tensors.items():
         assert not x.flags.writeable and not x.flags.owndata
@@ -298,7 +295,7 @@ def test_both_forms_of_llava_and_mistrals_layout_compute_the_same(sees, mode):
 def test_several_shards_of_a_model_that_sees(tmp_path):
     for recent in (False, True):
         folder = write_hf(tmp_path / f"{recent}", PIXTRAL, PIXTRAL_TENSORS, shards=4, recent=recent)
-        assert len(find_files(folder)[1]) == 4
+        assert len(weight_files(folder, "hf")) == 4
         model = tiny.load(folder, weights="resident")
         for name, x in PIXTRAL_TENSORS.items():
             assert_close(model.weights[name], x, 0.0, name=name)

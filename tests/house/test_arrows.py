@@ -12,6 +12,12 @@ from oracles import ROOT
 import tiny
 import tiny.ops
 
+
+def module(path):
+    """The name under which a file is imported."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 MODULES = [name for name in BOOK if name not in ("__init__", "files")]
 OUTSIDE = {"numpy", "ml_dtypes"}  # what the layers may import beside the standard library and each other
 MORE = {"files.tokenizer_files": {"sentencepiece"}, "tekken": {"regex"}, "image": {"PIL"}}
@@ -32,13 +38,79 @@ def test_the_front_page_imports_the_book_only():
     assert set(imports(parsed(BOOK["__init__"]))) <= {f"tiny.{name}" for name in ORDER} | sys.stdlib_module_names
 
 
-def test_no_circles():
-    arrows = {name: {target.removeprefix("tiny.") for target in imports(parsed(path)) if target.startswith("tiny.")}
-              for name, path in BOOK.items()}
-    while leaves := [name for name, targets in arrows.items() if not targets & arrows.keys()]:
+# The rooms of the repository, from the ground up: a module may import from its own room and from lower ones. Two rooms
+# on one floor do not know each other.
+FLOORS = [("book",), ("training", "parallel"), ("tools",), ("serve", "evals"), ("commands",), ("kernels",),
+          ("tutorial",), ("notebooks",)]
+# One arrow points up, by name: the command line imports kernels when `--device` asks for them.
+EXCEPTION = {("tiny.__main__", "kernels.ops")}
+PROGRAMS = {module(path): path for folder in ("tiny", "kernels", "tutorial", "notebooks")
+            for path in sorted((ROOT / folder).rglob("*.py"))}
+
+
+def targets(path):
+    """The modules of this repository that a file imports anywhere, functions included."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in PROGRAMS else node.module for name in inside]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+            names = [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+        else:
+            continue
+        yield from (name for name in names if name in PROGRAMS)
+
+
+ARROWS = {name: set(targets(path)) - {name} for name, path in PROGRAMS.items()}
+
+
+def floor(name):
+    """The floor of a module's room, and the room."""
+    first, *rest = name.split(".")
+    room = first if first != "tiny" else "commands" if rest[-1:] == ["__main__"] else rest[0] if rest else "book"
+    room = room if any(room in rooms for rooms in FLOORS) else "book"
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms), room
+
+
+def circle(arrows):
+    """The modules that import each other in a circle, or lead into one: what is left when those that import none of
+    the others are taken away, again and again.
+    """
+    arrows = {name: set(found) for name, found in arrows.items()}
+    while leaves := [name for name, found in arrows.items() if not found & arrows.keys()]:
         for name in leaves:
             del arrows[name]
-    assert not arrows, f"these import each other in a circle: {sorted(arrows)}"
+    return sorted(arrows)
+
+
+def upward(arrows):
+    """The arrows that do not point down, and do not stay in their room."""
+    return [(name, target) for name, found in arrows.items() for target in sorted(found)
+            if floor(name)[1] != floor(target)[1] and floor(name)[0] <= floor(target)[0]]
+
+
+def test_no_circles():
+    assert circle(ARROWS) == [], "these import each other in a circle, or lead into one"
+
+
+def test_arrows_point_down():
+    assert set(upward(ARROWS)) == EXCEPTION
+
+
+def test_the_tests_of_arrows_can_fail():
+    book, tool, trainer = "tiny.image", "tiny.tools.chat", "tiny.training.backward"
+    bad = {book: {tool}, tool: {trainer}, trainer: {tool}}
+    assert circle(bad) == sorted(bad) and circle({book: set(), tool: {book, trainer}, trainer: {book}}) == []
+    assert upward(bad) == [(book, tool), (trainer, tool)]
+    assert upward({"tiny.evals.a": {"tiny.serve.b"}, "tiny.serve.b": {"tiny.tools.c"}}) == [
+        ("tiny.evals.a", "tiny.serve.b")]
+    assert {floor(name)[1] for name in PROGRAMS} >= {"book", "training", "tools", "commands", "kernels", "tutorial"}
+    assert [floor(name)[1] for name in ("tiny", "tiny.files.params", "tiny.training.__main__")] == [
+        "book", "book", "commands"]
+    assert sum(map(len, ARROWS.values())) > 300 and "tiny.rope" in ARROWS["tiny.ops"]
+    assert "kernels.emulator" in ARROWS["kernels.launch"], "imports inside functions are seen"
 
 
 def test_nothing_in_tiny_needs_frameworks_or_tests():

@@ -108,8 +108,7 @@ IMAGE = {
     "break_after_the_last_row_too": [("return (row * rows)[:-1] + [", "return row * rows + [")],
     "no_breaks": [('* columns + [self.special_id("[IMG_BREAK]")]', "* columns + []")],
     "no_end": [('return (row * rows)[:-1] + [self.special_id("[IMG_END]")]', "return row * rows")],
-    "rows_for_columns": [("self.image_tokens(pixels.shape[2] // self.patch_size, pixels.shape[1] // self.patch_size)",
-                          "self.image_tokens(pixels.shape[1] // self.patch_size, pixels.shape[2] // self.patch_size)")],
+    "rows_for_columns": [("grid_of(pixels, self.patch_size)", "grid_of(pixels, self.patch_size)[::-1]")],
     "end_for_break": [('[self.special_id("[IMG_BREAK]")]', '[self.special_id("[IMG_END]")]')],
 }
 

@@ -23,7 +23,8 @@ from tiny.files.weights import expected_shapes
 from tiny.image import MAX_PIXELS
 from tiny.tools import demo, memory, plots, releases, session
 from tiny.tools.coloured_text import COLOURS, RESET, Painter, expert_shares, legend, paint
-from tiny.training.images.evaluate import AIMS, COLUMNS, GATES
+from tiny.training.images import scenes
+from tiny.training.images.evaluate import AIMS, COLUMNS, GATES, SEED, plain
 from tutorial.pages import readme
 
 MODEL = GOLDEN / "mixtral-a" / "mistral"
@@ -437,14 +438,12 @@ def test_demo_of_a_dense_model_has_text_and_no_experts(capsys, tmp_path, monkeyp
 def test_demo_asks_about_two_pictures_seeing_and_blind(capsys, tmp_path, monkeypatch):
     """Answers that are made up: right where the picture has more than one colour, always the same where it has one."""
     monkeypatch.chdir(tmp_path)
-    drawn = [demo.draw_scene(*picture) for picture in demo.PICTURES]
-    right = {question.text: question.answer for _, questions in drawn for question in questions}
+    right = {question: answer for questions in demo.PICTURES.values() for question, answer in questions.items()}
     assert len(right) == 6
 
     def fake(model, ids, images, max_tokens):
         text = model.tokenizer.decode(ids)
-        answer = right[text] if np.ptp(images[0][0]) > 0.1 else drawn[1][1][0].answer
-        yield tiny.Token(5, answer, 0.0, None)
+        yield tiny.Token(5, right[text] if np.ptp(images[0][0]) > 0.1 else "blue", 0.0, None)
     monkeypatch.setattr(tiny, "generate", fake)
     demo.show_pictures(str(PIXTRAL))
     out = capsys.readouterr().out
@@ -452,12 +451,28 @@ def test_demo_asks_about_two_pictures_seeing_and_blind(capsys, tmp_path, monkeyp
     assert "picture2.png: 91 x 51 pixels, resized to 96 x 64: 6 x 4 patches, 28 tokens" in out
     rows = [re.split("   +", line.strip()) for line in out.splitlines() if line.startswith("  ")]
     assert [row for row in rows if row[0] != "question"] == [
-        [text, answer, drawn[1][1][0].answer, answer] for text, answer in right.items()]
-    assert "6 of 6 answers are right, 1 when blind." in out
-    for number, (picture, _) in enumerate(drawn, 1):
-        with Image.open(tmp_path / f"runs/demo/picture{number}.png") as stored:
-            assert_close(np.asarray(stored), picture, atol=0, name=f"picture {number}")
+        [text, answer, "blue", answer] for text, answer in right.items()]
+    assert "6 of 6 answers are right, 2 when blind." in out
     assert (tmp_path / "runs/demo/patches.png").read_bytes().startswith(b"\x89PNG")
+
+
+# How the stored pictures were drawn: kind of scene, width, height, and the skills that are asked for.
+DRAWN = {"picture1.png": ("objects2", 64, 48, ("caption2", "color_of", "left_of")),
+         "picture2.png": ("bars", 91, 51, ("caption_many", "tallest", "shortest"))}
+
+
+@pytest.mark.parametrize("file", DRAWN)
+def test_the_pictures_of_the_demo_are_what_the_renderer_draws(file):
+    kind, width, height, skills = DRAWN[file]
+    rng = np.random.default_rng([SEED, width, height])  # No training scene is drawn with this seed.
+    asked: dict = {}
+    while not asked.keys() >= set(skills):
+        scene = scenes.draw(rng, kind, width, height)
+        asked = {question.skill: question for question in scene.questions}
+    with Image.open(demo.STORED / file) as stored:
+        assert_close(np.asarray(stored), scene.images[0], atol=0, name=file)
+        assert_close(np.asarray(demo.plain(stored)), plain(scene.images[0]), atol=0, name="blind")
+    assert demo.PICTURES[file] == {asked[skill].text: asked[skill].answer for skill in skills}
 
 
 def test_numbers_that_the_readme_has_in_its_prose():

@@ -8,7 +8,7 @@ from compare import assert_close
 from PIL import Image, ImageDraw
 
 import tiny
-from tiny.training.images import card as image_card
+from tiny.tools.cards import images as image_card
 from tiny.training.images import evaluate
 from tiny.training.images.evaluate import AIMS, GATES, answers_right, draw
 

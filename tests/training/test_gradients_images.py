@@ -170,12 +170,12 @@ def test_gradients_are_those_of_finite_differences(name):
     CHECKS[name](gradients)
 
 
-PLACES = "grids = [(pixels.shape[2] // vision.patch_size, pixels.shape[1] // vision.patch_size)"
+PLACES = "grids = [grid_of(pixels, vision.patch_size) for"
 MUTANTS = [
     ("encoder", "row and column angles swapped on the way back", "patch_positions(grids)",
      "patch_positions(grids)[:, ::-1]"),
     ("encoder", "columns and rows of the grid swapped on the way back", PLACES,
-     "grids = [(pixels.shape[1] // vision.patch_size, pixels.shape[2] // vision.patch_size)"),
+     "grids = [grid_of(pixels, vision.patch_size)[::-1] for"),
     ("encoder", "images' order swapped on the way back", "patch_embed_backward(dx, images, ",
      "patch_embed_backward(dx, images[::-1], "),
     ("encoder", "layers differentiated first to last", "reversed(range(vision.num_hidden_layers))",

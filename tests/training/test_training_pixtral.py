@@ -14,9 +14,9 @@ import tiny
 from tiny.config import TinyError
 from tiny.files.tokenizer_files import open_tekken
 from tiny.pixtral import Pixtral
+from tiny.tools.cards import images as image_card
 from tiny.training import __main__ as command
 from tiny.training.images import batches, evaluate, gradients, scenes, train
-from tiny.training.images import card as image_card
 from tiny.training.images.questions import WORDINGS, Question
 from tiny.training.images.train import HEADS, Recipe, Stage, Trainer
 from tiny.training.images.vocabulary import SPECIAL, vocabulary, write_tokenizer

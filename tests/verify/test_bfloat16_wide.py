@@ -18,14 +18,14 @@ from torch_cases import same_bits
 
 import tiny
 from tiny.config import Config, MoeConfig, VisionConfig
+from tiny.tools.machine import cpu_flags
 from tiny.tools.synthetic import RandomTensors, save_checkpoint
 from tiny.tools.verify import torch_cpu
 
-CPU = Path("/proc/cpuinfo")
 MISSING = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
 REASON = (f"This check needs {' and '.join(MISSING)} (the verify extra)." if MISSING else
           "This check needs a processor with AVX512_BF16, whose order of addition is the one reproduced.")
-UNFIT = bool(MISSING) or not CPU.exists() or "avx512_bf16" not in CPU.read_text()
+UNFIT = bool(MISSING) or "avx512_bf16" not in cpu_flags()
 pytestmark = [pytest.mark.verify, pytest.mark.skipif(UNFIT, reason=REASON)]
 
 SIZES = {"n_layers": 3, "norm_eps": 1e-5, "rope_theta": 1e6, "max_seq_len": 4096}

@@ -1,6 +1,6 @@
 """Safetensors files: read as views of the mapped file, written whole or not at all.
 
-A file is data from anywhere: every number in its header is checked before it is used. Read `weights.py` next.
+A file is data from anywhere: every number in its header is checked before it is used. Read `hf_names.py` next.
 """
 
 import json

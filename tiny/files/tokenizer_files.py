@@ -1,7 +1,7 @@
 """Find the file of a tokenizer, and read it: a tokenizer.model as Mixtral's, or a tekken.json as Pixtral's.
 
-Whatever is wrong with a file is said here, when it is opened, and not by odd tokens later. This is the last file of
-the appendix.
+Whatever is wrong with a file is said here, when it is opened, and not by odd tokens later. Read `checkpoint.py`
+next.
 """
 
 import binascii
@@ -32,17 +32,19 @@ def load_tokenizer(path: str | Path) -> SentencePieceTokenizer | TekkenTokenizer
     return open_tekken(path, data) if path.suffix == ".json" or data[:1] == b"{" else open_sentencepiece(path, data)
 
 
-def find_tokenizer(path: Path) -> Path:
+def find_tokenizer(path: Path, sees: bool | None = None) -> Path:
     """Return the tokenizer file that `path` is or holds.
 
-    Order:   in a folder, tokenizer.model, then tokenizer.model.v*, then tekken.json, then tekken*.json; if its
-             params.json or config.json describes a model with a vision encoder, the Tekken files come first.
+    sees: whether the model has a vision encoder; None asks the configuration in the folder
+
+    Order:   in a folder, tokenizer.model, then tokenizer.model.v*, then tekken.json, then tekken*.json; for a model
+             with a vision encoder, the Tekken files come first.
     Raises:  TinyError if there is none
     """
     if not path.is_dir():
         return path
     patterns = ["tokenizer.model", "tokenizer.model.v*", "tekken.json", "tekken*.json"]
-    if sees(path):
+    if has_encoder(path) if sees is None else sees:
         patterns = patterns[2:] + patterns[:2]
     named = [file for pattern in patterns for file in sorted(path.glob(pattern)) if file.is_file()]
     if not named:
@@ -51,7 +53,7 @@ def find_tokenizer(path: Path) -> Path:
     return named[0]
 
 
-def sees(folder: Path) -> bool:
+def has_encoder(folder: Path) -> bool:
     """Whether the model in a folder has a vision encoder, by its params.json, else by its config.json.
 
     Raises:  TinyError if that file is broken

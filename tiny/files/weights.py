@@ -5,31 +5,15 @@ here and nowhere else, as views too. Read `tokenizer_files.py` next.
 """
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
-from tiny.files.params import read_json
+from tiny.files.hf_names import hf_name, hf_prefixes
 from tiny.files.safetensors import read_safetensors
 
-# Hugging Face's names begin with these: of the language model, its output, the vision encoder, and the adapter. First
-# those of a model of text; then those of the released LLaVA file; then those that a LLaVA model has in the memory of
-# recent versions of transformers, and that files written from there may have.
-HF_TEXT = ("model.", "lm_head.", "", "")
-HF_LLAVA = ("language_model.model.", "language_model.lm_head.", "vision_tower.", "multi_modal_projector.")
-HF_RECENT = ("model.language_model.", "lm_head.", "model.vision_tower.", "model.multi_modal_projector.")
-HF_PARTS = {"attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
-            "attention.wo": "self_attn.o_proj", "attention_norm": "input_layernorm", "norm": "norm",
-            "ffn_norm": "post_attention_layernorm", "feed_forward.gate": "block_sparse_moe.gate",
-            "feed_forward.experts": "block_sparse_moe.experts", "feed_forward.w1": "mlp.gate_proj",
-            "feed_forward.w2": "mlp.down_proj", "feed_forward.w3": "mlp.up_proj", "tok_embeddings": "embed_tokens"}
-HF_VISION = {"attention.wq": "attention.q_proj", "attention.wk": "attention.k_proj", "attention.wv": "attention.v_proj",
-             "attention.wo": "attention.o_proj", "feed_forward.w1": "feed_forward.gate_proj",
-             "feed_forward.w2": "feed_forward.down_proj", "feed_forward.w3": "feed_forward.up_proj",
-             "w_in": "linear_1", "w_out": "linear_2"}
 ROTATED = (".wq.weight", ".wk.weight")  # Rows in pairs that RoPE turns.
 
 
@@ -69,32 +53,6 @@ def vision_shapes(vision: VisionConfig, dim: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def hf_prefixes(config: Config, names: Iterable[str] = ()) -> tuple[str, str, str, str]:
-    """With which prefixes a model's tensors are named: of the three forms above, the one that `names` have."""
-    if config.vision is None:
-        return HF_TEXT
-    return HF_RECENT if any(name.startswith(HF_RECENT[0]) for name in names) else HF_LLAVA
-
-
-def hf_name(name: str, prefixes: tuple[str, str, str, str] = HF_TEXT) -> str:
-    """Hugging Face's name of a tensor, from Mistral's.
-
-    Source: transformers convert_mixtral_weights_to_hf.py, convert_pixtral_weights_to_hf.py
-    """
-    language, output, encoder, adapter = prefixes
-    for ours, theirs in (("output.", output), ("vision_encoder.", encoder), ("vision_language_adapter.", adapter)):
-        if name.startswith(ours):
-            return theirs + renamed(name.removeprefix(ours), HF_VISION)
-    return language + renamed(name, HF_PARTS)
-
-
-def renamed(name: str, parts: Mapping[str, str]) -> str:
-    """Replace the part of a name that follows the number of its layer, if it has one."""
-    layer, part = re.match(r"((?:transformer\.)?(?:layers\.\d+\.)?)(.*)", name).groups()  # type: ignore[union-attr]
-    old = next((old for old in parts if part.startswith(old + ".")), "")
-    return layer + parts.get(old, "") + part.removeprefix(old)
-
-
 def head_dim_of(name: str, config: Config) -> int:
     """The width of the heads that a tensor makes: those of the encoder, or of the decoder."""
     return config.vision.head_dim if config.vision and name.startswith("vision_encoder.") else config.head_dim
@@ -113,36 +71,6 @@ def halves_to_pairs(weight: np.ndarray, head_dim: int) -> np.ndarray:
 def pairs_to_halves(weight: np.ndarray, head_dim: int) -> np.ndarray:
     """The inverse, as an array: rows of wq or wk in the order of HF's files. Shapes:  (n * d, D) -> (n * d, D)."""
     return weight.reshape(-1, head_dim // 2, 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
-
-
-def find_files(folder: Path) -> tuple[str, list[Path]]:
-    """Say which released layout a folder holds, "mistral" or "hf", and list its weight files. Mistral's comes first."""
-    if not folder.is_dir():
-        raise TinyError(f"{folder} is not a folder.", "Give the folder that holds the released files.")
-    index = folder / "model.safetensors.index.json"
-    for layout, config, pattern in (("mistral", "params.json", "consolidated*.safetensors"),
-                                    ("hf", "config.json", "model*.safetensors")):
-        files = sorted(path for path in folder.glob(pattern) if path.is_file())
-        if (folder / config).is_file() and layout == "hf" and index.is_file():
-            return layout, indexed_files(index)
-        if (folder / config).is_file() and files:
-            return layout, files
-    found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-    raise TinyError(f"{folder} holds neither params.json with consolidated*.safetensors nor config.json with "
-                    f"model*.safetensors; found: {found}.", "Point at a folder in one of the two released layouts.")
-
-
-def indexed_files(index: Path) -> list[Path]:
-    """The shards that an HF index lists. Raises TinyError if one is missing, or is not a plain name of a file."""
-    shards = read_json(index).get("weight_map")
-    names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
-    if not names or not all(re.fullmatch(r"[\w.-]{1,200}\.safetensors", name) for name in names):
-        raise TinyError(f"{index} has no weight_map from tensors to names of files.", "Fetch the file again.")
-    files = sorted(index.parent / name for name in names)
-    missing = ", ".join(path.name for path in files if not path.is_file())
-    if missing:
-        raise TinyError(f"{index.parent} lacks {missing}, which {index.name} lists.", "Fetch the missing files.")
-    return files
 
 
 def open_tensors(layout: str, files: list[Path], config: Config) -> dict[str, np.ndarray]:
@@ -174,7 +102,20 @@ def open_tensors(layout: str, files: list[Path], config: Config) -> dict[str, np
     return tensors
 
 
-class Weights(Mapping):
+class Tensors(Mapping):
+    """Tensors by name, each found or made when it is looked up. A subclass says how, in `__getitem__`."""
+
+    def __init__(self, names: Collection[str]):
+        self.names = names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Weights(Tensors):
     """The tensors of a model by name, in the form in which operations take them.
 
     mode "mapped" hands out views of the files: operations convert what they use, block by block, and keep nothing.
@@ -183,22 +124,28 @@ class Weights(Mapping):
     """
 
     def __init__(self, tensors: dict[str, np.ndarray], mode: str):
+        super().__init__(tensors)
         self.tensors, self.mode = tensors, mode
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self.tensors[name]
-        rows = name.endswith(ROTATED) and tensor.ndim > 2  # a view of HF's order of rows
-        if self.mode == "resident" and name != "tok_embeddings.weight" and (tensor.dtype != np.float32 or rows):
-            width = tensor.shape[-1]
-            tensor = np.ascontiguousarray(tensor, np.float32)
-            self.tensors[name] = tensor = tensor.reshape(-1, width) if rows else tensor
+        if self.mode == "resident" and converted(name, tensor):
+            shape = (-1, tensor.shape[-1]) if in_pairs(name, tensor) else tensor.shape
+            self.tensors[name] = tensor = np.ascontiguousarray(tensor, np.float32).reshape(shape)
         return tensor
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
 
-    def __len__(self) -> int:
-        return len(self.tensors)
+def converted(name: str, tensor: np.ndarray) -> bool:
+    """Whether operations need another form of a stored tensor: float32, and its rows in Mistral's order.
+
+    Shapes:  any
+    """
+    return name != "tok_embeddings.weight" and (tensor.dtype != np.float32 or in_pairs(name, tensor))
+
+
+def in_pairs(name: str, tensor: np.ndarray) -> bool:
+    """Whether a tensor is the view that `halves_to_pairs` makes of wq or wk in an HF file. Shapes:  any."""
+    return name.endswith(ROTATED) and tensor.ndim == 4
 
 
 def choose_mode(weights: str, tensors: Mapping[str, np.ndarray]) -> str:

@@ -3,8 +3,8 @@ them, the speed, how the experts share out four kinds of text; then two pictures
 """
 
 import argparse
+import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,9 @@ from tiny.tools.coloured_text import Painter, colours_wanted, expert_shares, leg
 from tiny.tools.memory import parameters
 from tiny.tools.patch_plot import patch_figure
 from tiny.tools.plots import routing_heat_map
-from tiny.tools.prompt_images import measure, vision_of
-from tiny.training.images import scenes
-from tiny.training.images.evaluate import SEED, message, plain
-from tiny.training.images.questions import Question
+from tiny.tools.prompt_images import measure, user_turn, vision_of
 
+STORED = Path(__file__).parent / "demo_pictures"
 FOLDER = Path("runs/demo")
 FIGURE = FOLDER / "routing.png"
 STORY = ("One sunny afternoon, June went to the market. Her frog Rex came too, and June had a green bell to play "
@@ -71,9 +69,14 @@ TASKS = ("Reverse the words: green apple boat", "boat apple green",
          "What is 9 minus 3?", "6",
          "Say these words backwards: old king", "king old")
 
-# Kind of scene, width and height, and the skills that are asked for. The second picture is no whole number of patches.
-PICTURES = (("objects2", 64, 48, ("caption2", "color_of", "left_of")),
-            ("bars", 91, 51, ("caption_many", "tallest", "shortest")))
+# What is asked of each stored picture, and the right answers. The second one is no whole number of patches.
+PICTURES = {
+    "picture1.png": {"what does the image show ?": "a blue star left of a pink ring",
+                     "what color is the star": "blue",
+                     "Is the star left of the ring?": "yes"},
+    "picture2.png": {"what does the image show?": "4 bars",
+                     "what is the color of the highest bar?": "blue",
+                     "Which bar is the lowest?": "orange"}}
 
 
 def main(args: argparse.Namespace) -> None:
@@ -155,48 +158,41 @@ def show_shares(model) -> None:
     print(f"The same for each kind of text, as a figure: {FIGURE}")
 
 
-def draw_scene(kind: str, width: int, height: int, skills: Sequence[str]) -> tuple[np.ndarray, list[Question]]:
-    """Draw a scene that can be asked for these skills; return its picture and the questions in this order.
-
-    Shapes:  picture (height, width, 3) uint8
-    """
-    rng = np.random.default_rng([SEED, width, height])  # No training scene is drawn with this seed.
-    while True:
-        scene = scenes.draw(rng, kind, width, height)
-        asked = {question.skill: question for question in scene.questions}
-        if asked.keys() >= set(skills):
-            return scene.images[0], [asked[skill] for skill in skills]
-
-
 def show_pictures(name: str) -> None:
-    """Draw the pictures, save them, and print the questions, the answers, and the same to the mean colour."""
+    """Print the questions about the stored pictures, the answers, and the same to the mean colour."""
     model = tiny.load(name)
     vision = vision_of(model, name)
     FOLDER.mkdir(parents=True, exist_ok=True)
     pictures, pixels, right = [], [], np.zeros(2, int)
     print(f"\n--- Two pictures that {name} has never seen; blind means asked about a plain one of the mean colour")
-    for number, (kind, width, height, skills) in enumerate(PICTURES, 1):
-        image, questions = draw_scene(kind, width, height, skills)
-        path = FOLDER / f"picture{number}.png"
-        Image.fromarray(image).save(path)
+    for file, questions in PICTURES.items():
+        path = shutil.copy(STORED / file, FOLDER / file)
         pictures.append(measure(path, vision))
         print(pictures[-1])
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
         rows = [("question", "answer", "blind", "right")]
-        for question in questions:
-            seen, blind = (answer(model, one, question.text) for one in (image, plain(image)))
-            right += [seen == question.answer, blind == question.answer]
-            rows.append((question.text, seen, blind, question.answer))
+        for question, wanted in questions.items():
+            seen, blind = (answer(model, one, question) for one in (image, plain(image)))
+            right += [seen == wanted, blind == wanted]
+            rows.append((question, seen, blind, wanted))
         widths = [max(map(len, column)) for column in zip(*rows)]
         for row in rows:
             print("  " + "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
-        pixels += model.tokenizer.encode_chat(message([image], ""))[1]
-    print(f"{right[0]} of {sum(len(skills) for *_, skills in PICTURES)} answers are right, {right[1]} when blind.")
+        pixels += model.tokenizer.encode_chat([user_turn("", [image])])[1]
+    print(f"{right[0]} of {sum(map(len, PICTURES.values()))} answers are right, {right[1]} when blind.")
     patch_figure(pixels, pictures).savefig(FOLDER / "patches.png")
     print(f"The pictures as the model gets them, cut into patches: {FOLDER / 'patches.png'}")
 
 
-def answer(model, image: np.ndarray, question: str) -> str:
-    """What a model says about a picture, on one line. Shapes:  image (H, W, 3)."""
-    ids, pixels = model.tokenizer.encode_chat(message([image], question))
+def plain(image: Image.Image) -> Image.Image:
+    """A picture of the same size, everywhere its mean colour."""
+    red, green, blue = np.round(np.asarray(image).mean(axis=(0, 1))).astype(int).tolist()
+    return Image.new("RGB", image.size, (red, green, blue))
+
+
+def answer(model, image: Image.Image, question: str) -> str:
+    """What a model says about a picture, on one line."""
+    ids, pixels = model.tokenizer.encode_chat([user_turn(question, [image])])
     text = "".join(token.text for token in tiny.generate(model, ids, pixels, max_tokens=20))
     return " ".join(session.printable(text).split())

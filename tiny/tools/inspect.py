@@ -6,9 +6,11 @@ from dataclasses import asdict
 
 import tiny
 from tiny.config import TinyError
+from tiny.files.checkpoint import Checkpoint
+from tiny.files.hf_names import hf_name, hf_prefixes
 from tiny.files.tokenizer_files import find_tokenizer
-from tiny.files.weights import expected_shapes, hf_name, hf_prefixes
-from tiny.tools.memory import PARTS, Checkpoint, amount, parameters, part_of, parts, read_headers
+from tiny.files.weights import expected_shapes
+from tiny.tools.memory import PARTS, amount, parameters, part_of, parts, read_headers
 
 LAYOUTS = {"mistral": "Mistral's (params.json, consolidated*.safetensors)",
            "hf": "Hugging Face's (config.json, model*.safetensors)"}

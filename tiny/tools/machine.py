@@ -24,19 +24,33 @@ def blas_kernel() -> str:
         return "unknown"
 
 
+def cpu_facts() -> dict[str, str]:
+    """What Linux says of the first processor, as "model name" and "flags"; elsewhere nothing."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    lines = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in lines}
+
+
+def cpu_flags() -> list[str]:
+    """The features of the processor, by Linux's names."""
+    facts = cpu_facts()
+    return facts.get("flags", facts.get("Features", "")).split()
+
+
+def cpu_name() -> str:
+    """The name of the processor."""
+    return cpu_facts().get("model name") or platform.processor() or platform.machine()
+
+
 def machine() -> str:
     """The processor's name and the number of cores."""
-    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) or [platform.processor()]
-    return f"{names[0]}, {os.cpu_count()} cores"
+    return f"{cpu_name()}, {os.cpu_count()} cores"
 
 
 def processor() -> dict:
     """The processor and those of its features that change how floating point numbers are added."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return {"name": platform.processor() or platform.machine(), "features": []}
-    found = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in found.items()}
-    flags = facts.get("flags", facts.get("Features", "")).split()
-    return {"name": facts.get("model name", platform.machine()), "features": [f for f in FEATURES if f in flags]}
+    flags = cpu_flags()
+    return {"name": cpu_name(), "features": [feature for feature in FEATURES if feature in flags]}

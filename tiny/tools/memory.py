@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 
 import tiny
@@ -18,28 +17,18 @@ from tiny.adapter import ROWS
 from tiny.attention import block_size
 from tiny.config import Config, TinyError, VisionConfig
 from tiny.experts import TOKENS
-from tiny.files.hf_config import read_hf_config
-from tiny.files.params import read_params
-from tiny.files.weights import choose_mode, expected_shapes, find_files, free_memory, open_tensors
+from tiny.files.checkpoint import LAYOUTS, Checkpoint, open_checkpoint, read_config
+from tiny.files.weights import choose_mode, converted, expected_shapes, free_memory
 from tiny.generate import PREFILL
 from tiny.numerics import MANY_BYTES
 from tiny.tools.prompt_images import Picture, measure, picture_of
+from tiny.tools.releases import stand_ins
 
 TURN = 3  # tokens of a question without words: BOS, [INST], [/INST]
 PROGRAM = 100_000_000  # Python, NumPy, the tokenizer and the buffers of BLAS: 47 MB measured, more with more threads.
 
 # What the names of tensors begin with.
 PARTS = {"": "decoder", "vision_encoder": "vision encoder", "vision_language_adapter": "adapter"}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint of which only headers were read; `tensors` are stand-ins if there are no weight files."""
-
-    layout: str
-    config: Config
-    tensors: dict[str, np.ndarray]
-    files: list[Path]
 
 
 @dataclass(frozen=True)
@@ -63,22 +52,11 @@ def read_headers(folder: Path) -> Checkpoint:
 
     Raises:  TinyError as `tiny.load` does
     """
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        layout = "mistral" if (folder / "params.json").exists() else "hf"
-        if layout == "mistral" or (folder / "config.json").exists():
-            config = read_config(folder, layout)
-            # Arrays of full shape over one stored number: they have sizes, and take no memory.
-            tensors = {name: np.broadcast_to(np.zeros((), ml_dtypes.bfloat16), shape)
-                       for name, shape in expected_shapes(config).items()}
-            return Checkpoint(layout, config, tensors, [])
-    layout, files = find_files(folder)
-    config = read_config(folder, layout)
-    return Checkpoint(layout, config, open_tensors(layout, files, config), files)
-
-
-def read_config(folder: Path, layout: str) -> Config:
-    """The configuration of a folder in one of the layouts."""
-    return read_params(folder / "params.json") if layout == "mistral" else read_hf_config(folder / "config.json")
+    bare = next((layout for layout, (name, *_) in LAYOUTS.items() if (folder / name).is_file()), None)
+    if bare is None or any(folder.glob("*.safetensors")):
+        return open_checkpoint(folder)
+    path, config = read_config(folder, bare)
+    return Checkpoint(bare, path, config, [], stand_ins(config))
 
 
 def parameters(config: Config) -> tuple[int, int]:
@@ -155,8 +133,8 @@ def encoder_numbers(config: Config, vision: VisionConfig, patches: Sequence[int]
 def scratch_bytes(tensors: Mapping[str, np.ndarray]) -> int:
     """The largest block of weights that `linear` converts at a time."""
     blocks = [0]
-    for tensor in tensors.values():
-        if tensor.ndim > 1 and (tensor.dtype != np.float32 or tensor.ndim > 2):
+    for name, tensor in tensors.items():
+        if tensor.ndim > 1 and converted(name, tensor):
             rows = 4 * math.prod(tensor.shape[1:])
             blocks.append(rows * min(len(tensor), max(1, MANY_BYTES // rows)))
     return max(blocks)
@@ -165,11 +143,9 @@ def scratch_bytes(tensors: Mapping[str, np.ndarray]) -> int:
 def estimate(config: Config, tensors: Mapping[str, np.ndarray], context: int,
              patches: Sequence[int] = ()) -> Estimate:
     """What a run needs whose prompt and answer have `context` tokens together, and images of so many patches each."""
-    converted = [tensor for name, tensor in tensors.items() if name != "tok_embeddings.weight"
-                 and (tensor.dtype != np.float32 or tensor.ndim > 2)]
-    return Estimate(stored=sum(tensor.nbytes for tensor in tensors.values()),
-                    resident=4 * sum(tensor.size for tensor in converted), scratch=scratch_bytes(tensors),
-                    kv_cache=context * kv_bytes(config, 4),
+    resident = 4 * sum(tensor.size for name, tensor in tensors.items() if converted(name, tensor))
+    return Estimate(stored=sum(tensor.nbytes for tensor in tensors.values()), resident=resident,
+                    scratch=scratch_bytes(tensors), kv_cache=context * kv_bytes(config, 4),
                     activations=activation_bytes(config, context, patches))
 
 

@@ -8,13 +8,13 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import tiny
 from tiny.config import TinyError
-from tiny.files.weights import find_files
+from tiny.files.weights import Tensors
 from tiny.sampling import check_sampling
 from tiny.tools.memory import amount, parameters, require_fit
 
@@ -53,7 +53,7 @@ def open_model(args: argparse.Namespace):
     model: Any = tiny.load(args.model, ops=getattr(args, "ops", tiny.ops),
                            precision=getattr(args, "precision", "float32"), weights=getattr(args, "weights", "auto"))
     tokenizer = model.tokenizer  # A missing one is said now, and not after loading.
-    layout = {"mistral": "Mistral's", "hf": "HF's"}[find_files(tiny.model_folder(args.model))[0]]
+    layout = {"mistral": "Mistral's", "hf": "HF's"}[model.checkpoint.layout]
     total, active = parameters(model.config)
     note(f"{args.model}: {layout} layout, {count(total)} parameters, {count(active)} active for a token; "
          f"weights {model.weights.mode}, precision {model.precision}, {tokenizer.vocab_size:,} token pieces")
@@ -121,10 +121,11 @@ class Meter:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-class Watched(Mapping):
+class Watched(Tensors):
     """Weights that report each tensor the first time it is used, until the end of the first pass."""
 
     def __init__(self, weights, meter: Meter):
+        super().__init__(weights)
         self.weights, self.mode, self.tensors = weights, weights.mode, weights.tensors
         self.meter: Meter | None = meter
         self.seen: set[str] = set()
@@ -138,12 +139,6 @@ class Watched(Mapping):
                 self.meter.close()
                 self.meter = None
         return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.weights)
-
-    def __len__(self) -> int:
-        return len(self.weights)
 
 
 def stream(model, ids: list[int], args: argparse.Namespace, seed: int | None, images=()) -> Iterator[tiny.Token]:
@@ -206,7 +201,7 @@ def print_json(args: argparse.Namespace, model, ids: list[int], tokens: list, cl
     waited, prefill, decode = clock.rates(len(ids))
     stop = "eos" if len(tokens) < room else "max_tokens" if room == args.max_tokens else "context"
     said = {
-        "model": str(args.model), "layout": find_files(tiny.model_folder(args.model))[0],
+        "model": str(args.model), "layout": model.checkpoint.layout,
         "weights": model.weights.mode, "precision": model.precision, "device": args.device,
         "kernels": getattr(model.ops, "kernels", []), "seed": seed, "prompt_ids": ids,
         "ids": [token.id for token in tokens], "text": "".join(token.text for token in tokens),

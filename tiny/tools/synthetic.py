@@ -9,21 +9,20 @@ model, and a model of any size needs the memory of its largest tensor.
 
 import argparse
 import zlib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from tiny.config import Config, MoeConfig
-from tiny.files.weights import expected_shapes
+from tiny.files.weights import Tensors, expected_shapes
 from tiny.tools.convert.write import save_checkpoint
 
 SIZES = {"dim": 1024, "n_layers": 8, "head_dim": 64, "hidden_dim": 3584, "n_heads": 16, "n_kv_heads": 4,
          "vocab_size": 32000, "num_experts": 8, "num_experts_per_tok": 2}
 
 
-class RandomTensors(Mapping):
+class RandomTensors(Tensors):
     """The tensors of a model by Mistral's names, random; each is made anew whenever it is looked up.
 
     Norms are ones, embeddings and biases have standard deviation 1, matrices 1 / sqrt(their inputs): what goes
@@ -32,6 +31,7 @@ class RandomTensors(Mapping):
 
     def __init__(self, config: Config, seed: int):
         self.shapes, self.seed = expected_shapes(config), seed
+        super().__init__(self.shapes)
 
     def __getitem__(self, name: str) -> np.ndarray:
         shape = self.shapes[name]
@@ -42,12 +42,6 @@ class RandomTensors(Mapping):
         if name != "tok_embeddings.weight":  # A bias has one input.
             x *= np.float32(np.prod(shape[1:]) ** -0.5)
         return x.astype(ml_dtypes.bfloat16)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 def run_pixtral(options: argparse.Namespace) -> int:
     """The same with tiny-pixtral."""
     # Imported here so that tiny-mixtral is trained without fonts and pictures.
-    from tiny.training.images import card as image_card
+    from tiny.tools.cards import images as image_card
     from tiny.training.images import evaluate as evaluation
     from tiny.training.images import train as image_training
 

@@ -22,10 +22,11 @@ from pathlib import Path
 
 import tiny
 from tiny.tools import memory
+from tiny.tools.cards.images import claimed
+from tiny.tools.machine import cpu_name
 from tiny.tools.markdown import fill, refresh, table
 from tiny.tools.releases import MIXTRAL_8X7B, PIXTRAL_12B, stand_ins
 from tiny.training.images import train
-from tiny.training.images.card import claimed
 from tiny.training.images.evaluate import AIMS, COLUMNS, GATES
 from tiny.training.text.train import Recipe
 
@@ -311,9 +312,7 @@ def record_verify(report: Path) -> None:
     passed = counts["tests"] - counts["skipped"] - counts["failures"] - counts["errors"]
     rows.append({"what": "tests", "value": f"{passed} passed, {counts['skipped']} skipped, "
                                            f"{counts['failures'] + counts['errors']} failed"})
-    cpu = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", cpu.read_text(encoding="utf-8")) if cpu.exists() else []
-    keep("verify.json", {"date": suite.get("timestamp", "")[:10], "machine": names[0] if names else "",
+    keep("verify.json", {"date": suite.get("timestamp", "")[:10], "machine": cpu_name(),
                          "versions": versions, "rows": rows})
 
 

@@ -8,18 +8,19 @@ name OUT before all of it is there.
 import argparse
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 import tiny
-from tiny.config import Config, TinyError
-from tiny.files.hf_config import read_hf_config
-from tiny.files.params import read_json, read_params
+from tiny.config import TinyError
+from tiny.files.checkpoint import LAYOUTS as FOLDERS
+from tiny.files.checkpoint import Checkpoint, find_layout, open_checkpoint, weight_files
+from tiny.files.params import read_json
 from tiny.files.safetensors import read_safetensors
-from tiny.files.weights import expected_shapes, find_files, indexed_files, open_tensors
+from tiny.files.weights import Tensors, expected_shapes, open_tensors
 from tiny.tools.convert.torch_checkpoint import open_torch, read_torch_config, torch_files
 from tiny.tools.convert.write import hf_config_json, let_go, params_json, save_checkpoint
 from tiny.tools.memory import amount
@@ -29,16 +30,6 @@ LAYOUTS = {"mistral": "Mistral's layout", "hf": "HF's layout", "torch": "files o
 CONFIGS = {"params.json", "config.json"}
 WEIGHTS = {".safetensors", ".pt", ".pth", ".bin", ".gguf"}
 LARGEST_COPY = 64 << 20  # bytes of a file that is copied along: a tokenizer, a licence, a card
-
-
-class Source(NamedTuple):
-    """A checkpoint that was found: which files it lies in, and its tensors by Mistral's names, in Mistral's order."""
-
-    layout: str
-    config: Config
-    config_file: Path
-    files: list[Path]
-    tensors: Mapping[str, np.ndarray]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"{out}: {LAYOUTS[args.to]}, {len(source.tensors)} tensors, {amount(total)}")
 
 
-def write(folder: Path, source: Source, out: Path, to: str, shard: int, meter: Meter) -> list[str]:
+def write(folder: Path, source: Checkpoint, out: Path, to: str, shard: int, meter: Meter) -> list[str]:
     """Write the checkpoint beside OUT, read its heads, and give it its name. Return what could not be kept.
 
     Raises:  TinyError if another conversion works there; whatever happens, nothing half-written stays
@@ -83,7 +74,7 @@ def write(folder: Path, source: Source, out: Path, to: str, shard: int, meter: M
     try:
         save_checkpoint(part, to, source.config, source.tensors, shard, meter.add)
         said = copy_files(folder, part, source) + keep_config(source, to, part)
-        open_tensors(*find_files(part), source.config)
+        open_tensors(to, weight_files(part, to), source.config)
         os.rename(part, out)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -110,7 +101,7 @@ def check_space(folder: Path, needed: int) -> None:
         raise TinyError(f"{folder} has {amount(free)} free, the copy needs {amount(needed)}.", "Use another disk.")
 
 
-def open_source(folder: Path, layout: str | None) -> Source:
+def open_source(folder: Path, layout: str | None) -> Checkpoint:
     """Find the checkpoint of a folder, in the layout that is asked for, and map it.
 
     Raises:  TinyError if the folder holds no layout, not the one that is asked for, or a broken one
@@ -119,26 +110,22 @@ def open_source(folder: Path, layout: str | None) -> Source:
     torch = torch_files(folder) if layout == "torch" or layout is None and not mapped else []
     if torch:
         config, path = read_torch_config(folder)
-        return Source("torch", config, path, torch, open_torch(torch, config))
-    found, files = find_files(folder)
-    if layout == "hf" and found == "mistral" and (folder / "config.json").is_file():
-        index = folder / "model.safetensors.index.json"
-        files = indexed_files(index) if index.is_file() else sorted(folder.glob("model*.safetensors"))
-        found = "hf" if files else found
+        return Checkpoint("torch", path, config, torch, open_torch(torch, config))
+    found = layout if layout in FOLDERS and weight_files(folder, layout) else find_layout(folder)
     if layout not in (None, found):
         raise TinyError(f"{folder} does not hold {LAYOUTS[layout]}.", "Give another --from, or none.")
-    path = folder / ("params.json" if found == "mistral" else "config.json")
-    config = read_params(path) if found == "mistral" else read_hf_config(path)
-    constants = [name for file in files for name in read_safetensors(file) if name.endswith(".inv_freq")]
+    source = open_checkpoint(folder, found)
+    constants = [name for file in source.files for name in read_safetensors(file) if name.endswith(".inv_freq")]
     if constants:
         note(f"left out: {len(constants)} tensors inv_freq, which follow from theta")
-    return Source(found, config, path, files, Plain(open_tensors(found, files, config), expected_shapes(config)))
+    return replace(source, tensors=Plain(source.tensors, expected_shapes(source.config)))
 
 
-class Plain(Mapping):
+class Plain(Tensors):
     """Tensors in Mistral's order of rows and with two axes, where `open_tensors` gives views of HF's order."""
 
-    def __init__(self, tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]):
+    def __init__(self, tensors: Mapping[str, np.ndarray], shapes: dict[str, tuple[int, ...]]):
+        super().__init__(shapes)
         self.tensors, self.shapes = tensors, shapes
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -149,14 +136,8 @@ class Plain(Mapping):
         let_go(tensor)
         return plain
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
 
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-
-def copy_files(folder: Path, out: Path, source: Source) -> list[str]:
+def copy_files(folder: Path, out: Path, source: Checkpoint) -> list[str]:
     """Copy what is neither weights nor configuration: tokenizer, licence, card. Return what to say of the rest."""
     left, used = [], {*source.files, source.config_file}
     for path in sorted(folder.iterdir()):
@@ -172,7 +153,7 @@ def copy_files(folder: Path, out: Path, source: Source) -> list[str]:
     return [f"not copied: {', '.join(left)}"] if left else []
 
 
-def keep_config(source: Source, to: str, out: Path) -> list[str]:
+def keep_config(source: Checkpoint, to: str, out: Path) -> list[str]:
     """Copy the configuration if it is in the form wanted; else return a line on what of it the other cannot say."""
     name = "params.json" if to == "mistral" else "config.json"
     values, config = read_json(source.config_file), source.config

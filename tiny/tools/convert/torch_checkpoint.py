@@ -5,7 +5,6 @@ and copies of what belongs to no layer.
 """
 
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from tiny.config import Config, MoeConfig, TinyError
 from tiny.files.hf_config import HF_NAMES, read_hf_config
 from tiny.files.params import checked, number, read_json, read_params
-from tiny.files.weights import expected_shapes
+from tiny.files.weights import Tensors, expected_shapes
 from tiny.tools.convert.torch_file import read_torch_file
 from tiny.tools.convert.write import let_go
 
@@ -131,10 +130,11 @@ def equal(one: np.ndarray, other: np.ndarray) -> bool:
     return True
 
 
-class TorchTensors(Mapping):
+class TorchTensors(Tensors):
     """Tensors by Mistral's names, joined when they are looked up if they lie in parts; nothing is kept."""
 
     def __init__(self, parts: dict[str, tuple[list[np.ndarray], int]]):
+        super().__init__(parts)
         self.parts = parts
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -145,9 +145,3 @@ class TorchTensors(Mapping):
         for part in parts:
             let_go(part)
         return whole
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.parts)
-
-    def __len__(self) -> int:
-        return len(self.parts)

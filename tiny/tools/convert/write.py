@@ -9,7 +9,7 @@ import mmap
 import os
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,14 +17,15 @@ import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
 from tiny.files.hf_config import HF_NAMES
+from tiny.files.hf_names import hf_name, hf_prefixes
 from tiny.files.params import VISION_SIZES
 from tiny.files.safetensors import DTYPES
-from tiny.files.weights import ROTATED, expected_shapes, head_dim_of, hf_name, hf_prefixes, pairs_to_halves
+from tiny.files.weights import ROTATED, Tensors, expected_shapes, head_dim_of, pairs_to_halves
 
 SHARD = 5 * 10**9  # bytes of one file of Hugging Face's layout, as in the released ones
 
 
-class HFTensors(Mapping):
+class HFTensors(Tensors):
     """A model's tensors by Hugging Face's names, the rows of wq and wk in the order of HF's files.
 
     tensors hold Mistral's names and order; one is converted when it is looked up, and nothing is kept.
@@ -32,22 +33,17 @@ class HFTensors(Mapping):
 
     def __init__(self, tensors: Mapping[str, np.ndarray], config: Config):
         self.tensors, self.config, prefixes = tensors, config, hf_prefixes(config)
-        self.names = {hf_name(name, prefixes): name for name in tensors}
+        self.ours = {hf_name(name, prefixes): name for name in tensors}
+        super().__init__(self.ours)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        ours = self.names[name]
+        ours = self.ours[name]
         tensor = self.tensors[ours]
         if not ours.endswith(ROTATED):
             return tensor
         halves = pairs_to_halves(tensor, head_dim_of(ours, self.config))
         let_go(tensor)
         return halves
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 def params_json(config: Config) -> dict:

@@ -21,9 +21,9 @@ from PIL import Image
 
 import tiny
 from tiny.config import TinyError
-from tiny.files.params import read_params
+from tiny.files.checkpoint import find_layout, open_checkpoint, weight_files
 from tiny.files.tokenizer_files import find_tokenizer, load_tokenizer
-from tiny.files.weights import find_files, free_memory, open_tensors
+from tiny.files.weights import free_memory
 from tiny.image import open_image
 from tiny.tools import session
 from tiny.tools.machine import processor
@@ -56,10 +56,11 @@ def main(args: argparse.Namespace) -> int:
 def run_reference(args: argparse.Namespace, scratch: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """Everything of one run: the record and the arrays."""
     folder = tiny.model_folder(args.folder)
-    layout, files = find_files(folder)
+    layout = find_layout(folder)
+    files = weight_files(folder, layout)
     ids, pixels, images, tokenizer = own_inputs(args, folder)
     np.savez(scratch / "inputs.npz", ids=np.array(ids), **{f"pixels{n}": x for n, x in enumerate(pixels)})
-    source = convert(folder, files, scratch) if layout == "mistral" else folder
+    source = convert(folder, scratch) if layout == "mistral" else folder
     request = {"folder": str(source.resolve()), "inputs": str(scratch / "inputs.npz"), "prompt": args.prompt,
                "chat": bool(images) or args.chat, "images": [str(Path(path).resolve()) for path in args.image],
                "tokenizer": str(tokenizer.resolve()), "precision": args.precision, "attention": args.attention,
@@ -89,16 +90,15 @@ def loading(args: argparse.Namespace, files: list[Path]) -> str:
     return args.load if args.load != "auto" else "whole" if needed <= free_memory() / 2 else "layers"
 
 
-def convert(folder: Path, files: list[Path], scratch: Path) -> Path:
+def convert(folder: Path, scratch: Path) -> Path:
     """Write a checkpoint in Mistral's layout once more in Hugging Face's, tensor by tensor."""
-    config = read_params(folder / "params.json")
-    tensors = open_tensors("mistral", files, config)
-    size, free = sum(x.nbytes for x in tensors.values()), shutil.disk_usage(scratch).free
+    checkpoint = open_checkpoint(folder, "mistral")
+    size, free = sum(x.nbytes for x in checkpoint.tensors.values()), shutil.disk_usage(scratch).free
     if size > free:
         raise TinyError(f"transformers reads Hugging Face's layout; the conversion of {folder} takes {size:,} bytes, "
                         f"and {free:,} are free in {scratch.parent}.",
                         "Give --scratch DIR on a larger disk, or the released folder in that layout.")
-    save_checkpoint(scratch / "hf", "hf", config, tensors)
+    save_checkpoint(scratch / "hf", "hf", checkpoint.config, checkpoint.tensors)
     return scratch / "hf"
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tiny.config import TinyError
 from tiny.image import STYLES, preprocess
+from tiny.patch_embed import grid_of
 from tiny.tools.prompt_images import user_turn
 from tiny.tools.verify.compare import PIXELS
 from tiny.tools.verify.file import Dump
@@ -85,7 +86,7 @@ def check_grids(model, theirs: Dump, pixels: list[np.ndarray], findings: list[st
     if not pixels or model.config.vision is None:
         return "none"
     size = model.config.vision.patch_size
-    grids = [[x.shape[2] // size, x.shape[1] // size] for x in pixels]
+    grids = [list(grid_of(x, size)) for x in pixels]
     if "grids" in theirs.inputs and theirs.inputs["grids"].tolist() != grids:
         findings.append(f"the grids are {theirs.inputs['grids'].tolist()} (columns, rows), the pixels make {grids}")
         return "differ"

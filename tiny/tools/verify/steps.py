@@ -10,6 +10,7 @@ import numpy as np
 
 from tiny.decoder import ExpertMatrices
 from tiny.numerics import round_to
+from tiny.patch_embed import grid_of
 from tiny.rope_2d import patch_positions
 from tiny.tools.verify.file import Dump, kind
 
@@ -43,7 +44,7 @@ class Stage(NamedTuple):
 def stages(model, dump: Dump) -> Iterator[Stage]:
     """The encoder, if there are images, then the decoder."""
     config, vision = model.config, model.config.vision
-    grids = [(x.shape[2] // vision.patch_size, x.shape[1] // vision.patch_size) for x in dump.numbered("pixels")]
+    grids = [grid_of(x, vision.patch_size) for x in dump.numbered("pixels")]
     if grids:
         count = sum(columns * rows for columns, rows in grids)
         yield Stage("vision_", "vision_encoder.transformer.", vision, vision.num_hidden_layers,

@@ -14,6 +14,7 @@ import numpy as np
 import tiny.ops
 from tiny.config import VisionConfig
 from tiny.decoder import Pass
+from tiny.patch_embed import grid_of
 from tiny.pixtral import Pixtral, vision_of
 from tiny.rope import rope_table
 from tiny.rope_2d import patch_positions, rope_2d_table
@@ -101,7 +102,7 @@ def encoder_loss(images: Sequence[np.ndarray], labels: np.ndarray, vision: Visio
 def encoder_backward(dout: np.ndarray, images: Sequence[np.ndarray], vision: VisionConfig, weights: Tensors,
                      grads: Tensors, trace: Tensors, kept: Kept) -> None:
     """The gradients of the encoder's weights from that of its output. Shapes:  dout (N, hidden_size)."""
-    grids = [(pixels.shape[2] // vision.patch_size, pixels.shape[1] // vision.patch_size) for pixels in images]
+    grids = [grid_of(pixels, vision.patch_size) for pixels in images]
     angles = rope_2d_table(patch_positions(grids), vision.head_dim, vision.rope_theta)
     stack = Stack(vision, weights, grads, trace, angles, partial(equal_attention_backward, sequences=len(images)),
                   scope="vision_encoder.transformer.", label="vision_")

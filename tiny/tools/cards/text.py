@@ -1,6 +1,6 @@
 """The card of a trained model: what it was made from, what that cost, what it can do, and what it cannot.
 
-    python -m tiny.training.text.card FOLDER --run RUN [--baseline RUN]
+    python -m tiny.tools.cards.text FOLDER --run RUN [--baseline RUN]
 
 writes FOLDER/README.md and FOLDER/card.json from the run's card.json and log.jsonl; every number comes from there.
 """
@@ -136,7 +136,7 @@ def render(card: dict, seconds: float, steps: int) -> str:
 
 def main() -> None:
     """Write the card of a run, and of the short run that it is compared with."""
-    parser = argparse.ArgumentParser(prog="python -m tiny.training.text.card", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tiny.tools.cards.text", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--baseline", type=Path, help="the run of 2 M tokens, as its card.json tells")

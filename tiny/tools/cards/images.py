@@ -1,6 +1,6 @@
 """The card of tiny-pixtral: what it sees, beside what it would guess; how it was made, what it cost, what it cannot do.
 
-    python -m tiny.training.images.card FOLDER --run RUN
+    python -m tiny.tools.cards.images FOLDER --run RUN
 
 writes FOLDER/README.md and FOLDER/card.json, and two pictures beside them, from the run's card.json and log.jsonl;
 every number comes from there.
@@ -261,7 +261,7 @@ def plot_samples(card: dict, path: Path) -> None:
 
 def main() -> None:
     """Write the card of a run."""
-    parser = argparse.ArgumentParser(prog="python -m tiny.training.images.card", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tiny.tools.cards.images", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--run", type=Path, required=True)
     args = parser.parse_args()
