@@ -15,11 +15,11 @@ from tiny.numerics import round_to
 
 
 @dataclass
-class Pass:
+class ForwardPass:
     """What all layers of one forward pass share: the packed sequences, their angles, the cache, the trace.
 
-    The vision encoder has a pass of its own inside the model's: not causal, its weights under a scope of names, its
-    arrays labelled in the trace.
+    The vision encoder has its own one inside the model's: not causal, with a prefix for the names of its weights
+    (scope) and another for the names of its arrays in the trace (label).
     """
 
     lengths: Sequence[int]
@@ -33,8 +33,8 @@ class Pass:
     scope: str = ""
     label: str = ""
 
-    def note(self, name: str, value: np.ndarray, layer: int | None = None) -> None:
-        """Keep an intermediate result, if the caller asked for a trace. No array is changed after it is noted."""
+    def keep(self, name: str, value: np.ndarray, layer: int | None = None) -> None:
+        """Put an intermediate result into the trace, if the caller gave one. Nothing changes the array afterwards."""
         if self.trace is not None:
             self.trace[f"{self.label}{name}" if layer is None else f"{self.label}{name}{layer:02}"] = value
 
@@ -54,7 +54,7 @@ class ExpertMatrices(Sequence[np.ndarray]):
 
 
 def decoder_layer(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], config: Config | VisionConfig,
-                  run: Pass) -> np.ndarray:
+                  run: ForwardPass) -> np.ndarray:
     """Run one layer on the residual stream. The layers of the vision encoder are the same, only not causal.
 
     Shapes:  x (T, D) -> (T, D)
@@ -76,12 +76,12 @@ def decoder_layer(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], 
     else:
         y = mixture_of_experts(y, layer, weights, config.moe, run)
     x = round_to(x + y, precision)
-    run.note("layer", x, layer)
+    run.keep("layer", x, layer)
     return x
 
 
 def self_attention(x: np.ndarray, layer: int, w: Callable[[str], np.ndarray], config: Config | VisionConfig,
-                   run: Pass) -> np.ndarray:
+                   run: ForwardPass) -> np.ndarray:
     """Queries, keys and values of the new tokens; rotate; remember; attend; project back.
 
     Shapes:  x (T, D) -> (T, D); w(name) -> the layer's weight
@@ -95,7 +95,7 @@ def self_attention(x: np.ndarray, layer: int, w: Callable[[str], np.ndarray], co
     q = ops.rope(q, run.cos, run.sin, precision)
     k = ops.rope(k, run.cos, run.sin, precision)
     for name, value in (("q", q), ("k", k), ("v", v)):
-        run.note(name, value, layer)
+        run.keep(name, value, layer)
     # (3) remember: with a cache, the keys of earlier calls are seen too
     if run.cache is None:
         stops = np.cumsum(run.lengths).tolist()
@@ -106,18 +106,18 @@ def self_attention(x: np.ndarray, layer: int, w: Callable[[str], np.ndarray], co
     # (4) attend, (5) mix the heads
     y = ops.attention(q, k, v, run.lengths, spans, causal=run.causal, precision=precision).reshape(len(x), -1)
     y = ops.linear(y, w("attention.wo"), precision)
-    run.note("attn", y, layer)
+    run.keep("attn", y, layer)
     return y
 
 
 def mixture_of_experts(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], moe: MoeConfig,
-                       run: Pass) -> np.ndarray:
+                       run: ForwardPass) -> np.ndarray:
     """Route every token, then let its experts answer. Shapes:  x (T, D) -> (T, D)."""
     gate = weights[f"layers.{layer}.feed_forward.gate.weight"]
     # (1) route
     logits, expert_ids, expert_weights = run.ops.route(x, gate, moe.num_experts_per_tok, run.precision)
     for name, value in (("router_logits", logits), ("experts", expert_ids), ("expert_weights", expert_weights)):
-        run.note(name, value, layer)
+        run.keep(name, value, layer)
     # (2) the experts answer
     w1, w2, w3 = (ExpertMatrices(weights, layer, name, moe.num_experts) for name in ("w1", "w2", "w3"))
     return run.ops.experts(x, expert_ids, expert_weights, w1, w2, w3, run.precision)

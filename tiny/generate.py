@@ -33,18 +33,19 @@ class Token:
     experts: np.ndarray | None
 
 
-class ExpertTrace(dict):
-    """A trace that keeps nothing but the chosen experts."""
+class ExpertTrace:
+    """A trace that keeps only the experts' ids: all arrays of a long prompt take gigabytes."""
+
+    def __init__(self) -> None:
+        self.layers: list[np.ndarray] = []
 
     def __setitem__(self, name: str, value: np.ndarray) -> None:
         if name.startswith("experts"):
-            super().__setitem__(name, value)
+            self.layers.append(value)
 
-    def rows(self, last: np.ndarray) -> list[np.ndarray | None]:
-        """The choices at some rows, each (n_layers, K)."""
-        if not self:
-            return [None] * len(last)
-        return list(np.stack([self[name] for name in sorted(self)], axis=1)[last])
+    def of_rows(self, rows: np.ndarray) -> list[np.ndarray | None]:
+        """The experts of some rows, each (n_layers, K), or None of a dense model."""
+        return list(np.stack(self.layers, axis=1)[rows]) if self.layers else [None] * len(rows)
 
 
 def generate(model, ids: Sequence[int], images=(), max_tokens: int = 64, temperature: float = 0.0, top_p: float = 1.0,
@@ -78,21 +79,21 @@ def continue_all(model, prompts, images, max_tokens, temperature, top_p, seed, s
     cache = model.new_cache([len(ids) + limit for ids, limit in zip(prompts, room)])
     writers = [Writer(model, ids, limit, temperature, top_p, seed, stop_at_eos) for ids, limit in zip(prompts, room)]
     # (1) read the prompts
-    logits, experts = prefill(model, prompts, images, cache)
+    logits, expert_ids = prefill(model, prompts, images, cache)
     alive = list(range(len(prompts)))
     while alive:
         # (2) write one token of each text
-        for n, row, chosen in zip(alive, logits, experts):
+        for n, row, experts in zip(alive, logits, expert_ids):
             if not np.isfinite(row).all():
                 raise not_finite(model, [writer.ids for writer in writers], images)
-            yield from ((n, token) for token in writers[n].write(row, chosen))
+            yield from ((n, token) for token in writers[n].write(row, experts))
         # (3) score the next ones of those that go on
         alive = [n for n in alive if not writers[n].ended]
         if alive:
             trace = ExpertTrace()
             logits = model([writers[n].ids[-1] for n in alive], cache=cache.subset(alive), lengths=[1] * len(alive),
                            last_only=True, trace=trace)
-            experts = trace.rows(np.arange(len(alive)))
+            expert_ids = trace.of_rows(np.arange(len(alive)))
     context = model.config.max_seq_len
     if any(limit < max_tokens and len(writer.ids) == context for limit, writer in zip(room, writers)):
         warnings.warn(f"the context of {context:,} tokens is full; the text ends here", stacklevel=2)
@@ -101,10 +102,10 @@ def continue_all(model, prompts, images, max_tokens, temperature, top_p, seed, s
 def prefill(model, prompts, images, cache) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
     """Run all prompts through the model, packed, at most PREFILL tokens in a pass.
 
-    Shapes:  -> for each prompt the logits (V,) after its last token, and the experts chosen there
+    Shapes:  -> for each prompt the logits (V,) after its last token, and the ids of the experts chosen there
     """
     logits: list = [None] * len(prompts)
-    experts: list = [None] * len(prompts)
+    expert_ids: list = [None] * len(prompts)
     done = [0] * len(prompts)
     while pending := [n for n, ids in enumerate(prompts) if done[n] < len(ids)]:
         # (1) fill the pass with the next tokens of as many prompts as fit
@@ -117,9 +118,9 @@ def prefill(model, prompts, images, cache) -> tuple[list[np.ndarray], list[np.nd
         lengths, trace = [len(piece) for piece in pieces.values()], ExpertTrace()
         rows = model(np.concatenate(list(pieces.values())), images=images, cache=cache.subset(list(pieces)),
                      lengths=lengths, last_only=True, trace=trace)
-        for n, row, chosen in zip(pieces, rows, trace.rows(np.cumsum(lengths) - 1)):
-            logits[n], experts[n], done[n] = row, chosen, done[n] + len(pieces[n])
-    return logits, experts
+        for n, row, experts in zip(pieces, rows, trace.of_rows(np.cumsum(lengths) - 1)):
+            logits[n], expert_ids[n], done[n] = row, experts, done[n] + len(pieces[n])
+    return logits, expert_ids
 
 
 class Writer:
@@ -136,12 +137,12 @@ class Writer:
 
     def write(self, logits: np.ndarray, experts: np.ndarray | None) -> list[Token]:
         """Choose a token; return those whose text is complete. A token inside a character waits for the next one."""
-        chosen = sample(logits, self.temperature, self.top_p, self.rng)
-        if chosen == self.eos_id:
+        token = sample(logits, self.temperature, self.top_p, self.rng)
+        if token == self.eos_id:
             return self.finish()
-        text = self.stream.push(chosen) if self.stream else ""
-        self.ids.append(chosen)
-        self.held.append(Token(chosen, text, float(log_softmax(logits)[chosen]), experts))
+        text = self.stream.push(token) if self.stream else ""
+        self.ids.append(token)
+        self.held.append(Token(token, text, float(log_softmax(logits)[token]), experts))
         if len(self.ids) == self.end:
             return self.finish()
         if self.stream and not text:

@@ -3,6 +3,7 @@
 Keys are kept after RoPE, and once for each KV head. Read `router.py` next.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,9 +41,9 @@ class KVCache:
         return [slot.length for slot in self.slots]
 
     def subset(self, indices: Sequence[int]) -> "KVCache":
-        """The same rows and lengths, shared, for some of the sequences only."""
-        part = object.__new__(KVCache)
-        part.keys, part.values, part.slots = self.keys, self.values, [self.slots[n] for n in indices]
+        """The cache of some of the sequences: it shares their rows and their lengths with this one."""
+        part = copy.copy(self)
+        part.slots = [self.slots[n] for n in indices]
         return part
 
     def append(self, layer: int, k: np.ndarray, v: np.ndarray, lengths: Sequence[int]) -> list[tuple[int, int]]:

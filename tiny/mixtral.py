@@ -10,7 +10,7 @@ import numpy as np
 
 import tiny.ops
 from tiny.config import Config, TinyError
-from tiny.decoder import Pass, decoder_layer
+from tiny.decoder import ForwardPass, decoder_layer
 from tiny.kv_cache import KVCache
 
 
@@ -55,14 +55,14 @@ class Mixtral:
         config, precision = self.config, self.precision
         ids, lengths = self.check(ids, cache, lengths)
         past = cache.lengths if cache else [0] * len(lengths)
-        images = self.check_images(ids, images, written=all(past) and max(lengths) == 1)
+        images = self.check_images(ids, images, cache)
         # (1) an angle for each token's position in its own sequence
         positions = np.concatenate([np.arange(n, n + length) for n, length in zip(past, lengths)])
         cos, sin = self.ops.rope_table(positions, config.head_dim, config.rope_theta)
-        run = Pass(lengths, cos, sin, cache, trace, self.ops, precision)
+        run = ForwardPass(lengths, cos, sin, cache, trace, self.ops, precision)
         # (2) a vector for each token
         x = self.embed(ids, images, run)
-        run.note("embed", x)
+        run.keep("embed", x)
         # (3) the layers
         for layer in range(config.n_layers):
             x = decoder_layer(x, layer, self.weights, config, run)
@@ -72,17 +72,20 @@ class Mixtral:
         if last_only:
             x = x[np.cumsum(lengths) - 1]
         x = self.ops.rms_norm(x, self.weights["norm.weight"], config.norm_eps, precision)
-        run.note("norm", x)
+        run.keep("norm", x)
         logits = self.ops.linear(x, self.weights["output.weight"], precision)
-        run.note("logits", logits)
+        run.keep("logits", logits)
         return logits
 
-    def embed(self, ids: np.ndarray, images, run: Pass) -> np.ndarray:
-        """A vector for each token; a model that sees also has some for the patches of images. Shapes:  -> (T, D)."""
+    def embed(self, ids: np.ndarray, images, run: ForwardPass) -> np.ndarray:
+        """Look up one vector per token. Pixtral overrides this and puts image patches into the rows of [IMG].
+
+        Shapes:  ids (T,) -> (T, D)
+        """
         return self.weights["tok_embeddings.weight"][ids].astype(np.float32)
 
-    def check_images(self, ids: np.ndarray, images, written: bool) -> list[np.ndarray]:
-        """Refuse images: this model reads text only. With `written`, the ids are the next tokens of texts."""
+    def check_images(self, ids: np.ndarray, images, cache: KVCache | None = None) -> list[np.ndarray]:
+        """Refuse images: this model reads text only."""
         if len(images):
             raise TinyError(f"This model reads text only; {len(images)} images came.", "Use a Pixtral checkpoint.")
         return []

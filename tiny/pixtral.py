@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
-from tiny.decoder import Pass
+from tiny.decoder import ForwardPass
 from tiny.image import preprocess
+from tiny.kv_cache import KVCache
 from tiny.mixtral import Mixtral
 from tiny.patch_embed import grid_of
 from tiny.vision import vision_encoder
@@ -22,8 +23,8 @@ class Pixtral(Mixtral):
     Source:  arXiv:2410.07073; mistral-inference transformer.py, embed_vision_language_features
     """
 
-    def embed(self, ids: np.ndarray, images, run: Pass) -> np.ndarray:
-        """A vector for each token; the rows of [IMG] are those of the patches, in order.
+    def embed(self, ids: np.ndarray, images, run: ForwardPass) -> np.ndarray:
+        """Look up one vector per token; the rows of [IMG] get the patches of the images, in order.
 
         Shapes:  ids (T,), images n x (3, height, width) -> (T, D)
         """
@@ -33,22 +34,23 @@ class Pixtral(Mixtral):
             # (2) patches as tokens
             features = vision_encoder(images, self.weights, vision_of(self.config), run)
             features = run.ops.adapter(features, self.weights, run.precision)
-            run.note("projector", features)
+            run.keep("projector", features)
             # (3) one row of [IMG] for each
             x[ids == vision_of(self.config).image_token_id] = features
         return x
 
-    def check_images(self, ids: np.ndarray, images, written: bool) -> list[np.ndarray]:
-        """Prepare the images, and hold them against the [IMG] tokens: as many rows, each as wide, in the same order.
+    def check_images(self, ids: np.ndarray, images, cache: KVCache | None = None) -> list[np.ndarray]:
+        """Preprocess the images and check them against the [IMG] tokens: same number of rows, same widths, same order.
 
-        An [IMG] that the model itself has written, one token after the cached ones, is a word like others.
+        While generating, one token follows those in the cache: an [IMG] there is a word that the model wrote itself.
 
         Raises:  TinyError for an image of the wrong shape, one too many or too few, or one in another's place
         """
         vision = vision_of(self.config)
         if isinstance(images, (str, Path)) or not hasattr(images, "__len__"):
             raise TinyError(f"The images are one {type(images).__name__}.", "Give a list, also of a single image.")
-        if written and not len(images):
+        generating = cache and all(cache.lengths) and len(ids) == len(cache.lengths)
+        if generating and not len(images):
             return []
         pixels = [image if isinstance(image, np.ndarray) else
                   preprocess(image, vision.patch_size, vision.max_image_size) for image in images]
@@ -56,14 +58,15 @@ class Pixtral(Mixtral):
             check_pixels(image, number, vision)
         grids = [grid_of(image, vision.patch_size) for image in pixels]
         needed = [columns for columns, rows in grids for _ in range(rows)]
-        found, followers = rows_of(ids, vision.image_token_id)
+        found, followers = find_runs(ids, vision.image_token_id)
         if sum(found) != sum(needed):
             what = ", ".join(f"{columns} x {rows}" for columns, rows in grids) or "none"
             raise TinyError(f"The prompt has {sum(found)} [IMG] tokens in {len(found)} rows; the images have "
                             f"{sum(needed)} patches ({what}).",
                             "Give the images of this prompt, each once, in the order of encode_chat.")
         last = np.array([row == rows - 1 for _, rows in grids for row in range(rows)], bool)
-        # Whatever the ids of break and end are, what follows the last row of an image follows no other row.
+        # We do not know the ids of [IMG_BREAK] and [IMG_END]. But they differ, so no id may follow both an inner row
+        # and a last row.
         if found != needed or set(followers[last]) & set(followers[~last]):
             raise TinyError("The rows of [IMG] tokens are not those of the images: "
                             f"{', '.join(f'{columns} x {rows}' for columns, rows in grids)}, in this order.",
@@ -72,7 +75,7 @@ class Pixtral(Mixtral):
         return [np.asarray(image, np.float32) for image in pixels]
 
 
-def rows_of(ids: np.ndarray, token: int) -> tuple[list[int], np.ndarray]:
+def find_runs(ids: np.ndarray, token: int) -> tuple[list[int], np.ndarray]:
     """The lengths of the runs of a token, and which token follows each run, or -1.
 
     Shapes:  ids (T,) -> n numbers, (n,) int

@@ -10,7 +10,7 @@ from small import random_tensors, sizes
 from tolerances import MODEL
 
 import tiny.ops
-from tiny.decoder import ExpertMatrices, Pass, decoder_layer
+from tiny.decoder import ExpertMatrices, ForwardPass, decoder_layer
 from tiny.kv_cache import KVCache
 from tiny.rope import rope_table
 
@@ -19,7 +19,7 @@ def new_pass(config, lengths, pasts=None, **fields):
     positions = np.concatenate([np.arange(p, p + n) for p, n in zip(pasts or [0] * len(lengths), lengths)])
     cos, sin = rope_table(positions, config.head_dim, config.rope_theta)
     standard = {"cache": None, "trace": {}, "ops": tiny.ops, "precision": "float32"}
-    return Pass(lengths, cos, sin, **(standard | fields))
+    return ForwardPass(lengths, cos, sin, **(standard | fields))
 
 
 def inputs(config, T, seed=0):

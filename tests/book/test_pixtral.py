@@ -22,7 +22,7 @@ from tolerances import MODEL
 import tiny
 from tiny.config import TinyError
 from tiny.mixtral import Mixtral
-from tiny.pixtral import Pixtral, rows_of
+from tiny.pixtral import Pixtral, find_runs
 
 GRIDS = [(3, 2), (1, 1), (2, 4)]
 IMAGES = random_images(*GRIDS)
@@ -148,7 +148,7 @@ def test_paths_pictures_and_pixels(model, tmp_path):
     ([5], [], []), ([7], [1], [-1]), ([7, 7, 8, 7], [2, 1], [8, -1]), ([1, 7, 7, 7], [3], [-1]),
     ([7, 8, 7, 9, 9, 7, 7, 7, 9], [1, 1, 3], [8, 9, 9])])
 def test_rows(ids, widths, followers):
-    found = rows_of(np.array(ids), IMAGE)
+    found = find_runs(np.array(ids), IMAGE)
     assert found[0] == widths and found[1].tolist() == followers
 
 

@@ -11,7 +11,7 @@ from small import random_images, random_tensors, sizes, vision_sizes
 from tolerances import FIXTURE, OPS
 
 import tiny.ops
-from tiny.decoder import Pass
+from tiny.decoder import ForwardPass
 from tiny.tools.synthetic import RandomTensors
 from tiny.vision import vision_encoder
 
@@ -28,7 +28,7 @@ SUM, SIZE, SUM_WITHOUT_MASK = 31.13946782, 293.87468874, 32.91945412
 def encode(images, config=CONFIG, tensors=TENSORS, **fields):
     standard = {"lengths": [1], "cos": None, "sin": None, "cache": None, "trace": None, "ops": tiny.ops,
                 "precision": "float32"}
-    return vision_encoder(images, tensors, config, Pass(**(standard | fields)))
+    return vision_encoder(images, tensors, config, ForwardPass(**(standard | fields)))
 
 
 def one_sequence(q, keys, values, lengths, spans, **more):

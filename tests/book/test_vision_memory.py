@@ -14,7 +14,7 @@ from small import random_images, random_tensors, sizes, vision_sizes
 
 import tiny.ops
 from tiny import attention
-from tiny.decoder import Pass
+from tiny.decoder import ForwardPass
 from tiny.vision import vision_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def peak(*grids):
     images = random_images(*grids)
     tracemalloc.start()
     try:
-        vision_encoder(images, WEIGHTS, VISION, Pass([], NONE, NONE, None, None, tiny.ops, "float32"))
+        vision_encoder(images, WEIGHTS, VISION, ForwardPass([], NONE, NONE, None, None, tiny.ops, "float32"))
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -68,7 +68,7 @@ import json
 import numpy as np
 import tiny.ops
 from tiny.config import Config, VisionConfig
-from tiny.decoder import Pass
+from tiny.decoder import ForwardPass
 from tiny.tools.session import peak_memory
 from tiny.tools.synthetic import RandomTensors
 from tiny.vision import vision_encoder
@@ -81,7 +81,7 @@ config = Config(dim=64, n_layers=1, head_dim=32, hidden_dim=64, n_heads=2, n_kv_
 weights = dict(RandomTensors(config, 0))
 images = [np.random.default_rng(n).standard_normal((3, 1024, 1024), np.float32) for n in range(2)]
 none = np.empty(0, np.float32)
-features = vision_encoder(images, weights, vision, Pass([], none, none, None, None, tiny.ops, "float32"))
+features = vision_encoder(images, weights, vision, ForwardPass([], none, none, None, None, tiny.ops, "float32"))
 print(json.dumps({"peak": peak_memory(), "weights": sum(weight.nbytes for weight in weights.values()),
                   "shape": features.shape, "finite": bool(np.isfinite(features).all()),
                   "spread": float(features.std())}))

@@ -79,5 +79,5 @@ def expert_shares(model, ids: list[int]) -> np.ndarray:
     trace = ExpertTrace()
     model(ids[: model.config.max_seq_len], trace=trace, last_only=True)
     experts = model.config.moe.num_experts
-    counts = [np.bincount(trace[name].ravel(), minlength=experts) for name in sorted(trace)]
+    counts = [np.bincount(layer.ravel(), minlength=experts) for layer in trace.layers]
     return np.array([count / count.sum() for count in counts])

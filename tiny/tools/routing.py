@@ -71,7 +71,7 @@ def chosen_experts(model, ids: list[int]) -> list[np.ndarray]:
         for first in range(0, len(part), PREFILL):
             trace = ExpertTrace()
             model(part[first : first + PREFILL], cache=cache, trace=trace, last_only=True)
-            rows.append(np.stack([trace[name] for name in sorted(trace)]))
+            rows.append(np.stack(trace.layers))
         parts.append(np.concatenate(rows, axis=1)[:, 1:])
     return parts
 

@@ -39,7 +39,7 @@ Tensors = Mapping[str, np.ndarray]
 class Stack:
     """What the backward passes of one stack of layers share: the decoder's, or the vision encoder's.
 
-    scope and label stand before the names of its weights and of its arrays in the trace, as in `tiny.decoder.Pass`;
+    scope and label begin the names of its weights and of its arrays in the trace, as in `tiny.decoder.ForwardPass`;
     attention_backward takes dout, q, k, v and what the forward pass kept, and gives dq, dk, dv and the output.
     """
 

@@ -43,13 +43,13 @@ def pictures(count: int) -> list[np.ndarray]:
 def measure(folder: str, mode: str, count: int, repeats: int) -> dict:
     """Run in a fresh process: seconds and processor seconds of a pass, peak memory, where the time goes, a sample."""
     import tiny
-    from tiny.decoder import Pass
+    from tiny.decoder import ForwardPass
     from tiny.tools.session import peak_memory
     from tiny.vision import vision_encoder
 
     model: Any = tiny.load(folder, weights=mode)
     images = pictures(count)
-    run = Pass([], np.empty(0, np.float32), np.empty(0, np.float32), None, None, model.ops, "float32")
+    run = ForwardPass([], np.empty(0, np.float32), np.empty(0, np.float32), None, None, model.ops, "float32")
     weights = [name for name in model.weights if name.startswith("vision_encoder.")]
     if mode == "resident":
         for name in weights:

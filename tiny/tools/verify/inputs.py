@@ -25,7 +25,7 @@ def check_inputs(model, theirs: Dump) -> dict:
     report["grids"] = check_grids(model, theirs, pixels, findings)
     report["ids"] = check_ids(model, theirs, pictures, findings)
     try:
-        model.check_images(theirs.ids, pixels, written=False)
+        model.check_images(theirs.ids, pixels)
         fits = True
     except TinyError as error:
         findings.append(f"the model cannot be run on these inputs: {error.cause}")

@@ -13,7 +13,7 @@ import numpy as np
 
 import tiny.ops
 from tiny.config import VisionConfig
-from tiny.decoder import Pass
+from tiny.decoder import ForwardPass
 from tiny.patch_embed import grid_of
 from tiny.pixtral import Pixtral, vision_of
 from tiny.rope import rope_table
@@ -91,7 +91,7 @@ def encoder_loss(images: Sequence[np.ndarray], labels: np.ndarray, vision: Visio
     kept = Kept()
     # (1) the book's encoder
     nothing = np.empty(0, np.float32)
-    run = Pass([], nothing, nothing, None, trace, kept.ops, "float32")
+    run = ForwardPass([], nothing, nothing, None, trace, kept.ops, "float32")
     features = vision_encoder(images, weights, vision, run)
     # (2) the labels, (3) back
     result, dfeatures = label_loss(features, labels, heads, weights, grads)
