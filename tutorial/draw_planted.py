@@ -6,9 +6,8 @@ They are what `verify check --plot` draws of the dumps in tests/golden/verify, i
 import hashlib
 from pathlib import Path
 
-from tiny.tools.verify import check
-from tiny.tools.verify import file as dump_file
-from tiny.tools.verify.report import error_by_layer
+from tiny.tools.verify.check import check
+from tiny.tools.verify.plot import error_by_layer
 from tutorial.draw_figures import FOLDER, save
 from tutorial.source import ROOT
 
@@ -23,8 +22,7 @@ PICTURES = {"same_model": ("tiny-pixtral", "tiny-pixtral"),
 def draw(name: str):
     """One picture, from the checkpoint and the dump."""
     model, dump = PICTURES[name]
-    path = DUMPS / f"{dump}.npz"
-    return error_by_layer(check.compare_model(model, dump_file.read(path), path))
+    return error_by_layer(check(model, DUMPS / f"{dump}.npz"))
 
 
 def checksum(name: str) -> str:

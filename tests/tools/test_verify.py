@@ -18,14 +18,19 @@ from PIL import Image
 import tiny
 from tiny.__main__ import build_parser, main
 from tiny.files.safetensors import read_safetensors, save_safetensors
-from tiny.tools.verify import check as checker
 from tiny.tools.verify import compare as comparison
 from tiny.tools.verify import file as dump_file
-from tiny.tools.verify import report as reports
-from tiny.tools.verify import results
+from tiny.tools.verify import inputs as input_checks
+from tiny.tools.verify import printed, results
+from tiny.tools.verify.check import check
 from tiny.tools.verify.compare import RUNS, STEPS, Limits, compare
 from tiny.tools.verify.dump import fingerprint
+from tiny.tools.verify.gather import gather_files
 from tiny.tools.verify.guesses import explain, guesses
+from tiny.tools.verify.judge import judge
+from tiny.tools.verify.names import kind
+from tiny.tools.verify.plot import error_by_layer
+from tiny.tools.verify.report import Report, as_json
 from tiny.tools.verify.steps import stages, steps
 
 DUMPS = GOLDEN / "verify"
@@ -48,9 +53,12 @@ def read(name: str) -> dump_file.Dump:
     return dump_file.read(DUMPS / f"{name}.npz")
 
 
-def report_of(name: str, ours: str | Path | None = None) -> dict:
-    path = DUMPS / f"{name}.npz"
-    return checker.compare_model(ours or model_of(name), dump_file.read(path), path)
+def report_of(name: str, ours: str | Path | None = None) -> Report:
+    return check(str(ours or model_of(name)), DUMPS / f"{name}.npz")
+
+
+def compared_files(ours: dump_file.Dump, theirs: dump_file.Dump) -> Report:
+    return judge(gather_files(ours, theirs))
 
 
 def rewritten(tmp_path: Path, name: str, record: dict | None = None, drop=(), **arrays) -> Path:
@@ -59,10 +67,6 @@ def rewritten(tmp_path: Path, name: str, record: dict | None = None, drop=(), **
     kept = {key: x for key, x in (dump.inputs | dump.arrays).items() if key not in drop}
     dump_file.save(tmp_path / "changed.npz", dump.record | (record or {}), kept | arrays)
     return tmp_path / "changed.npz"
-
-
-def check(path: Path, name: str = "tiny-pixtral") -> dict:
-    return checker.compare_model(model_of(name), dump_file.read(path), path)
 
 
 # ---- what is the same, and what is not
@@ -77,29 +81,29 @@ def test_the_dumps_are_of_the_embedded_models(model):
 @pytest.mark.parametrize("name", SAME)
 def test_what_is_the_same_passes(name):
     report = report_of(name)
-    assert report["status"] == 0 and not report["places"] and not report["inputs"]["findings"]
-    checked = {row["name"] for row in report["arrays"] if "step_percent" in row}
+    assert report.status == 0 and not report.places and not report.inputs.findings
+    checked = {row.name for row in report.arrays if row.step_percent is not None}
     assert checked == set(read(name).arrays), "every array is checked alone"
-    found = report["distribution"]
-    assert found["top1"] == found["rows"] or report["tolerances"] == "bfloat16"
-    assert found["kl_max"] < (1e-9 if report["tolerances"] == "float32" else 1e-2)
-    if report["tolerances"] == "float32":
-        assert report["greedy"]["equal"] == report["greedy"]["tokens"] == 8
-        assert all(layer["equal"] == layer["rows"] for layer in report["experts"])
+    found = report.distribution
+    assert found.top1 == found.rows or report.tolerances == "bfloat16"
+    assert found.kl_max < (1e-9 if report.tolerances == "float32" else 1e-2)
+    if report.tolerances == "float32":
+        assert report.greedy.equal == report.greedy.tokens == 8
+        assert all(layer.equal == layer.rows for layer in report.experts)
 
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_what_transformers_was_made_to_do_is_named(name):
     report = report_of(name)
-    assert report["status"] == 1 and not report["inputs"]["findings"]
-    assert [place["operation"] for place in report["places"]] == [PLANTED[name]], "nothing else differs alone"
-    assert REASONS.get(name) in [*report["places"][0]["reasons"], None]
+    assert report.status == 1 and not report.inputs.findings
+    assert [place.operation for place in report.places] == [PLANTED[name]], "nothing else differs alone"
+    assert REASONS.get(name) in [*report.places[0].reasons, None]
 
 
 def test_swapped_images_are_said_before_any_layer(capsys):
     report = report_of("tiny-pixtral-images-swapped")
-    assert report["status"] == 1 and not report["places"]
-    assert report["inputs"]["findings"][0].startswith("the images are in another order")
+    assert report.status == 1 and not report.places
+    assert report.inputs.findings[0].startswith("the images are in another order")
     assert main(["verify", "check", "tiny-pixtral", str(DUMPS / "tiny-pixtral-images-swapped.npz")]) == 1
     out = capsys.readouterr().out
     assert out.index("another order") < out.index("the ids differ") < out.index("patch_conv")
@@ -134,46 +138,46 @@ SEES = {f"{VISION}attention.wq": "vision_q02", f"{VISION}attention.wo": "vision_
                                                 *(("tiny-pixtral", *pair) for pair in SEES.items())])
 def test_a_thousandth_more_in_one_tensor_is_found(tmp_path, model, name, array):
     report = report_of(model, changed_model(tmp_path, model, f"{name}.weight"))
-    assert [place["array"] for place in report["places"]] == [array]
-    assert report["ours"]["fingerprint"] != report["theirs"]["fingerprint"]
-    error = report["places"][0]["error"]
+    assert [place.array for place in report.places] == [array]
+    assert report.ours["fingerprint"] != report.theirs["fingerprint"]
+    error = report.places[0].error
     assert 5e-6 < error < 2e-3
-    number = dump_file.kind(array) != array
-    assert report["places"][0]["layer"] == (2 if number else None)
-    assert report["places"][0]["encoder"] == (number and array.startswith("vision"))
+    number = kind(array) != array
+    assert report.places[0].layer == (2 if number else None)
+    assert report.places[0].encoder == (number and array.startswith("vision"))
 
 
 def test_without_the_arrays_between_a_step_is_longer(tmp_path):
     """From queries, keys, values and layers, as another implementation may write them, the layer is still named."""
     between = ("attention_norm", "ffn_norm", "mix")
-    names = [key for key in read("tiny-mixtral").arrays if dump_file.kind(key) in between]
+    names = [key for key in read("tiny-mixtral").arrays if kind(key) in between]
     path = rewritten(tmp_path, "tiny-mixtral", drop=names)
-    assert check(path, "tiny-mixtral")["status"] == 0
+    assert check("tiny-mixtral", path).status == 0
     (tmp_path / "model").mkdir()
     changed = changed_model(tmp_path / "model", "tiny-mixtral", "layers.2.attention_norm.weight")
-    report = checker.compare_model(str(changed), dump_file.read(path), path)
-    assert [place["array"] for place in report["places"]] == ["q02", "k02", "v02"]
+    report = check(str(changed), path)
+    assert [place.array for place in report.places] == ["q02", "k02", "v02"]
 
 
 def test_only_whole_runs_can_be_compared_without_inputs(tmp_path):
     """With the last arrays alone, what differs is named by the first of them that does."""
     names = [key for key in read("tiny-mixtral").arrays if key not in ("layer03", "norm", "logits")]
     path = rewritten(tmp_path, "tiny-mixtral", drop=names)
-    assert check(path, "tiny-mixtral")["status"] == 0
+    assert check("tiny-mixtral", path).status == 0
     (tmp_path / "model").mkdir()
     changed = changed_model(tmp_path / "model", "tiny-mixtral", "layers.2.attention.wv.weight", 1.1)
-    report = checker.compare_model(str(changed), dump_file.read(path), path)
-    assert [place["array"] for place in report["places"]] == ["layer03"] and report["status"] == 1
+    report = check(str(changed), path)
+    assert [place.array for place in report.places] == ["layer03"] and report.status == 1
 
 
 def test_numbers_that_are_none_never_pass(tmp_path):
     for value in (np.nan, np.inf):
         logits = read("tiny-mixtral").arrays["logits"].copy()
         logits[3, 5] = value
-        report = check(rewritten(tmp_path, "tiny-mixtral", logits=logits), "tiny-mixtral")
-        assert report["status"] == 1 and report["places"][0]["array"] == "logits"
-        assert report["places"][0]["rows"] == [3]
-        assert "Infinity" not in json.dumps(checker.finite(report))
+        report = check("tiny-mixtral", rewritten(tmp_path, "tiny-mixtral", logits=logits))
+        assert report.status == 1 and report.places[0].array == "logits"
+        assert report.places[0].rows == [3]
+        assert "Infinity" not in json.dumps(as_json(report))
 
 
 def test_a_prompt_that_agrees_and_tokens_that_do_not(tmp_path):
@@ -183,9 +187,9 @@ def test_a_prompt_that_agrees_and_tokens_that_do_not(tmp_path):
     for gap, status in ((0.5, 1), (1e-4, 0)):
         gaps = np.full(len(tokens), gap, np.float32)
         path = rewritten(tmp_path, "tiny-mixtral", greedy_tokens=tokens, greedy_gaps=gaps)
-        report = check(path, "tiny-mixtral")
-        assert report["status"] == status and report["greedy"]["equal"] == 2
-        assert [place["operation"] for place in report["places"]] == ["decoding with a cache"] * status
+        report = check("tiny-mixtral", path)
+        assert report.status == status and report.greedy.equal == 2
+        assert [place.operation for place in report.places] == ["decoding with a cache"] * status
 
 
 def test_an_expert_that_the_logits_do_not_choose(tmp_path):
@@ -193,21 +197,22 @@ def test_an_expert_that_the_logits_do_not_choose(tmp_path):
     chosen = dump.arrays["experts01"].copy()
     chosen[4, 1] = next(e for e in range(8) if e not in chosen[4])
     path = rewritten(tmp_path, "tiny-mixtral", experts01=chosen)
-    report = check(path, "tiny-mixtral")
-    assert report["places"][0]["operation"] == "experts of layer 1 (choice of the experts)"
-    assert report["places"][0]["rows"] == [4] and not report["experts"][1]["differ"][0]["tie"]
-    report = checker.compare_files(dump, dump_file.read(path))
-    assert [place["array"] for place in report["places"]] == ["experts01"] and report["status"] == 1
+    report = check("tiny-mixtral", path)
+    assert report.places[0].operation == "experts of layer 1 (choice of the experts)"
+    assert report.places[0].rows == [4] and not report.experts[1].differ[0].tie
+    report = compared_files(dump, dump_file.read(path))
+    assert [place.array for place in report.places] == ["experts01"] and report.status == 1
 
 
 # ---- inputs
 
 def test_pixels_in_another_order_alone(tmp_path):
     inputs = read("tiny-pixtral").inputs
-    report = check(rewritten(tmp_path, "tiny-pixtral", pixels0=inputs["pixels1"], pixels1=inputs["pixels0"]))
-    assert report["inputs"]["findings"][0].startswith("the images are in another order")
-    assert report["status"] == 1 and not report["inputs"]["fits"] and not report["places"]
-    assert any("nothing else was compared" in line for line in reports.lines(report))
+    path = rewritten(tmp_path, "tiny-pixtral", pixels0=inputs["pixels1"], pixels1=inputs["pixels0"])
+    report = check("tiny-pixtral", path)
+    assert report.inputs.findings[0].startswith("the images are in another order")
+    assert report.status == 1 and not report.inputs.fits and not report.places
+    assert any("nothing else was compared" in line for line in printed.lines(report))
 
 
 @pytest.mark.parametrize("change, words", [
@@ -216,37 +221,36 @@ def test_pixels_in_another_order_alone(tmp_path):
     (lambda x: np.where(x > 0, np.nan, x), "filter of the resize")])
 def test_pixels_that_differ_are_explained(tmp_path, change, words):
     pixels = np.ascontiguousarray(change(read("tiny-pixtral").inputs["pixels1"])).astype(np.float32)
-    report = check(rewritten(tmp_path, "tiny-pixtral", pixels1=pixels))
-    assert report["status"] == 1 and "pixels of image 1 differ" in report["inputs"]["findings"][0]
-    assert words in report["inputs"]["findings"][0]
+    report = check("tiny-pixtral", rewritten(tmp_path, "tiny-pixtral", pixels1=pixels))
+    assert report.status == 1 and "pixels of image 1 differ" in report.inputs.findings[0]
+    assert words in report.inputs.findings[0]
 
 
 def test_pixels_of_the_other_style_are_recognised(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (19, 37, 3)).astype(np.uint8)
     own = tiny.preprocess(Image.fromarray(picture), 8, 256, style="hf")
-    report = {"findings": []}
     dump = read("tiny-pixtral")
     inputs = {key: x for key, x in dump.inputs.items() if not key.startswith(("image", "pixels", "grids"))}
     dump = dump._replace(inputs=inputs | {"image0": picture, "pixels0": own})
-    report = checker.check_inputs(tiny.load("tiny-pixtral"), dump)
-    assert "style \"hf\"" in report["findings"][0]
+    report = input_checks.check_inputs(tiny.load("tiny-pixtral"), dump)
+    assert "style \"hf\"" in report.findings[0]
 
 
 def test_other_ids_and_other_grids(tmp_path):
     dump = read("tiny-pixtral")
     ids = dump.ids.copy()
     ids[-3] += 1
-    report = check(rewritten(tmp_path, "tiny-pixtral", ids=ids))
-    assert f"the ids differ from token {len(ids) - 3} on" in report["inputs"]["findings"][0]
-    report = check(rewritten(tmp_path, "tiny-pixtral", grids=dump.inputs["grids"] + 1))
-    assert "the grids are" in report["inputs"]["findings"][0] and report["status"] == 1
+    report = check("tiny-pixtral", rewritten(tmp_path, "tiny-pixtral", ids=ids))
+    assert f"the ids differ from token {len(ids) - 3} on" in report.inputs.findings[0]
+    report = check("tiny-pixtral", rewritten(tmp_path, "tiny-pixtral", grids=dump.inputs["grids"] + 1))
+    assert "the grids are" in report.inputs.findings[0] and report.status == 1
 
 
 def test_a_file_without_prompt_and_pictures_is_compared_all_the_same(tmp_path):
     path = rewritten(tmp_path, "tiny-pixtral", {"prompt": None}, drop=["image0", "image1", "grids", "greedy_tokens"])
-    report = check(path)
-    assert report["status"] == 0 and report["inputs"]["ids"].startswith("not compared")
-    assert report["inputs"]["pixels"].startswith("not compared") and "greedy" not in report
+    report = check("tiny-pixtral", path)
+    assert report.status == 0 and report.inputs.ids.startswith("not compared")
+    assert report.inputs.pixels.startswith("not compared") and report.greedy is None
 
 
 # ---- guesses
@@ -258,7 +262,7 @@ def planted_guesses(name: str):
     halves = {stage.label: stage for stage in stages(model, dump)}
     seen = set()
     for step in steps(model, dump):
-        what = dump_file.kind(step.name)
+        what = kind(step.name)
         stage = halves["vision_" if step.name.startswith("vision_") and "vision_" in halves else ""]
         if what in seen or step.again is None:
             continue
@@ -287,15 +291,15 @@ def test_every_guess_recognises_itself_and_no_guess_the_right_model(name):
 
 def test_two_files(tmp_path):
     first, second = read("tiny-mixtral"), read("tiny-mixtral-expert-5-of-layer-2")
-    report = checker.compare_files(first, second)
-    assert report["first_unequal"] == "layer02" and report["inputs"]["fits"]
-    report = checker.compare_files(first, first)
-    assert report["status"] == 0 and report["first_unequal"] is None
-    report = checker.compare_files(read("tiny-mixtral-wo-of-layer-2"), read("tiny-mixtral-rows-of-wq"))
-    assert report["places"][0]["array"] == "q00" and report["status"] == 1
-    report = checker.compare_files(read("tiny-pixtral-images-swapped"), read("tiny-pixtral-tanh-gelu"))
-    assert report["inputs"]["findings"][0].startswith("the images are the same in another order")
-    assert not report["inputs"]["fits"] and report["status"] == 1
+    report = compared_files(first, second)
+    assert report.first_unequal == "layer02" and report.inputs.fits
+    report = compared_files(first, first)
+    assert report.status == 0 and report.first_unequal is None
+    report = compared_files(read("tiny-mixtral-wo-of-layer-2"), read("tiny-mixtral-rows-of-wq"))
+    assert report.places[0].array == "q00" and report.status == 1
+    report = compared_files(read("tiny-pixtral-images-swapped"), read("tiny-pixtral-tanh-gelu"))
+    assert report.inputs.findings[0].startswith("the images are the same in another order")
+    assert not report.inputs.fits and report.status == 1
 
 
 # ---- measures
@@ -327,9 +331,9 @@ def test_many_small_errors_count_together():
 def test_predictions():
     theirs = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], np.float32))
     ours = np.log(np.array([[0.25, 0.5, 0.25], [0.1, 0.1, 0.8]], np.float32))
-    found = comparison.distribution(ours, theirs)
-    assert found["rows"] == 2 and found["top1"] == 1
-    assert_close(np.array([found["kl_max"], found["kl_mean"]]), np.log(2) * np.array([0.25, 0.125]), atol=1e-7)
+    found = comparison.predictions(ours, theirs)
+    assert found.rows == 2 and found.top1 == 1
+    assert_close(np.array([found.kl_max, found.kl_mean]), np.log(2) * np.array([0.25, 0.125]), atol=1e-7)
 
 
 def test_a_tie_is_what_rounding_explains_and_nothing_else():
@@ -338,19 +342,19 @@ def test_a_tie_is_what_rounding_explains_and_nothing_else():
 
     def one(own, chosen):
         own = np.array([own], np.float32)
-        return comparison.choices(0, np.array([chosen]), np.array([[0, 1]]), logits, own, limits)
+        return comparison.compare_experts(0, np.array([chosen]), np.array([[0, 1]]), own, logits, limits)
 
-    assert one([1.0, 0.99999, -1, -2], [0, 1])["equal"] == 1
-    tie = one([0.99999, 1.0, -1, -2], [1, 0])["differ"][0]
-    assert tie["tie"] and 9e-6 < tie["gap"] < 1.1e-5
-    wrong = one([1.0, 0.99999, -1, -2], [0, 2])["differ"][0]
-    assert not wrong["tie"] and reports.meaning(wrong) == "no tie"
-    far = one([0.5, 0.99999, 1, -2], [2, 1])["differ"][0]
-    assert not far["tie"] and reports.meaning(far) == "the logits themselves differ"
+    assert one([1.0, 0.99999, -1, -2], [0, 1]).equal == 1
+    tie = one([0.99999, 1.0, -1, -2], [1, 0]).differ[0]
+    assert tie.tie and 9e-6 < tie.gap < 1.1e-5
+    wrong = one([1.0, 0.99999, -1, -2], [0, 2]).differ[0]
+    assert not wrong.tie and printed.meaning(wrong) == "no tie"
+    far = one([0.5, 0.99999, 1, -2], [2, 1]).differ[0]
+    assert not far.tie and printed.meaning(far) == "the logits themselves differ"
 
 
 def test_columns_of_the_tolerances():
-    assert [comparison.column(record) for record in (
+    assert [comparison.tolerances_of(record) for record in (
         {"precision": "float32", "attention": "sdpa"}, {"precision": "bfloat16"},
         {"precision": "bfloat16", "attention": "eager", "experts": "grouped_mm"})] == ["float32", "bfloat16", "other"]
     assert all(STEPS[name].row <= RUNS[name].row for name in STEPS) and STEPS.keys() == RUNS.keys()
@@ -431,18 +435,18 @@ def test_too_much_is_refused(tmp_path, monkeypatch):
                                      ("experts00", np.full((15, 2), 8)), ("experts00", np.zeros((15, 2), np.float32))])
 def test_arrays_of_another_model(tmp_path, name, x):
     with pytest.raises(tiny.TinyError, match=name):
-        check(rewritten(tmp_path, "tiny-mixtral", **{name: x}), "tiny-mixtral")
+        check("tiny-mixtral", rewritten(tmp_path, "tiny-mixtral", **{name: x}))
 
 
 def test_unknown_names_are_said(tmp_path, capsys):
     path = rewritten(tmp_path, "tiny-mixtral", **{"hidden\n01": np.zeros(3, np.float32)})
     assert main(["verify", "check", "tiny-mixtral", str(path)]) == 0
-    assert "unknown  arrays that nobody knows" in capsys.readouterr().out
+    assert "unknown  arrays in no table, not compared: hidden 01" in capsys.readouterr().out
 
 
 def test_the_page_of_the_format_lists_the_names():
     text = (GOLDEN / "FORMAT.md").read_text(encoding="utf-8")
-    for name in {dump_file.kind(key) for key in read("tiny-mixtral").arrays}:
+    for name in {kind(key) for key in read("tiny-mixtral").arrays}:
         assert f"`{name}`" in text or f"`{name}NN`" in text, name
     for name in ("patch_conv", "vision_ln_pre", "projector", "pixels0", "image0", "grids", "positions"):
         assert f"`{name}`" in text, name
@@ -468,14 +472,14 @@ def test_exit_status_json_and_picture(tmp_path, capsys):
 
 
 def test_the_table_is_as_wide_as_a_terminal_and_has_every_layer(capsys):
-    lines = list(reports.lines(report_of("tiny-mixtral-wo-of-layer-2"), False))
+    lines = list(printed.lines(report_of("tiny-mixtral-wo-of-layer-2"), False))
     assert max(len(line) for line in lines) <= 140
     text = "\n".join(lines)
     assert "layer 01 (11)" in text and "attn02" in text and "attn01" not in text
 
 
 def test_a_figure_marks_the_first_that_differs():
-    figure = reports.error_by_layer(report_of("tiny-mixtral-rows-of-wq"))
+    figure = error_by_layer(report_of("tiny-mixtral-rows-of-wq"))
     panel = figure.axes[0]
     assert panel.get_yscale() == "log" and "attention of layer 0" in panel.texts[-1].get_text()
     crosses = panel.collections[-1].get_offsets()
@@ -588,14 +592,14 @@ PAGE = ROOT / "tutorial/reference/is_it_the_same_model.md"
 def test_the_page_shows_what_the_tool_says():
     text = PAGE.read_text(encoding="utf-8")
     shown = "\n".join(re.findall(r"```\n(DIFFERS.*?)```", text, re.S)).splitlines()
-    said = [line for name in PLANTED for line in reports.lines(report_of(name))]
+    said = [line for name in PLANTED for line in printed.lines(report_of(name))]
     assert len(shown) >= 3 and set(shown) - {""} <= set(said)
     for command in re.findall(r"^python -m tiny (.*)$", text, re.M):
         assert build_parser().parse_args(shlex.split(command)).command == "verify"
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         assert (PAGE.parent / target).exists(), target
     greedy = report_of("tiny-pixtral-tanh-gelu")
-    assert greedy["greedy"]["equal"] == 8 and greedy["distribution"]["top1"] == greedy["distribution"]["rows"]
+    assert greedy.greedy.equal == 8 and greedy.distribution.top1 == greedy.distribution.rows
 
 
 def test_the_pictures_of_the_page_are_of_these_dumps():

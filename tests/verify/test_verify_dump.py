@@ -14,7 +14,11 @@ import pytest
 from tests.tools.test_verify import PLANTED, REASONS, SAME, model_of, read
 from tests.verify import make_dumps
 from tiny.__main__ import main
-from tiny.tools.verify import check, file
+from tiny.tools.verify import file
+from tiny.tools.verify.check import check
+from tiny.tools.verify.gather import gather_files
+from tiny.tools.verify.judge import judge
+from tiny.tools.verify.names import kind
 
 MISSING = [name for name in ("torch", "transformers", "mistral_common") if importlib.util.find_spec(name) is None]
 REASON = f"This check needs {' and '.join(MISSING)} (the verify extra)."
@@ -28,18 +32,18 @@ def test_a_fresh_dump(name, tmp_path, record_property):
     make_dumps.dump(name, sys.executable, tmp_path, out=tmp_path)
     path = tmp_path / f"{name}.npz"
     dump, stored = file.read(path), read(name)
-    report = check.compare_model(model_of(name), dump, path)
-    assert report["status"] == int(name not in SAME)
+    report = check(model_of(name), path)
+    assert report.status == int(name not in SAME)
     assert dump.record["inputs"].startswith("mistral-common") and dump.record["attention"] == "eager"
     if name in PLANTED:
-        assert report["places"][0]["operation"] == PLANTED[name]
-        assert REASONS.get(name) in [*report["places"][0]["reasons"], None]
+        assert report.places[0].operation == PLANTED[name]
+        assert REASONS.get(name) in [*report.places[0].reasons, None]
     if name.endswith("swapped"):
-        assert report["inputs"]["findings"][0].startswith("the images are in another order")
+        assert report.inputs.findings[0].startswith("the images are in another order")
     assert dump.arrays.keys() == stored.arrays.keys() and dump.ids.tolist() == stored.ids.tolist()
-    assert check.compare_files(dump, stored)["status"] == 0
+    assert judge(gather_files(dump, stored)).status == 0
     if name in SAME:
-        worst = max(row["step_percent"] for row in report["arrays"] if "step_percent" in row)
+        worst = max(row.step_percent for row in report.arrays if row.step_percent is not None)
         record_property(f"verify check of {name}, largest share of a tolerance", f"{worst:.0f} %")
 
 
@@ -54,10 +58,10 @@ def test_layer_by_layer_is_the_same_to_the_bit(model, images, tmp_path):
     assert whole.arrays.keys() == layers.arrays.keys()
     for name, x in whole.arrays.items():
         assert np.array_equal(x, layers.arrays[name]), name
-    kept = {name for name in whole.arrays if file.kind(name) == "layer"}
+    kept = {name for name in whole.arrays if kind(name) == "layer"}
     assert kept == {"layer00", "layer01", "layer02"}, "the input of layer 2 is kept too"
-    report = check.compare_model(model, layers, tmp_path)
-    assert report["status"] == 0 and sum("step_percent" in row for row in report["arrays"]) >= 20
+    report = check(model, tmp_path / "layers.npz")
+    assert report.status == 0 and sum(row.step_percent is not None for row in report.arrays) >= 20
 
 
 @pytest.mark.parametrize("precision, attention, experts", [("bfloat16", "sdpa", "batched_mm"),

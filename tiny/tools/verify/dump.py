@@ -1,7 +1,7 @@
-"""The command `verify dump`: run the reference on a checkpoint, in a process of its own, and keep what it computed.
+"""The command `verify dump`: run the reference on a checkpoint, in another process, and keep what it computed.
 
 This side needs the core only. The child, `transformers_child.py`, runs under an interpreter that has the `verify`
-extra; its path does not hold this repository.
+extra; this repository is not on its path.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
                                  "and write its arrays as tests/golden/FORMAT.md says.")
     out = Path(args.out)
     if not out.parent.is_dir() or out.is_dir():
-        raise TinyError(f"{out} cannot be written there.", "Give the path of a new file in a folder that exists.")
+        raise TinyError(f"{out} cannot be written.", "Give the path of a new file in a folder that exists.")
     with tempfile.TemporaryDirectory(prefix="verify", dir=args.scratch) as scratch:
         record, arrays = run_reference(args, Path(scratch))
     file.save(out, record, arrays)
@@ -91,7 +91,7 @@ def loading(args: argparse.Namespace, files: list[Path]) -> str:
 
 
 def convert(folder: Path, scratch: Path) -> Path:
-    """Write a checkpoint in Mistral's layout once more in Hugging Face's, tensor by tensor."""
+    """Write a copy of a checkpoint in Mistral's layout in Hugging Face's, tensor by tensor."""
     checkpoint = open_checkpoint(folder, "mistral")
     size, free = sum(x.nbytes for x in checkpoint.tensors.values()), shutil.disk_usage(scratch).free
     if size > free:
@@ -124,15 +124,15 @@ def run_child(python: str, command: list, scratch: Path) -> None:
 
 
 def described(args: argparse.Namespace, folder: Path, layout: str) -> dict:
-    """The record of a run, but for what only the child knows."""
+    """The record of a run, without what only the child knows."""
     return {"format": file.FORMAT, "precision": args.precision, "prompt": args.prompt,
             "chat": bool(args.image) or args.chat, "images": [Path(path).name for path in args.image],
-            "model": folder.resolve().name, "layout": layout, "fingerprint": mark_of(folder),
+            "model": folder.resolve().name, "layout": layout, "fingerprint": fingerprint_of(folder),
             "processor": processor(), "system": f"{platform.system()} {platform.machine()}",
             "date": datetime.date.today().isoformat()}
 
 
-def mark_of(folder: Path) -> str | None:
+def fingerprint_of(folder: Path) -> str | None:
     """The fingerprint of a folder; None for one that this code refuses, which the reference may run all the same."""
     try:
         return fingerprint(tiny.load(folder, weights="mapped").weights)

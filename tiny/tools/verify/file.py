@@ -5,7 +5,6 @@ A file is data from anywhere: nothing is unpickled, and every size is checked be
 
 import json
 import os
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,20 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tiny.config import Config, TinyError
+from tiny.tools.verify.names import ARRAY, INPUT, kind, shape_of
 
 FORMAT = "tiny-verify 1"
 MAX_MEMBERS, MAX_BYTES, MAX_RECORD = 20_000, 16 << 30, 1 << 20  # arrays, bytes of all of them, letters of the record
-TOKENS = "embed|norm|logits|" + "|".join(f"{name}\\d\\d+" for name in (
-    "q", "k", "v", "attn", "layer", "router_logits", "experts", "expert_weights", "attention_norm", "ffn_norm", "mix"))
-PATCHES = "patch_conv|vision_ln_pre|projector|" + "|".join(f"vision_{name}\\d\\d+" for name in (
-    "q", "k", "v", "attn", "layer", "attention_norm", "ffn_norm", "mix"))
-ARRAY = re.compile(f"(?:{TOKENS}|{PATCHES})")
-INPUT = re.compile(r"ids|positions|grids|(?:pixels|image)\d+|greedy_(?:tokens|gaps)")
 REMEDY = "Write the file again as tests/golden/FORMAT.md says."
 
 
 class Dump(NamedTuple):
-    """What a file holds: the record, the inputs, the arrays of the trace by name, and names that nobody knows."""
+    """What a file holds: the record, the inputs, the arrays of the trace by name, and unknown names."""
 
     record: dict[str, Any]
     inputs: dict[str, np.ndarray]
@@ -50,7 +44,7 @@ class Dump(NamedTuple):
 
 
 def save(path: Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a file under another name and then rename it: what is there is whole."""
+    """Write a file under another name and then rename it, so that a file that exists is whole."""
     part = path.with_name(path.name + ".part")
     try:
         with open(part, "wb") as file:
@@ -66,7 +60,7 @@ def save(path: Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 def read(path: Path) -> Dump:
     """Read a file and check what can be checked without the model.
 
-    Raises:  TinyError for a file that is no such file, a size beyond the limits, or inputs that contradict each other
+    Raises:  TinyError for a file in another format, a size beyond the limits, or inputs that contradict each other
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -84,7 +78,7 @@ def read(path: Path) -> Dump:
 
 
 def read_members(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
-    """Every array of the archive, after its declared size is found to be the size that it takes."""
+    """Every array of the archive; each must take exactly the bytes that its header declares."""
     members, arrays = archive.infolist(), {}
     if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_BYTES:
         raise TinyError(f"{path} declares {len(members):,} arrays of {sum(m.file_size for m in members):,} bytes.",
@@ -132,8 +126,8 @@ def check_inputs(path: Path, dump: Dump) -> None:
 
     inputs = dump.inputs
     for name, x in inputs.items():
-        kind = "f" if name.startswith(("pixels", "greedy_gaps")) else "iu"
-        need(x.dtype.kind in kind and x.size > 0, f"{name} is {x.shape} of {x.dtype}")
+        types = "f" if name.startswith(("pixels", "greedy_gaps")) else "iu"
+        need(x.dtype.kind in types and x.size > 0, f"{name} is {x.shape} of {x.dtype}")
         need(x.ndim == (3 if name.startswith(("pixels", "image")) else 2 if name == "grids" else 1),
              f"{name} has the shape {x.shape}")
         need(x.dtype.kind == "f" or int(x.max()) < 2**31, f"{name} holds numbers beyond 2**31")
@@ -141,9 +135,9 @@ def check_inputs(path: Path, dump: Dump) -> None:
     positions = dump.positions
     need(bool((np.diff(positions) > 0).all()) and 0 <= positions[0] and positions[-1] < len(dump.ids),
          f"positions are not rising numbers from 0 to {len(dump.ids) - 1}")
-    for kind in ("pixels", "image"):
-        count = sum(key.startswith(kind) for key in inputs)
-        need({f"{kind}{n}" for n in range(count)} <= inputs.keys(), f"{kind} are not numbered from 0 on")
+    for what in ("pixels", "image"):
+        count = sum(key.startswith(what) for key in inputs)
+        need({f"{what}{n}" for n in range(count)} <= inputs.keys(), f"{what} are not numbered from 0 on")
     need("grids" not in inputs or inputs["grids"].shape[1] == 2, "grids are not pairs of columns and rows")
 
 
@@ -152,79 +146,12 @@ def check_shapes(path: Path, dump: Dump, config: Config) -> None:
     if dump.ids.max() >= config.vocab_size:
         raise TinyError(f"{path}: id {dump.ids.max()} is not in the vocabulary of {config.vocab_size}.",
                         "Dump and check the same model.")
+    size = config.vision.patch_size if config.vision else 1
+    patches = sum(x.shape[1] * x.shape[2] // size**2 for x in dump.numbered("pixels"))
     for name, x in dump.arrays.items():
-        shape = shape_of(name, dump, config)
+        shape = shape_of(name, len(dump.ids), len(dump.positions), patches, config)
         if shape is None or x.shape != shape or x.dtype.kind not in ("iu" if kind(name) == "experts" else "f"):
             raise TinyError(f"{path}: {name} is {x.shape} of {x.dtype}; this model has {shape or 'no such array'}.",
                             "Dump and check the same model, in the shapes of tests/golden/FORMAT.md.")
-
-
         if kind(name) == "experts" and not (0 <= x.min() and config.moe and x.max() < config.moe.num_experts):
             raise TinyError(f"{path}: {name} holds numbers that are no experts.", REMEDY)
-
-
-def kind(name: str) -> str:
-    """The name of an array without the number of its layer."""
-    return re.sub(r"\d+$", "", name)
-
-
-def shape_of(name: str, dump: Dump, config: Config) -> tuple[int, ...] | None:
-    """The shape of an array of the trace, or None if the model has none of this name."""
-    vision, sees = config.vision, name.startswith("vision_") or kind(name) in ("patch_conv", "projector")
-    what, number = kind(name).removeprefix("vision_"), int(re.findall(r"\d*$", name)[0] or 0)
-    if sees:
-        if vision is None or number >= vision.num_hidden_layers:
-            return None
-        patches = sum(x.shape[1] * x.shape[2] // vision.patch_size**2 for x in dump.numbered("pixels"))
-        heads = (patches, vision.num_attention_heads, vision.head_dim)
-        return heads if what in "qkv" else (patches, config.dim if what == "projector" else vision.hidden_size)
-    moe, rows = config.moe, len(dump.positions)
-    if number >= config.n_layers or (moe is None and what.startswith(("router", "expert"))):
-        return None
-    if what in ("k", "v"):
-        return len(dump.ids), config.n_kv_heads, config.head_dim
-    if what == "q":
-        return rows, config.n_heads, config.head_dim
-    experts, chosen = (moe.num_experts, moe.num_experts_per_tok) if moe else (0, 0)
-    return rows, {"logits": config.vocab_size, "mix": config.n_heads * config.head_dim, "router_logits": experts,
-                  "experts": chosen, "expert_weights": chosen}.get(what, config.dim)
-
-
-# The arrays in the order in which a model makes them, and what makes each of them, in words.
-# What an operation is called, and in which part of a layer it is.
-WHAT = {"patch_conv": "the patch embedding", "vision_ln_pre": "the norm in front of the encoder",
-        "projector": "the projector", "embed": "the embedding of the tokens", "norm": "the last norm",
-        "logits": "the output matrix", "attention_norm": "norm before attention", "q": "queries: wq or their rotation",
-        "k": "keys: wk or their rotation", "v": "values: wv", "mix": "scores, mask, softmax or average of the values",
-        "attn": "output matrix wo", "ffn_norm": "norm before the feed-forward", "router_logits": "router",
-        "experts": "choice of the experts", "expert_weights": "weights of the chosen experts", "layer": "feed-forward"}
-ATTENTION = ("attention_norm", "q", "k", "v", "mix", "attn")
-PARTS = [*ATTENTION, "ffn_norm", "router_logits", "experts", "expert_weights", "layer"]
-OUTSIDE = ["patch_conv", "vision_ln_pre", "vision", "projector", "embed", "layers", "norm", "logits"]
-
-
-def place(name: str, mixture: bool) -> dict:
-    """Where an array is made: the layer, and the operation in words."""
-    base, number = kind(name), name[len(kind(name)):]
-    if not number:
-        return {"array": name, "layer": None, "encoder": False, "operation": WHAT.get(base, base)}
-    encoder, part = base.startswith("vision_"), base.removeprefix("vision_")
-    half = "attention" if part in ATTENTION else "experts" if mixture else "feed-forward"
-    what = "experts" if part == "layer" and mixture else WHAT.get(part, part)
-    words = f"{half} of layer {int(number)}" + " of the vision encoder" * encoder
-    return {"array": name, "layer": int(number), "encoder": encoder,
-            "operation": words if what == half else f"{words} ({what})"}
-
-
-def order(name: str) -> tuple:
-    """The order in which a model computes its arrays."""
-    base, number = kind(name), name[len(kind(name)):]
-    if not number:
-        return OUTSIDE.index(base), 0, 0
-    part = base.removeprefix("vision_")
-    return OUTSIDE.index("vision" if base != part else "layers"), int(number), PARTS.index(part)
-
-
-def whole(name: str) -> bool:
-    """Whether a file keeps all rows of an array: those of patches, and keys and values."""
-    return name.startswith("vision_") or kind(name) in ("patch_conv", "projector", "k", "v")

@@ -1,6 +1,6 @@
-"""Where another implementation parts from this one, does a well-known mistake explain it?
+"""Where another implementation differs from this one, does a well-known mistake explain it?
 
-Each guess computes the failing operation once more with one thing changed; it is named only if the result then agrees.
+Each guess computes the failing operation with one thing changed; it is named only if the result then agrees.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,8 @@ from tiny.config import Config
 from tiny.files.weights import halves_to_pairs, pairs_to_halves
 from tiny.numerics import gelu
 from tiny.tools.verify.compare import Limits, compare
-from tiny.tools.verify.file import Dump, kind
+from tiny.tools.verify.file import Dump
+from tiny.tools.verify.names import kind
 from tiny.tools.verify.steps import Stage, Step
 
 THETAS = (1e4, 1e6, 1e9, 5e5, 1e2)
@@ -19,14 +20,14 @@ EPSILONS = (1e-5, 1e-6, 1e-8)
 
 
 def explain(step: Step, stage: Stage, dump: Dump, config: Config, limits: Limits) -> list[str]:
-    """The sentences of all guesses under which ours becomes theirs."""
+    """The sentences of all guesses with which ours becomes theirs."""
     found = []
     for sentence, changed in guesses(kind(step.name).removeprefix("vision_"), stage, dump, config):
         if step.again is None:
             break
         try:
             other = step.again(**changed)
-        except (TypeError, ValueError):  # The operation has nothing that could be changed so.
+        except (TypeError, ValueError):  # This operation does not have what would be changed.
             continue
         with np.errstate(all="ignore"):
             if compare(step.name, other, step.theirs, limits, step.scale).used <= 1:
@@ -74,15 +75,15 @@ def rotations(what: str, stage: Stage) -> Iterator[tuple[str, dict]]:
             lambda weight: pairs_to_halves(flat(weight), d)}
     for sentence, order in orders.items():
         yield sentence, {"order": order}
-    places = stage.places[stage.rows]
+    positions = stage.positions[stage.held]
     for theta in THETAS:
         if theta != stage.config.rope_theta:
             yield f"theta of the rotation is {theta:g} instead of {stage.config.rope_theta:g}", {"theta": theta}
-    yield "they are not rotated", {"places": np.zeros_like(places)}
+    yield "they are not rotated", {"positions": np.zeros_like(positions)}
     if stage.label:
-        yield "rows and columns of patches are exchanged in the rotation", {"places": places[:, ::-1]}
+        yield "rows and columns of patches are exchanged in the rotation", {"positions": positions[:, ::-1]}
     else:
-        yield "positions begin at 1", {"places": places + 1}
+        yield "positions begin at 1", {"positions": positions + 1}
 
 
 def flat(weight: np.ndarray) -> np.ndarray:
@@ -95,10 +96,18 @@ def tanh_gelu(x: np.ndarray) -> np.ndarray:
     return x * np.float32(0.5) * (1 + np.tanh(np.float32((2 / np.pi) ** 0.5) * (x + np.float32(0.044715) * x * x * x)))
 
 
-def shared_expert(step: Step, rows: np.ndarray, chosen: np.ndarray | None) -> str:
+def shared_expert(rows: np.ndarray, chosen: np.ndarray | None) -> str:
     """If all rows that differ have one expert in common, and no other row has it, its number in a sentence."""
     if chosen is None or not rows.any():
         return ""
     common = [e for e in np.unique(chosen[rows]) if (chosen[rows] == e).any(axis=1).all()]
     alone = [e for e in common if not (chosen[~rows] == e).any()]
     return f"exactly the tokens that went to expert {alone[0]} differ" if len(alone) == 1 else ""
+
+
+def rotation_only(name: str, rows: np.ndarray, stage: Stage) -> str:
+    """A sentence if queries or keys are right at position 0, where nothing is turned, and wrong elsewhere."""
+    still = ~stage.positions[stage.held].reshape(len(rows), -1).any(axis=1) if len(rows) == len(stage.held) else []
+    if kind(name).removeprefix("vision_") in ("q", "k") and np.any(still) and (rows[still] <= 1).all():
+        return "they are right at position 0, where nothing is turned: it is the rotation by position"
+    return ""

@@ -1,6 +1,6 @@
-"""The inputs of `verify check`: pixels, grids and ids, each made again here from the prompt and the pictures of a file.
+"""The inputs of `verify check`: pixels, grids and ids, computed here from the prompt and the pictures of a file.
 
-Most differences between implementations are here, and a model that was given something else proves nothing.
+Most differences between implementations are here, and models with different inputs cannot be compared.
 """
 
 from itertools import permutations
@@ -14,32 +14,32 @@ from tiny.patch_embed import grid_of
 from tiny.tools.prompt_images import user_turn
 from tiny.tools.verify.compare import PIXELS
 from tiny.tools.verify.file import Dump
+from tiny.tools.verify.report import Inputs
 
 
-def check_inputs(model, theirs: Dump) -> dict:
+def check_inputs(model, theirs: Dump) -> Inputs:
     """What differs in the inputs, in sentences, and whether the model can be run on theirs."""
-    findings: list[str] = []
+    found = Inputs([], fits=True)
     pictures = [Image.fromarray(x) for x in theirs.numbered("image") if x.dtype == np.uint8 and x.shape[2:] == (3,)]
     pixels = theirs.numbered("pixels")
-    report: dict = {"pixels": check_pixels(model, pixels, pictures, findings)}
-    report["grids"] = check_grids(model, theirs, pixels, findings)
-    report["ids"] = check_ids(model, theirs, pictures, findings)
+    found.pixels = check_pixels(model, pixels, pictures, found.findings)
+    found.grids = check_grids(model, theirs, pixels, found.findings)
+    found.ids = check_ids(model, theirs, pictures, found.findings)
     try:
         model.check_images(theirs.ids, pixels)
-        fits = True
     except TinyError as error:
-        findings.append(f"the model cannot be run on these inputs: {error.cause}")
-        fits = False
-    return report | {"findings": findings, "fits": fits}
+        found.findings.append(f"the model cannot be run on these inputs: {error.cause}")
+        found.fits = False
+    return found
 
 
 def check_pixels(model, pixels: list[np.ndarray], pictures: list[Image.Image], findings: list[str]) -> str:
-    """Compare the pixels with ours of the same pictures; another order of images is said first."""
+    """Compare the pixels with ours of the same pictures; another order of the images is looked for first."""
     vision = model.config.vision
     if not pixels or vision is None:
         return "none"
     if len(pictures) != len(pixels):
-        return "not compared: the file holds no pictures to prepare again"
+        return "not compared: the file holds no pictures to preprocess"
     own = {style: [prepared(picture, vision, style) for picture in pictures] for style in STYLES}
     if agree(own["mistral"], pixels):
         return f"{len(pixels)} equal"

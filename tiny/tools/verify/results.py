@@ -6,7 +6,8 @@ from pathlib import Path
 from tiny.config import TinyError
 from tiny.files.params import read_json
 from tiny.tools.markdown import table
-from tiny.tools.verify.report import printable
+from tiny.tools.verify.printed import printable
+from tiny.tools.verify.report import FORMAT
 
 HEAD = """# Results on real weights
 
@@ -35,7 +36,7 @@ def row_of(path: Path) -> list[str]:
     """The row of one file. Raises TinyError if it is not the output of `check --json`."""
     report = read_json(path)
     try:
-        if report["format"] != "tiny-verify-check 1":
+        if report["format"] != FORMAT:
             raise KeyError("format")
         theirs, rows = report["theirs"], [row for row in report["arrays"] if "step_percent" in row]
         rows = [row | {key: float("inf") for key in ("step_error", "step_percent") if row[key] is None} for row in rows]

@@ -1,6 +1,6 @@
 """Each operation of this code on the other implementation's own inputs: an error in layer 2 shows in layer 2 alone.
 
-What enters an operation is taken from the file, what leaves it is compared with the file, and nothing is carried on.
+The input of an operation is taken from the file and its output is compared with the file; nothing is carried on.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +12,14 @@ from tiny.decoder import ExpertMatrices
 from tiny.numerics import round_to
 from tiny.patch_embed import grid_of
 from tiny.rope_2d import patch_positions
-from tiny.tools.verify.file import Dump, kind
+from tiny.tools.verify.file import Dump
+from tiny.tools.verify.names import kind
 
 
 class Step(NamedTuple):
-    """One comparison: the name of the array, ours and theirs, and by what errors are judged if not by theirs.
+    """One comparison: the name of the array, ours and theirs, and the rows that errors are judged by if not theirs.
 
-    again(**changed) computes ours once more with something changed, to try out what the other implementation may do.
+    again(**changed) computes ours with something changed, to try out what the other implementation may do.
     """
 
     name: str
@@ -29,7 +30,11 @@ class Step(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One half of the model: the encoder's layers, or the decoder's."""
+    """One half of the model: the encoder's layers, or the decoder's.
+
+    label: how names of its arrays begin; scope: how names of its weights begin; heads: queries, keys; lengths: of the
+    sequences or images; positions: (T,) of all tokens or (N, 2) of all patches; held: the rows that the file holds
+    """
 
     label: str
     scope: str
@@ -37,8 +42,8 @@ class Stage(NamedTuple):
     layers: int
     heads: tuple[int, int]
     lengths: list[int]
-    places: np.ndarray
-    rows: np.ndarray
+    positions: np.ndarray
+    held: np.ndarray
 
 
 def stages(model, dump: Dump) -> Iterator[Stage]:
@@ -139,23 +144,23 @@ def projection(model, arrays: dict, stage: Stage, n: int, what: str, normed: np.
     """Queries, keys or values from the normalised stream, in those rows that the file has."""
     ops, config, matrix = model.ops, stage.config, model.weights[f"{stage.scope}layers.{n}.attention.w{what}.weight"]
 
-    def projected(order=lambda weight: weight, theta=config.rope_theta, places=stage.places[stage.rows]):
+    def projected(order=lambda weight: weight, theta=config.rope_theta, positions=stage.positions[stage.held]):
         x = ops.linear(normed, order(matrix), model.precision).reshape(len(normed), -1, config.head_dim)
         if what == "v":
             return x
         table = ops.rope_2d_table if stage.label else ops.rope_table
-        return ops.rope(x, *table(places, config.head_dim, theta), model.precision)
+        return ops.rope(x, *table(positions, config.head_dim, theta), model.precision)
 
-    theirs = arrays[what] if what == "q" else arrays[what][stage.rows]
+    theirs = arrays[what] if what == "q" else arrays[what][stage.held]
     return Step(what, projected(), theirs, again=projected)
 
 
 def average(model, stage: Stage, q, k, v, lengths=None, tiled: bool = False) -> np.ndarray:
-    """Attention of the rows that the file has; of some rows only, each is a sequence of its own with its keys."""
-    whole = len(stage.rows) == sum(stage.lengths)
-    lengths = lengths or (stage.lengths if whole else [1] * len(stage.rows))
+    """Attention of the rows that the file holds; if it does not hold all, each row is a sequence with its own keys."""
+    every = len(stage.held) == sum(stage.lengths)
+    lengths = lengths or (stage.lengths if every else [1] * len(stage.held))
     stops = np.cumsum(lengths).tolist()
-    spans = list(zip([0, *stops], stops)) if whole else [(0, int(row) + 1) for row in stage.rows]
+    spans = list(zip([0, *stops], stops)) if every else [(0, int(row) + 1) for row in stage.held]
     heads = np.argsort(np.arange(q.shape[1]) % k.shape[1], kind="stable") if tiled else np.arange(q.shape[1])
     out = np.empty_like(q)
     out[:, heads] = model.ops.attention(np.ascontiguousarray(q[:, heads]), k, v, lengths, spans, causal=not stage.label,

@@ -2,10 +2,10 @@
 
     python -I transformers_child.py REQUEST.json OUT.npz
 
-It runs in a process whose path does not hold this repository, for transformers imports a package named `kernels` if
-it finds one. REQUEST is written by dump.py; OUT has the arrays of tests/golden/FORMAT.md and, as `record`, what
-this process knows of the run. q and k are brought from Hugging Face's halves to pairs. With "load": "layers" the
-weights of a module are read when it runs and dropped after it: the largest module fits in memory, and not the model.
+It runs in a process whose path does not hold this repository, because transformers imports a package named `kernels`
+if it finds one. REQUEST is written by dump.py; OUT has the arrays of tests/golden/FORMAT.md and, as `record`, what
+this process knows of the run. q and k are reordered from Hugging Face's halves to pairs. With "load": "layers" the
+weights of a module are read when it runs and dropped after it, so only the largest module has to fit in memory.
 """
 
 import json
@@ -46,20 +46,20 @@ class Recorder:
             label, number, part = "vision_" * ("vision" in name), int(found[2]), found[3] or ""
             self.depths[label] = max(self.depths.get(label, 0), number + 1)
             if part in NAMES:
-                module.register_forward_hook(lambda m, i, out: self.note(label + NAMES[part], out, number))
+                module.register_forward_hook(lambda m, i, out: self.keep(label + NAMES[part], out, number))
             if part in ("self_attn", "attention"):
                 module.place = label, number
-                module.o_proj.register_forward_hook(lambda m, i, out: self.note(label + "mix", i[0], number))
+                module.o_proj.register_forward_hook(lambda m, i, out: self.keep(label + "mix", i[0], number))
         elif found and found[3] == "mlp.gate":
-            module.register_forward_hook(lambda m, i, out: self.note_routing(out, int(found[2])))
+            module.register_forward_hook(lambda m, i, out: self.keep_routing(out, int(found[2])))
         elif outside and not found:
-            module.register_forward_hook(lambda m, i, out: self.note(outside, out))
+            module.register_forward_hook(lambda m, i, out: self.keep(outside, out))
         elif name.endswith("language_model") or name == "model" and not hasattr(module, "language_model"):
-            module.layers[0].register_forward_pre_hook(lambda m, args: self.note("embed", args[0]))
+            module.layers[0].register_forward_pre_hook(lambda m, args: self.keep("embed", args[0]))
 
     def watch_attention(self, home):
-        """Let every attention of one file of transformers pass its queries, keys and values by here."""
-        functions, note = home.ALL_ATTENTION_FUNCTIONS, self.note
+        """Wrap the attention functions of one file of transformers, so that queries, keys and values are recorded."""
+        functions, keep = home.ALL_ATTENTION_FUNCTIONS, self.keep
 
         class Watched:
             @staticmethod
@@ -69,25 +69,25 @@ class Recorder:
                 def call(module, query, key, value, *args, **options):
                     label, number = module.place
                     for what, x in (("q", query), ("k", key), ("v", value)):
-                        note(label + what, as_pairs(x) if what in "qk" else x[0].transpose(0, 1), number)
+                        keep(label + what, as_pairs(x) if what in "qk" else x[0].transpose(0, 1), number)
                     return inner(module, query, key, value, *args, **options)
                 return call
         home.ALL_ATTENTION_FUNCTIONS = Watched
 
-    def note_routing(self, output, number):
+    def keep_routing(self, output, number):
         """Keep the logits, weights and choices of one router."""
         for name, x in zip(("router_logits", "expert_weights", "experts"), output):
-            self.note(name, x, number)
+            self.keep(name, x, number)
 
-    def note(self, name, x, number=None):
-        """Keep an array if it is wanted; a layer that is wanted needs the output of the one before it, too."""
+    def keep(self, name, x, number=None):
+        """Keep an array if it is wanted. A wanted layer also needs the output of the layer before it."""
         if not self.on:
             return
         x = x[0] if isinstance(x, tuple) else x
-        sees = name.startswith("vision_") or name in ("patch_conv", "projector")
+        of_patches = name.startswith("vision_") or name in ("patch_conv", "projector")
         if number is not None and self.layers is not None:
             last = self.depths["vision_" * name.startswith("vision_")] - 1
-            inputs = name.endswith("layer") and (number + 1 in self.layers or sees and number == last)
+            inputs = name.endswith("layer") and (number + 1 in self.layers or of_patches and number == last)
             if number not in self.layers and not inputs:
                 return
         if name == "patch_conv":
@@ -95,7 +95,7 @@ class Recorder:
             return
         x = x[0] if x.ndim == 3 and x.shape[0] == 1 and name.rpartition("_")[2] not in ("q", "k", "v") else x
         x = x.float() if x.is_floating_point() else x
-        if self.positions is not None and not sees and name not in ("k", "v"):
+        if self.positions is not None and not of_patches and name not in ("k", "v"):
             x = x[self.positions]
         self.arrays[name if number is None else f"{name}{number:02}"] = x.detach().numpy().copy()
 
@@ -149,7 +149,7 @@ def patches(x, images, size):
 
 
 def load(request, dtype):
-    """The model: whole, as everybody loads it, or with weights that come and go."""
+    """The model: whole, as everybody loads it, or with weights that are read when they are used."""
     config = transformers.AutoConfig.from_pretrained(request["folder"])
     options = {"dtype": dtype, "attn_implementation": request["attention"]}
     if config.model_type == "mixtral":
@@ -171,21 +171,21 @@ def load(request, dtype):
         if "inv_freq" in dict(module.named_buffers(recurse=False)):
             model.set_submodule(name, type(module)(module.config))
         if dict(module.named_parameters(recurse=False)):
-            come_and_go(name, module, files, dtype)
+            read_when_called(name, module, files, dtype)
     return model.eval()
 
 
-def come_and_go(name, module, files, dtype):
+def read_when_called(name, module, files, dtype):
     """Read the parameters of one module before each of its calls, and drop them after it."""
     empty = dict(module._parameters)
 
-    def come(*_):
+    def read(*_):
         for key, x in empty.items():
             if x is not None:
                 value = read_tensor(f"{name}.{key}", files).to(dtype)
                 module._parameters[key] = torch.nn.Parameter(value, requires_grad=False)
 
-    module.register_forward_pre_hook(come)
+    module.register_forward_pre_hook(read)
     module.register_forward_hook(lambda *_: module._parameters.update(empty))
 
 

@@ -1,0 +1,124 @@
+"""The first phase of `verify check`: run this code and compare, without judging.
+
+Inputs come first, because most differences are there. Then every operation on the other's own inputs, which shows the
+layer and the operation that differ; then the whole run, array by array; then experts and predictions.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+import tiny
+from tiny.tools.verify import compare as comparison
+from tiny.tools.verify import file
+from tiny.tools.verify.compare import ANGLE, EXACT, PIXELS, RUNS, STEPS, Comparison, compare
+from tiny.tools.verify.dump import fingerprint_of
+from tiny.tools.verify.file import Dump
+from tiny.tools.verify.guesses import explain, rotation_only, shared_expert
+from tiny.tools.verify.inputs import check_inputs
+from tiny.tools.verify.names import has_every_row, kind, order
+from tiny.tools.verify.report import Evidence, Greedy, Inputs, place
+from tiny.tools.verify.steps import Stage, Step, stages, steps
+
+
+def gather_model(name: str, theirs: Dump, path: Path, weights: str = "auto") -> Evidence:
+    """Run this code on a checkpoint and compare everything."""
+    folder = tiny.model_folder(name)
+    model = tiny.load(folder, precision=theirs.record["precision"], weights=weights)
+    file.check_shapes(path, theirs, model.config)
+    own = {"model": folder.resolve().name, "implementation": "tiny", "fingerprint": fingerprint_of(folder)}
+    found = Evidence(theirs, own, comparison.tolerances_of(theirs.record), check_inputs(model, theirs))
+    if not found.inputs.fits:
+        return found
+    with np.errstate(all="ignore"):  # A file may hold infinities.
+        gather_steps(found, model)
+    trace: dict[str, np.ndarray] = {}
+    model(theirs.ids, images=theirs.numbered("pixels"), trace=trace)
+    gather_runs(found, {key: x if has_every_row(key) else x[theirs.positions] for key, x in trace.items()})
+    if "greedy_tokens" in theirs.inputs:
+        found.greedy = greedy(model, theirs)
+    return found
+
+
+def gather_files(ours: Dump, theirs: Dump) -> Evidence:
+    """Compare two files with each other: which arrays differ, without a model to say why."""
+    inputs = compare_file_inputs(ours, theirs)
+    arrays = {key: x for key, x in ours.arrays.items()
+              if inputs.fits and key in theirs.arrays and x.shape == theirs.arrays[key].shape}
+    wider = max((comparison.tolerances_of(dump.record) for dump in (ours, theirs)), key=list(RUNS).index)
+    found = Evidence(theirs, ours.record, wider, inputs, two_files=True)
+    gather_runs(found, arrays)
+    found.first_unequal = next((name for name in sorted(arrays, key=order)
+                                if not np.array_equal(arrays[name], theirs.arrays[name], equal_nan=True)), None)
+    return found
+
+
+def compare_file_inputs(ours: Dump, theirs: Dump) -> Inputs:
+    """Compare ids, positions, pictures and pixels of two files; another order of the images comes first."""
+    findings: list[str] = []
+    for key in sorted(ours.inputs.keys() & theirs.inputs.keys() - {"greedy_tokens", "greedy_gaps"}):
+        a, b = ours.inputs[key], theirs.inputs[key]
+        close = PIXELS if key.startswith("pixels") else 0.0
+        if a.shape != b.shape or not bool((np.abs(a.astype(np.float64) - b) <= close).all()):
+            findings.append(f"{key}: the files differ")
+    pixels = ours.numbered("pixels"), theirs.numbered("pixels")
+    swapped = len(pixels[0]) == len(pixels[1]) > 1 and all(
+        any(a.shape == b.shape and np.abs(a - b).max() <= PIXELS for b in pixels[1]) for a in pixels[0])
+    if swapped and findings:
+        findings.insert(0, "the images are the same in another order")
+    same_rows = len(ours.ids) == len(theirs.ids) and np.array_equal(ours.positions, theirs.positions)
+    return Inputs(findings, same_rows and not any("pixels" in finding for finding in findings))
+
+
+def gather_steps(found: Evidence, model) -> None:
+    """Compare every operation on their inputs, and try to explain those that are over their tolerance."""
+    theirs, mixture = found.theirs, model.config.moe is not None
+    halves = {stage.label: stage for stage in stages(model, theirs)}
+    for step in steps(model, theirs):
+        stage = halves["vision_" if step.name.startswith("vision_") and "vision_" in halves else ""]
+        limits = EXACT.get(kind(step.name), STEPS[found.tolerances])
+        if kind(step.name) in ("q", "k"):
+            limits = limits._replace(row=limits.row + ANGLE * stage.held)
+        one = found.alone[step.name] = compare(step.name, step.ours, step.theirs, limits, step.scale)
+        if not one.used <= 1:
+            rows = np.flatnonzero(~(one.rows <= 1)).tolist()[:8]
+            reasons = explain(step, stage, theirs, model.config, limits) or patterns(step, stage, theirs, one)
+            found.places.append(place(step.name, mixture, one.worst, rows, reasons))
+
+
+def patterns(step: Step, stage: Stage, theirs: Dump, one: Comparison) -> list[str]:
+    """What the rows that differ have in common, if anything."""
+    chosen = theirs.arrays.get("experts" + step.name[-2:]) if kind(step.name) == "layer" else None
+    sentence = shared_expert(one.rows > 1, chosen) or rotation_only(step.name, one.rows, stage)
+    return [sentence] if sentence else []
+
+
+def gather_runs(found: Evidence, ours: Mapping[str, np.ndarray]) -> None:
+    """Compare the arrays of two whole runs, the experts and the predictions."""
+    theirs, limits = found.theirs.arrays, RUNS[found.tolerances]
+    for name in sorted(theirs.keys() & ours.keys(), key=order):
+        if kind(name) == "experts":
+            logits = name.replace("experts", "router_logits")
+            if logits in ours and logits in theirs:
+                found.experts.append(comparison.compare_experts(
+                    int(name[7:]), ours[name], theirs[name], ours[logits], theirs[logits], limits))
+        else:
+            positions = np.arange(len(ours[name])) if has_every_row(name) else found.theirs.positions
+            turned = limits._replace(row=limits.row + ANGLE * 5 * positions)
+            found.runs[name] = compare(name, ours[name], theirs[name], turned)
+    if "logits" in found.runs:
+        found.predictions = comparison.predictions(ours["logits"], theirs["logits"])
+
+
+def greedy(model, theirs: Dump) -> Greedy:
+    """Compare the greedy tokens up to the first that differs, and say by how much theirs led there."""
+    tokens = theirs.inputs["greedy_tokens"].tolist()
+    room = min(len(tokens), model.config.max_seq_len - len(theirs.ids))
+    if room < 1:
+        return Greedy(0, 0, None)
+    own = [token.id for token in tiny.generate(model, theirs.ids.tolist(), theirs.numbered("pixels"), max_tokens=room,
+                                               stop_at_eos=False)]
+    equal = next((n for n, (a, b) in enumerate(zip(own, tokens)) if a != b), room)
+    gaps = theirs.inputs.get("greedy_gaps")
+    return Greedy(room, equal, float(gaps[equal]) if gaps is not None and equal < room else None)

@@ -1,0 +1,158 @@
+"""The third phase of `verify check`: the text that it prints. Inputs, the verdict, a table, experts and predictions."""
+
+from collections.abc import Iterator
+
+from tiny.tools.verify.compare import ChoiceOfExperts
+from tiny.tools.verify.names import layer_of
+from tiny.tools.verify.report import ArrayRow, Report
+
+HEAD = ("array", "max error", "mean", "rel. L2", "cosine", "% of tol.", "alone", "% of tol.")
+LEGEND = ("The first five numbers are of the whole run, from the ids on; of arrays without a first percentage, alone.",
+          "alone: relative error of the worst row of this operation on the other's own inputs. Where it is above 100 %",
+          "of its tolerance, the two implementations differ.")
+
+
+def lines(report: Report, every: bool = False) -> Iterator[str]:
+    """The report as text."""
+    yield f"theirs   {described(report.theirs)}"
+    yield f"ours     {described(report.ours)}"
+    fingerprints = report.theirs.get("fingerprint"), report.ours.get("fingerprint")
+    if all(fingerprints):
+        yield "weights  " + ("the same fingerprint" if fingerprints[0] == fingerprints[1] else
+                             "other fingerprints: the files do not hold the same numbers")
+    for name in ("pixels", "grids", "ids"):
+        if getattr(report.inputs, name) != "none":
+            yield f"{name:<8} {getattr(report.inputs, name)}"
+    if report.unknown:
+        yield f"unknown  arrays in no table, not compared: {', '.join(map(printable, report.unknown[:8]))}"
+    yield ""
+    yield from verdict(report)
+    if report.inputs.fits:
+        yield ""
+        yield from array_lines(report, every)
+        yield from expert_lines(report)
+        yield from prediction_lines(report)
+
+
+def described(record: dict) -> str:
+    """One side in a line."""
+    parts = [record.get("model"), record.get("implementation"), record.get("precision")]
+    parts += [f"{key} {record[key]}" for key in ("attention", "experts") if record.get(key)]
+    return ", ".join(printable(part) for part in parts if part)
+
+
+def printable(text) -> str:
+    """A value of a file from anywhere, as a short piece of one line."""
+    return "".join(c if c.isprintable() else " " for c in str(text))[:80]
+
+
+def verdict(report: Report) -> Iterator[str]:
+    """The first lines that a reader needs: the same, or where and why not."""
+    for finding in report.inputs.findings:
+        yield f"DIFFERS  inputs: {finding}"
+    if not report.inputs.fits:
+        yield "         nothing else was compared: give both the same inputs first"
+        return
+    yield from place_lines(report)
+    if not report.status:
+        yield f"SAME     all {sum(row.compared for row in report.arrays)} arrays are within their tolerances"
+    if len(report.places) > max(5, sum(row.step_percent is not None for row in report.arrays) / 2):
+        yield "note     most operations differ: this is another checkpoint, or another version of it"
+    if report.two_files:
+        yield ("note     two files: whole runs are compared, not single operations; "
+               + (f"the first array that is not the same to the bit is {report.first_unequal}"
+                  if report.first_unequal else "all arrays are the same to the bit"))
+    if report.tie:
+        yield (f"note     from {report.tie} on, tokens whose experts were nearly tied may take other experts; after "
+               "that only operations alone are judged, not the whole run")
+
+
+def place_lines(report: Report) -> Iterator[str]:
+    """The places where the two differ: the first with its reasons, then a few more."""
+    for n, place in enumerate(report.places[:5]):
+        where = f"{place.operation}; array {place.array}, relative error {place.error:.1e}"
+        yield f"DIFFERS  first in {where}" if n == 0 else f"         also {where}"
+        if n == 0 and place.rows:
+            yield f"         rows {', '.join(map(str, place.rows))}{' ...' if len(place.rows) == 8 else ''}"
+        if n == 0:
+            yield from (f"         {reason}" for reason in place.reasons)
+    if len(report.places) > 5:
+        yield f"         and {len(report.places) - 5} more"
+
+
+def array_lines(report: Report, every: bool) -> Iterator[str]:
+    """A line for every array, or one with the worst of each layer, and every array of a layer that differs."""
+    yield columns(HEAD)
+    broken = {group_of(place.array) for place in report.places}
+    groups: dict[str, list[ArrayRow]] = {}
+    for row in report.arrays:
+        if row.compared:
+            groups.setdefault(group_of(row.name), []).append(row)
+    for group, rows in groups.items():
+        shown = rows if every or group in broken or len(rows) == 1 else [worst_of(group, rows)]
+        yield from map(array_line, shown)
+    yield from LEGEND
+
+
+def group_of(array: str) -> str:
+    """What an array is shown with: its layer, or itself."""
+    layer = layer_of(array)
+    return array if layer is None else "vision " * array.startswith("vision_") + f"layer {layer:02}"
+
+
+def worst_of(group: str, rows: list[ArrayRow]) -> ArrayRow:
+    """One row with the worst numbers of a layer."""
+    def largest(name):
+        return max((getattr(row, name) for row in rows if getattr(row, name) is not None), default=None)
+
+    numbers = {name: largest(name) for name in ("max", "mean", "relative_l2", "percent", "step_error", "step_percent")}
+    cosine = min(row.cosine for row in rows if row.cosine is not None)
+    return ArrayRow(f"{group} ({len(rows)})", cosine=cosine, after_tie=any(row.after_tie for row in rows), **numbers)
+
+
+def columns(values) -> str:
+    """One line of the table."""
+    return "".join(f"{value:<24}" if n == 0 else f"{value:>11}" for n, value in enumerate(values))
+
+
+def array_line(row: ArrayRow) -> str:
+    """One array as a line."""
+    def number(value, form):
+        return "-" if value is None else format(value, form)
+
+    return columns([row.name, number(row.max, ".1e"), number(row.mean, ".1e"), number(row.relative_l2, ".1e"),
+                    number(row.cosine, ".7f"), "~" * row.after_tie + number(row.percent, ".0f"),
+                    number(row.step_error, ".1e"), number(row.step_percent, ".0f")])
+
+
+def expert_lines(report: Report) -> Iterator[str]:
+    """Agreement of the experts, with every disagreement."""
+    if not report.experts:
+        return
+    equal, rows = sum(layer.equal for layer in report.experts), sum(layer.rows for layer in report.experts)
+    yield ""
+    yield f"experts  {equal:,} of {rows:,} tokens and layers chose the same, in the same order"
+    wrong = [(layer.layer, one) for layer in report.experts for one in layer.differ]
+    for layer, one in wrong[:12]:
+        yield (f"         layer {layer}, row {one.row}: theirs {one.theirs}, ours {one.ours}; their logits "
+               f"are {one.gap:.1e} apart, ours differ from them by {one.error:.1e}: {meaning(one)}")
+    if len(wrong) > 12:
+        yield f"         and {len(wrong) - 12} more"
+
+
+def meaning(one: ChoiceOfExperts) -> str:
+    """Why one choice of experts may differ."""
+    if one.tie:
+        return "a tie within rounding"
+    return "no tie" if one.beyond_rounding else "the logits themselves differ"
+
+
+def prediction_lines(report: Report) -> Iterator[str]:
+    """Agreement of the predictions and of the greedy tokens."""
+    found, greedy = report.distribution, report.greedy
+    if found:
+        yield (f"next     top-1 equal in {found.top1} of {found.rows} rows, top-5 shared {100 * found.top5:.1f} %, "
+               f"KL mean {found.kl_mean:.1e}, largest {found.kl_max:.1e} nats")
+    if greedy:
+        gap = "" if greedy.gap is None else f"; at the first that differs theirs led by {greedy.gap:.1e}"
+        yield f"greedy   {greedy.equal} of {greedy.tokens} tokens equal{gap}"
