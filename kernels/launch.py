@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from kernels.nvrtc import cubin, nvrtc
-from kernels.signature import HERE, Parameter, check, read_parameters
+from kernels.signature import HERE, Parameter, check, geometry, read_parameters
 from tiny.config import TinyError
 
 ALIGNED = 256  # bytes: where arrays begin on a GPU, and where those of the emulator do
@@ -33,23 +33,6 @@ def find_source(file: str | Path) -> Path:
         raise TinyError(f"There is no kernel file {file}.",
                         f"Use a path, or one of {', '.join(sorted(found.name for found in HERE.glob('*.cu')))}.")
     return path
-
-
-def triple(sizes: Sequence[int], name: str, limits: tuple[int, int, int]) -> tuple[int, int, int]:
-    """A grid or block as three sizes. Raises TinyError for sizes that no GPU takes."""
-    if not 1 <= len(sizes) <= 3 or any(not 1 <= size <= limit for size, limit in zip(sizes, limits)):
-        raise TinyError(f"The {name} {tuple(sizes)} cannot be launched.",
-                        f"Give 1 to 3 sizes, each at least 1 and at most {limits}.")
-    x, y, z = (int(size) for size in (*sizes, 1, 1)[:3])
-    return x, y, z
-
-
-def geometry(grid: Sequence[int], block: Sequence[int]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Grid and block as triples. Raises TinyError for sizes that no GPU takes."""
-    blocks, threads = triple(grid, "grid", (2**31 - 1, 65535, 65535)), triple(block, "block", (1024, 1024, 64))
-    if math.prod(threads) > 1024:
-        raise TinyError(f"The block {threads} has {math.prod(threads):,} threads.", "A block has at most 1,024.")
-    return blocks, threads
 
 
 def poison(array: Any) -> Any:

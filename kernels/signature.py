@@ -1,9 +1,10 @@
-"""What a kernel's parameters are, read from its C++ declaration, and whether arguments fit them.
+"""What a kernel's parameters are, read from its C++ declaration, and whether a launch fits them and a GPU.
 
 A GPU is told addresses and bytes and nothing else: a Python number of the wrong width, a float64 array or a slice with
 gaps gives wrong results and no message. So every argument of every launch is checked here, for both devices alike.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,18 @@ import numpy as np
 from tiny.config import TinyError
 
 HERE = Path(__file__).parent
-# NumPy's types for the C++ types that kernels take. Arrays of other types (float4, void) are not checked for theirs.
-DTYPES = {ctype: np.dtype(name) for ctype, name in {
-    "float": np.float32, "double": np.float64, "bool": np.bool_, "signed char": np.int8, "unsigned char": np.uint8,
-    "short": np.int16, "unsigned short": np.uint16, "int": np.int32, "unsigned": np.uint32, "unsigned int": np.uint32,
-    "long": np.int64, "long long": np.int64, "unsigned long": np.uint64, "unsigned long long": np.uint64,
-    "size_t": np.uint64, "__half": np.float16, "__nv_bfloat16": ml_dtypes.bfloat16}.items()}
+# NumPy's types for the C++ types that kernels take, spelt as in a source and as a compiler spells them. Arrays of other
+# types (void, structures) are not checked for theirs.
+DTYPES = {ctype: np.dtype(dtype) for dtype, names in {
+    np.float32: "float", np.float64: "double", np.bool_: "bool", np.int8: "char, signed char",
+    np.uint8: "unsigned char", np.int16: "short, short int", np.uint16: "unsigned short, short unsigned int",
+    np.int32: "int", np.uint32: "unsigned, unsigned int", np.int64: "long, long int, long long, long long int",
+    np.uint64: "unsigned long, long unsigned int, unsigned long long, long long unsigned int, size_t",
+    np.float16: "__half, __half2", ml_dtypes.bfloat16: "__nv_bfloat16, __nv_bfloat162"}.items()
+    for ctype in names.split(", ")}
+PARTS = {"uchar": "unsigned char", "ushort": "unsigned short", "uint": "unsigned", "ulong": "unsigned long",
+         "longlong": "long long", "ulonglong": "unsigned long long"}  # of vectors: uint4 is four unsigned
+LIMITS = {"grid": (2**31 - 1, 65535, 65535), "block": (1024, 1024, 64)}
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.M)
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 SPECIFIERS = re.compile(r"\b(?:const|volatile|__restrict__|__grid_constant__|struct)\b|\[[^\]]*\]")
@@ -29,13 +36,29 @@ SPECIFIERS = re.compile(r"\b(?:const|volatile|__restrict__|__grid_constant__|str
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: its text as declared, name, C++ type, how many stars, and whether what it points at is const."""
+    """One parameter: its text as declared, name, C++ type, how many stars, and whether what it points at is const.
+
+    size: its bytes, where the compiler has said so
+    """
 
     text: str
     name: str
     ctype: str
     stars: int
     const: bool
+    size: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """What is passed: a scalar, an array, or a table of pointers to arrays."""
+        return ("scalar", "array", "table")[self.stars] if self.stars < 3 else "unknown"
+
+    @property
+    def dtype(self) -> np.dtype | None:
+        """NumPy's type for the scalar or the elements; None for any other type."""
+        vector = re.fullmatch(r"(\w+?)[1-4]", self.ctype)
+        part = PARTS.get(vector[1], vector[1]) if vector and self.stars else self.ctype
+        return DTYPES.get(self.ctype, DTYPES.get(part))
 
 
 def local_files(path: Path) -> list[Path]:
@@ -113,13 +136,16 @@ def check(kernel: str, wanted: Sequence[Parameter], args: Sequence[Any], array_t
     """
     if len(args) != len(wanted):
         raise TinyError(f"{kernel} takes {len(wanted)} arguments; {len(args)} came.",
-                        f"Pass, in this order: {', '.join(p.text for p in wanted)}.")
+                        f"Pass, in this order: {', '.join(p.text for p in wanted) or 'none'}.")
     for p, arg in zip(wanted, args):
         label = f"{kernel}: the argument for `{p.text}`"
-        if p.stars == 0:
+        if p.kind == "scalar":
             check_scalar(label, p, arg)
-        elif p.stars == 1:
+        elif p.kind == "array":
             check_array(label, p, arg, array_type, device)
+        elif p.kind == "unknown":
+            raise TinyError(f"{label} is a pointer to a table of pointers.",
+                            "Pass scalars, arrays, or lists of arrays for `T* const*`.")
         elif not isinstance(arg, (list, tuple)) or not arg:
             raise TinyError(f"{label} is {describe(arg)}.", "Pass a list of arrays: it becomes a table of pointers.")
         else:
@@ -129,11 +155,12 @@ def check(kernel: str, wanted: Sequence[Parameter], args: Sequence[Any], array_t
 
 def check_scalar(label: str, p: Parameter, arg: Any) -> None:
     """A number must be a NumPy scalar of exactly the parameter's type: its bytes are what the kernel reads."""
-    want = DTYPES.get(p.ctype)
-    if want is None:
+    if p.dtype is None and p.size is None:
         raise TinyError(f"{label} has the type {p.ctype}, which no NumPy scalar has.", "Use one of the plain types.")
-    if not isinstance(arg, np.generic) or arg.dtype != want:
-        raise TinyError(f"{label} is {describe(arg)}.", f"Pass np.{want}(...).")
+    fits = isinstance(arg, np.generic) and (arg.dtype == p.dtype if p.dtype else arg.dtype.itemsize == p.size)
+    if not fits:
+        raise TinyError(f"{label} is {describe(arg)}.",
+                        f"Pass np.{p.dtype}(...)." if p.dtype else f"Pass a NumPy scalar of {p.size} bytes.")
 
 
 def check_array(label: str, p: Parameter, arg: Any, array_type: Any, device: str) -> None:
@@ -141,15 +168,35 @@ def check_array(label: str, p: Parameter, arg: Any, array_type: Any, device: str
     if not isinstance(arg, array_type):
         raise TinyError(f"{label} is {describe(arg)}; this launcher's arrays are {kind(array_type)} arrays on "
                         f"{device}.", "Bring it there with launcher.put(array).")
-    want = DTYPES.get(p.ctype)
-    if want is not None and arg.dtype != want:
-        raise TinyError(f"{label} is {describe(arg)}.", f"Pass {want}, for example from array.astype.")
+    if not arg.dtype.isnative:
+        raise TinyError(f"{label} is {describe(arg)} with its bytes in the other order.",
+                        "Pass x.astype(x.dtype.newbyteorder()).")
+    if p.dtype is not None and arg.dtype != p.dtype:
+        raise TinyError(f"{label} is {describe(arg)}.", f"Pass {p.dtype}, for example from array.astype.")
     if not arg.flags.c_contiguous:
         raise TinyError(f"{label} is {describe(arg)} with gaps or turned axes.",
                         "Kernels read rows that lie one behind another: make a copy with np.ascontiguousarray.")
     if not p.const and not getattr(arg.flags, "writeable", True):
         raise TinyError(f"{label} is {describe(arg)} that may only be read, and the kernel writes it.",
                         "Pass a copy, or declare the parameter const.")
+
+
+def triple(sizes: Sequence[int], name: str) -> tuple[int, int, int]:
+    """A grid or block as three sizes. Raises TinyError for sizes that no GPU takes."""
+    limits = LIMITS[name]
+    if not 1 <= len(sizes) <= 3 or any(not 1 <= size <= limit for size, limit in zip(sizes, limits)):
+        raise TinyError(f"The {name} {tuple(sizes)} cannot be launched.",
+                        f"Give 1 to 3 sizes, each at least 1 and at most {limits}.")
+    x, y, z = (int(size) for size in (*sizes, 1, 1)[:3])
+    return x, y, z
+
+
+def geometry(grid: Sequence[int], block: Sequence[int]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Grid and block as triples. Raises TinyError for sizes that no GPU takes."""
+    blocks, threads = triple(grid, "grid"), triple(block, "block")
+    if math.prod(threads) > 1024:
+        raise TinyError(f"The block {threads} has {math.prod(threads):,} threads.", "A block has at most 1,024.")
+    return blocks, threads
 
 
 def kind(array_type: type) -> str:

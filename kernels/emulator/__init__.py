@@ -38,8 +38,9 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels.emulator import build
-from kernels.emulator.arguments import Packed, Parameter, check_launch, pack, parameter
+from kernels.emulator.arguments import Packed, check_shared, pack, parameter
 from kernels.emulator.report import Lines, Report, from_finding
+from kernels.signature import Parameter, geometry
 from tiny.config import TinyError
 
 __all__ = ["Module", "Parameter", "Report", "Row"]
@@ -183,8 +184,8 @@ class Module:
         """
         entry = self._entry(kernel)
         packed = pack(kernel, self.parameters(kernel), args, unwritten)
-        grid, block = (tuple(map(int, (*sizes, 1, 1)[:3])) for sizes in (grid, block))
-        check_launch(grid, block, shared_bytes, self._static_bytes(kernel))
+        grid, block = geometry(grid, block)
+        check_shared(shared_bytes, self._static_bytes(kernel))
         finding = self._run(entry, packed, grid, block, shared_bytes)
         if finding.found:
             raise from_finding(finding, self.lines, kernel)

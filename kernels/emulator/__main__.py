@@ -111,8 +111,8 @@ def show_profile(module: Module, kernel: str, file: Path) -> None:
 def fit(value, parameter: Parameter):
     """A value as the kernel's parameter reads it: two bytes as bfloat16 or half, one array as a table of one."""
     if parameter.kind == "table":
-        return [fit(part, replace(parameter, kind="array")) for part in (value if isinstance(value, list) else [value])]
-    wanted = parameter.dtypes[0] if parameter.dtypes else ""
+        return [fit(part, replace(parameter, stars=1)) for part in (value if isinstance(value, list) else [value])]
+    wanted = parameter.dtype.name if parameter.dtype else ""
     if wanted in ("bfloat16", "float16") and isinstance(value, np.ndarray) and value.dtype == np.uint16:
         note(f"the uint16 numbers for {parameter.name} are read as the bits of {wanted}")
         return value.view(values.DTYPES[wanted])

@@ -323,17 +323,18 @@ def test_parameters():
     found = module("language", "plain").parameters("many_types")
     assert [p.kind for p in found] == ["table", *["scalar"] * 5, "array", "array", "array"]
     assert [p.name for p in found] == ["tables", "n", "d", "l", "flag", "b", "v", "bytes", "y"]
-    assert [p.dtypes[0] for p in found] == ["float32", "int32", "float64", "uint64", "bool", "bfloat16", "uint32",
+    assert [p.dtype for p in found] == ["float32", "int32", "float64", "uint64", "bool", "bfloat16", "uint32",
                                             "uint8", "float32"]
     assert found[0].const and found[6].const and not found[8].const
 
 
 @pytest.mark.parametrize("args, says", [
-    ((X,), "takes 2 arguments, and 1 were given"), ((X, 2.0), "a Python float was given"),
-    ((X, np.float64(2)), r"the scalar is float64.\nPass np.float32"), ((2 * X, X), "a scalar is wanted"),
-    ((X.astype(np.float64), np.float32(2)), "the array is float64"),
-    ((np.float32(1), np.float32(2)), "an array is wanted"),
-    ((X[::2], np.float32(2)), "not contiguous"), (([X], np.float32(2)), "an array is wanted, and a list")])
+    ((X,), "takes 2 arguments; 1 came"), ((X, 2.0), "is the Python number 2.0"),
+    ((X, np.float64(2)), r"is np.float64\(2.0\).\nPass np.float32"), ((2 * X, X), "is a NumPy array float32"),
+    ((X.astype(np.float64), np.float32(2)), "is a NumPy array float64"),
+    ((X.astype(">f4"), np.float32(2)), "bytes in the other order"),
+    ((np.float32(1), np.float32(2)), "arrays are NumPy arrays"),
+    ((X[::2], np.float32(2)), "with gaps"), (([X], np.float32(2)), "is a list")])
 def test_arguments_that_do_not_fit(args, says):
     with pytest.raises(TinyError, match=says):
         module("language", "plain").launch("scale<float>", (1,), (1,), args)
@@ -342,13 +343,13 @@ def test_arguments_that_do_not_fit(args, says):
 def test_an_array_that_may_not_be_written():
     x = X.copy()
     x.flags.writeable = False
-    with pytest.raises(TinyError, match="read-only"):
+    with pytest.raises(TinyError, match="may only be read"):
         module("language", "plain").launch("scale<float>", (1,), (1,), (x, np.float32(2)))
 
 
 @pytest.mark.parametrize("grid, block, shared, says", [
-    ((1,), (1025,), 0, "along x"), ((1,), (1, 1, 65), 0, "along z"), ((1,), (64, 32), 0, "2048 threads"),
-    ((1, 65536), (1,), 0, "takes 1 to 65535"), ((0,), (1,), 0, "is 0 along x"),
+    ((1,), (1025,), 0, r"block \(1025,\)"), ((1,), (1, 1, 65), 0, r"block \(1, 1, 65\)"),
+    ((1,), (64, 32), 0, "2,048 threads"), ((1, 65536), (1,), 0, r"grid \(1, 65536\)"), ((0,), (1,), 0, r"grid \(0,\)"),
     ((1,), (1,), 1 << 20, "has 232448 bytes"), ((1,), (1,), -1, "shared_bytes is -1")])
 def test_launches_that_no_gpu_takes(grid, block, shared, says):
     with pytest.raises(TinyError, match=says):
