@@ -11,10 +11,10 @@ from compare import assert_close
 from PIL import Image
 
 import tiny
+from tests.mutants import chat_v3 as mutants
 from tests.mutants import tekken
-from tests.mutants.tekken import spoilt_chat, spoilt_tokenizer
+from tiny import chat_v3
 from tiny.chat import normalise
-from tiny.chat_v3 import encode_v3
 from tiny.config import TinyError
 from tiny.files.tokenizer_files import load_tokenizer
 from tiny.tekken import TekkenTokenizer
@@ -88,7 +88,11 @@ TABLE = [
 ]
 
 
-def check_shown(encode, style):
+def encode(messages, tokenizer, style="mistral"):
+    return chat_v3.encode_v3(normalise(messages), tokenizer, style)
+
+
+def check_shown(style):
     for messages, *expected in TABLE:
         ids, images = encode(messages, Shown(), style)
         assert " ".join(ids) == "<s> " + expected[-1 if style == "mistral-1.4" else 0], messages
@@ -125,12 +129,12 @@ def check_chat(chat, key, encode):
     assert len(images) == ids.count(13)
 
 
-def check_small(small, encode):
+def check_small(small):
     for chat in CHATS:
         check_chat(chat, "small", lambda messages: encode(messages, small))
 
 
-def check_older(small, encode):
+def check_older(small):
     for chat in STORED["older_chats"]:
         check_chat(chat, "small", lambda messages: encode(messages, small, "mistral-1.4"))
 
@@ -169,7 +173,7 @@ def test_chats_that_the_reference_refuses(small, messages):
 
 @pytest.mark.parametrize("style", ["mistral", "mistral-1.4"])
 def test_what_is_encoded(style):
-    check_shown(lambda *arguments: encode_v3(normalise(arguments[0]), *arguments[1:]), style)
+    check_shown(style)
 
 
 # ---------------------------------------------------------------- images
@@ -245,35 +249,38 @@ def test_halves_of_surrogate_pairs(small):
 # ---------------------------------------------------------------- wrong variants, to be told apart
 
 
-def test_an_unspoilt_copy_is_right(small):
-    check_small(small, spoilt_chat([]))
-    check_older(small, spoilt_chat([]))
-    check_shown(spoilt_chat([]), "mistral")
-    check_shown(spoilt_chat([]), "mistral-1.4")
-    check_small(spoilt_tokenizer(small, []), spoilt_chat([]))
+def name_of(mutant):
+    return mutant.__name__
 
 
-@pytest.mark.parametrize("name", tekken.CHAT)
-def test_wrong_chats_are_told_apart(small, name):
-    encode = spoilt_chat(tekken.CHAT[name])
+@pytest.mark.parametrize("mutant", mutants.CHAT, ids=name_of)
+def test_wrong_chats_are_told_apart(small, mutant, monkeypatch):
+    mutant(monkeypatch)
     with pytest.raises(AssertionError):
-        check_small(small, encode)
-        check_shown(encode, "mistral")
+        check_small(small)
+        check_shown("mistral")
 
 
-@pytest.mark.parametrize("name", tekken.OLD_CHAT)
-def test_wrong_chats_of_the_older_style_are_told_apart(small, name):
-    encode = spoilt_chat(tekken.OLD_CHAT[name])
+@pytest.mark.parametrize("mutant", mutants.OLD_CHAT, ids=name_of)
+def test_wrong_chats_of_the_older_style_are_told_apart(small, mutant, monkeypatch):
+    mutant(monkeypatch)
     with pytest.raises(AssertionError):
-        check_older(small, encode)
-        check_shown(encode, "mistral-1.4")
+        check_older(small)
+        check_shown("mistral-1.4")
 
 
-@pytest.mark.parametrize("name", tekken.IMAGE)
-def test_wrong_images_are_told_apart(small, name):
-    wrong = spoilt_tokenizer(small, tekken.IMAGE[name])
+def test_turns_one_by_one_are_the_chat(small, monkeypatch):
+    """What the mutants of the system prompt spoil: here the prompt goes where it belongs, to a single question."""
+    mutants.prompt_before(monkeypatch, lambda number: True)
+    for messages in ([user("a")], [system("s"), user("a", "b")], [system("s"), user("a"), answer("b", prefix=True)]):
+        assert encode(messages, small) == small.encode_chat(messages)
+
+
+@pytest.mark.parametrize("mutant", tekken.IMAGE, ids=name_of)
+def test_wrong_images_are_told_apart(small, mutant, monkeypatch):
+    mutant(monkeypatch)
     with pytest.raises(AssertionError):
-        check_small(wrong, lambda messages, tokenizer: tokenizer.encode_chat(messages))
+        check_small(small)
 
 
 def test_the_order_of_chunks_decides(small):

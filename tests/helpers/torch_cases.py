@@ -64,13 +64,13 @@ def kernels():
     return cases
 
 
-def kernel_cases(cpu, sums=torch_sums) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield (name, result of these operations or of these sums, result of PyTorch)."""
+def kernel_cases(cpu) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield (name, result of these operations or of `torch_sums`, result of PyTorch)."""
     for case, arrays in kernels().items():
-        yield case, compute(case, arrays, cpu, sums), arrays["out"]
+        yield case, compute(case, arrays, cpu), arrays["out"]
 
 
-def compute(case, a, cpu, sums):
+def compute(case, a, cpu):
     kind, name, last = case.split("/")[0], case.split("/")[1], "bfloat16"
     if kind == "linear":
         return cpu.linear(a["x"], a["weight"], last)
@@ -82,9 +82,9 @@ def compute(case, a, cpu, sums):
     if kind == "gelu":
         return cpu.gelu(a["x"], last)
     if kind == "row_sums" or kind == "softmax":
-        return getattr(sums, kind)(a["x"])
+        return getattr(torch_sums, kind)(a["x"])
     if kind == "top_k":
-        return np.array([sums.top_k(row, int(name.split("-")[1])) for row in a["x"]], np.uint8)
+        return np.array([torch_sums.top_k(row, int(name.split("-")[1])) for row in a["x"]], np.uint8)
     if kind == "attention":
         stops = np.cumsum(a["lengths"]).tolist()
         return cpu.attention(a["q"], a["k"], a["v"], a["lengths"].tolist(), list(zip([0, *stops], stops)),
