@@ -127,35 +127,35 @@ def sequences_see_each_other(patch):
 
 def softmax_of_the_choices_without_the_row_sum(patch):
     def make(right):
-        def wrong(dweights, logits, chosen, weights, coefficient=0.0):
-            dlogits = right(dweights, logits, chosen, weights, coefficient)
-            row_sum = np.sum(weights * dweights, axis=1, keepdims=True)
-            dlogits[np.arange(len(logits))[:, None], chosen] += weights * row_sum
+        def wrong(dweights, logits, expert_ids, expert_weights, coefficient=0.0):
+            dlogits = right(dweights, logits, expert_ids, expert_weights, coefficient)
+            row_sum = np.sum(expert_weights * dweights, axis=1, keepdims=True)
+            dlogits[np.arange(len(logits))[:, None], expert_ids] += expert_weights * row_sum
             return dlogits
         return wrong
     spoil(patch, "route_backward", make)
 
 
 def the_load_balancing_loss_forgotten(patch):
-    spoil(patch, "route_backward", lambda right: lambda dweights, logits, chosen, weights, coefficient=0.0: (
-        right(dweights, logits, chosen, weights)))
+    spoil(patch, "route_backward", lambda right: lambda dweights, logits, expert_ids, expert_weights, coefficient=0.0: (
+        right(dweights, logits, expert_ids, expert_weights)))
 
 
 def the_load_balancing_softmax_without_the_row_sum(patch):
     def make(right):
-        def wrong(dweights, logits, chosen, weights, coefficient=0.0):
+        def wrong(dweights, logits, expert_ids, expert_weights, coefficient=0.0):
             T, E = logits.shape
             probabilities = softmax(logits)
-            slope = coefficient * E / T**2 * np.bincount(chosen.reshape(-1), minlength=E)
-            return right(dweights, logits, chosen, weights, coefficient) + probabilities * (
+            slope = coefficient * E / T**2 * np.bincount(expert_ids.reshape(-1), minlength=E)
+            return right(dweights, logits, expert_ids, expert_weights, coefficient) + probabilities * (
                 probabilities @ slope)[:, None]
         return wrong
     spoil(patch, "route_backward", make)
 
 
 def the_load_balancing_gradient_not_averaged_over_tokens(patch):
-    spoil(patch, "route_backward", lambda right: lambda dweights, logits, chosen, weights, coefficient=0.0: (
-        right(dweights, logits, chosen, weights, coefficient * len(logits))))
+    spoil(patch, "route_backward", lambda right: lambda dweights, logits, expert_ids, expert_weights, coefficient=0.0: (
+        right(dweights, logits, expert_ids, expert_weights, coefficient * len(logits))))
 
 
 def spare(dw):
@@ -194,20 +194,20 @@ def w2_without_the_router_weight(patch):
 
 def only_the_last_expert_of_a_token(patch):
     def make(right):
-        def wrong(dout, x, chosen, weights, w1, w2, w3, dw, states=None):
-            _, dweights = right(dout, x, chosen, weights, w1, w2, w3, dw, states)
-            last = weights * (chosen == chosen.max(axis=1, keepdims=True))
-            return right(dout, x, chosen, last, w1, w2, w3, [spare(each) for each in dw])[0], dweights
+        def wrong(dout, x, expert_ids, expert_weights, w1, w2, w3, dw, states=None):
+            _, dweights = right(dout, x, expert_ids, expert_weights, w1, w2, w3, dw, states)
+            last = expert_weights * (expert_ids == expert_ids.max(axis=1, keepdims=True))
+            return right(dout, x, expert_ids, last, w1, w2, w3, [spare(each) for each in dw])[0], dweights
         return wrong
     spoil(patch, "experts_backward", make)
 
 
 def no_zeros_for_an_expert_without_tokens(patch):
     def make(right):
-        def wrong(dout, x, chosen, weights, w1, w2, w3, dw, states=None):
-            idle = sorted(set(range(len(dw))) - set(chosen.reshape(-1).tolist()))
+        def wrong(dout, x, expert_ids, expert_weights, w1, w2, w3, dw, states=None):
+            idle = sorted(set(range(len(dw))) - set(expert_ids.reshape(-1).tolist()))
             given = [spare(each) if e in idle else each for e, each in enumerate(dw)]
-            return right(dout, x, chosen, weights, w1, w2, w3, given, states)
+            return right(dout, x, expert_ids, expert_weights, w1, w2, w3, given, states)
         return wrong
     spoil(patch, "experts_backward", make)
 

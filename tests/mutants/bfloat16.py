@@ -107,8 +107,8 @@ def router_logits_not_rounded(patch):
 def router_weights_rounded(patch):
     def make(right):
         def route(*arguments):
-            logits, chosen, weights = right(*arguments)
-            return logits, chosen, round_to(weights, "bfloat16")
+            logits, expert_ids, expert_weights = right(*arguments)
+            return logits, expert_ids, round_to(expert_weights, "bfloat16")
         return route
     spoil(patch, "route", make)
 
@@ -120,11 +120,11 @@ def expert_term_not_rounded_before_adding(patch):
 def experts_in_falling_order(patch):
     """The experts are numbered from the other end."""
     def make(right):
-        def experts(x, chosen, weights, *matrices_and_precision):
+        def experts(x, expert_ids, expert_weights, *matrices_and_precision):
             *matrices, precision = matrices_and_precision
             last = len(matrices[0]) - 1
             turned = [[matrix[last - e] for e in range(last + 1)] for matrix in matrices]
-            return right(x, last - chosen, weights, *turned, precision)
+            return right(x, last - expert_ids, expert_weights, *turned, precision)
         return experts
     spoil(patch, "experts", make)
 
@@ -271,7 +271,7 @@ def convolution_of_three_channels(patch):
 def gate_and_up_apart(patch):
     """Two products where there is one of twice the width; the halves of a small one count as small sooner."""
     def make(right):
-        def experts(x, chosen, weights, w1, w2, w3, precision):
+        def experts(x, expert_ids, expert_weights, w1, w2, w3, precision):
             linear, (F, D) = torch_cpu.linear, w1[0].shape
 
             def apart(x, weight, precision):
@@ -279,7 +279,7 @@ def gate_and_up_apart(patch):
                 return np.hstack([linear(x, part, precision) for part in parts])
             with pytest.MonkeyPatch.context() as inner:
                 inner.setattr(torch_cpu, "linear", apart)
-                return right(x, chosen, weights, w1, w2, w3, precision)
+                return right(x, expert_ids, expert_weights, w1, w2, w3, precision)
         return experts
     spoil(patch, "experts", make)
 

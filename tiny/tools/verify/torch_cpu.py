@@ -147,9 +147,9 @@ def route(x: np.ndarray, gate: np.ndarray, num_experts_per_tok: int,
     """
     logits = linear(x, gate, precision)
     probabilities = softmax(logits)
-    chosen = np.array([top_k(row, num_experts_per_tok) for row in probabilities])
-    weights = np.take_along_axis(probabilities, chosen, axis=1)
-    return logits, chosen, weights / row_sums(weights)[:, None]
+    expert_ids = np.array([top_k(row, num_experts_per_tok) for row in probabilities])
+    expert_weights = np.take_along_axis(probabilities, expert_ids, axis=1)
+    return logits, expert_ids, expert_weights / row_sums(expert_weights)[:, None]
 
 
 def feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
@@ -159,7 +159,7 @@ def feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
     return linear(rounded(hidden, precision), w2, precision)
 
 
-def experts(x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence[np.ndarray],
+def experts(x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndarray, w1: Sequence[np.ndarray],
             w2: Sequence[np.ndarray], w3: Sequence[np.ndarray], precision: str = "float32") -> np.ndarray:
     """Send every token to its experts and add up their answers; shapes as in the book.
 
@@ -167,12 +167,12 @@ def experts(x: np.ndarray, chosen: np.ndarray, weights: np.ndarray, w1: Sequence
     Source:  transformers modeling_mixtral.py, MixtralExperts
     """
     out = np.zeros_like(x)
-    for e in np.unique(chosen):
-        tokens, rank = np.nonzero(chosen == e)
+    for e in np.unique(expert_ids):
+        tokens, rank = np.nonzero(expert_ids == e)
         both = linear(x[tokens], np.concatenate([w1[e], w3[e]]), precision)
         gate, up = np.split(both, 2, axis=1)
         hidden = rounded(rounded(silu(gate), precision) * up, precision)
-        answer = rounded(linear(hidden, w2[e], precision) * weights[tokens, rank, None], precision)
+        answer = rounded(linear(hidden, w2[e], precision) * expert_weights[tokens, rank, None], precision)
         out[tokens] = rounded(out[tokens] + answer, precision)
     return out
 
