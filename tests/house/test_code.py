@@ -24,6 +24,7 @@ def test_every_float_array_names_its_dtype(name):
 
 
 def test_words_and_paths():
+    """Words for work left to do, and paths of a machine; put together from parts, because this file is read too."""
     words = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3, "HA" + "CK")) + r")\b")
     paths = re.compile(r"(?<![\w.>])/(?:" + "|".join(("ho" + "me", "ro" + "ot", "wo" + "rk", "Us" + "ers", "t" + "mp",
                                                      "op" + "t")) + r")/|\b[A-Z]:\\\\")

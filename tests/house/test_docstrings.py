@@ -6,7 +6,8 @@ import importlib
 import re
 
 import pytest
-from house import BOOK, functions
+from house import BOOK, PROGRAMS, functions, parsed
+from oracles import ROOT
 
 import tiny
 
@@ -26,8 +27,9 @@ def field(doc, name):
     return found[1] if found else ""
 
 
-def test_the_legend_is_read():
-    assert LETTERS == set("TSDHGdFEKVL")
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_program_says_what_it_is(path):
+    assert ast.get_docstring(parsed(path)), "a file begins with a sentence that says what it holds"
 
 
 @pytest.mark.parametrize("name", BOOK)

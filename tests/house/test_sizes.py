@@ -4,7 +4,7 @@ import statistics
 import subprocess
 
 import pytest
-from house import BOOK, ORDER, PROGRAMS
+from house import BOOK, ORDER
 from oracles import ROOT
 
 from tutorial.pages import readme
@@ -28,20 +28,6 @@ def test_sizes():
                for function, n in readme.function_lengths(path).items()}
     assert {name: n for name, n in lengths.items() if n > FUNCTION} == {}
     assert statistics.median(lengths.values()) <= 12
-
-
-def test_lines_of_code_are_counted_right():
-    source = '"""Title.\n\nMore."""\n\nimport os  # why\n\n# a remark\ndef f(x):\n    """Say."""\n    return (x,\n\n' \
-             '            """a\n\nb""")\n'
-    assert readme.code_lines(source) == {5, 8, 10, 12, 13, 14}
-
-
-def test_first_sentences():
-    assert [readme.first_sentence(ROOT / f"tiny/{name}.py") for name in ("rms_norm", "experts")] == [
-        "RMSNorm: divide each row by its root mean square, then scale each column.",
-        "The experts: feed-forward networks of which each token visits a few."]
-    for path in PROGRAMS:
-        assert readme.first_sentence(path), f"{path} does not say what it is"
 
 
 def test_sizes_of_stored_data():

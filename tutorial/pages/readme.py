@@ -145,26 +145,12 @@ def map_block() -> str:
     return table(["", "module", "what it is", "lines", "tests"], rows)
 
 
-def count_mutants() -> int:
-    """How many classic mistakes `tests/mutants/*.py` list, in dictionaries with names in capitals."""
-    count = 0
-    for path in (ROOT / "tests/mutants").glob("*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper():
-                if isinstance(node.value, ast.Dict):
-                    count += len(node.value.keys)
-                elif isinstance(node.value, ast.DictComp) and isinstance(node.value.generators[0].iter, ast.Tuple):
-                    count += len(node.value.generators[0].iter.elts)
-    return count
-
-
 def counts_block() -> str:
     """The size of the book, and the last recorded test run."""
     lengths = {f"{path.stem}.{name}": n for path in book() for name, n in function_lengths(path).items()}
     longest = max(lengths, key=lambda name: lengths[name])
     text = (f"The book is {sum(map(lines_of, book())):,} lines of code in {len(book())} files. The median function has "
-            f"{statistics.median(lengths.values()):g} lines, the longest, `{longest}`, {lengths[longest]}. "
-            f"{count_mutants()} classic mistakes are each refused by a test.")
+            f"{statistics.median(lengths.values()):g} lines, the longest, `{longest}`, {lengths[longest]}.")
     tests = record("tests.json")
     if not tests:
         return text + " No test run has been recorded yet."
