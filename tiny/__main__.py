@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from types import ModuleType
+from typing import NoReturn
 
 from tiny.config import TinyError
 
@@ -29,7 +30,7 @@ model*.safetensors. Without --model an embedded model serves: tiny-pixtral if th
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are TinyErrors: one line of cause, one of remedy."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise TinyError(message[0].upper() + message[1:] + ".", f"See {self.prog} --help.")
 
 

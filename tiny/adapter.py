@@ -23,7 +23,7 @@ def adapter(x: np.ndarray, weights: Mapping[str, np.ndarray], precision: str = "
     """
     check_adapter(x, weights, precision)
 
-    def affine(x, name):
+    def affine(x: np.ndarray, name: str) -> np.ndarray:
         bias = weights[f"vision_language_adapter.{name}.bias"].astype(np.float32)
         return round_to(linear(x, weights[f"vision_language_adapter.{name}.weight"]) + bias, precision)
 

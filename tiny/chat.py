@@ -12,7 +12,7 @@ Read `tokenizer.py` next.
 from itertools import groupby
 from typing import NamedTuple
 
-from tiny.config import TinyError
+from tiny.config import TinyError, Tokenizer
 
 STYLES = ("mistral", "mistral-1.4")
 ROLES = ("system", "user", "assistant")
@@ -62,7 +62,7 @@ def normalise(messages: list[dict]) -> list[Turn]:
     return [Turn("system", [system]), *turns] if system else turns
 
 
-def encode_v1(turns: list[Turn], tokenizer) -> list[int]:
+def encode_v1(turns: list[Turn], tokenizer: Tokenizer) -> list[int]:
     """Write turns as Mixtral Instruct reads them.
 
     Order:   BOS, then each turn encoded by itself. The system prompt opens the first user turn. EOS closes

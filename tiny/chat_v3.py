@@ -10,10 +10,12 @@ here of two rows of three patches:
 Read `tekken.py` next.
 """
 
+from typing import Any
+
 from tiny.chat import BLANK_LINE, Turn, has_image
 
 
-def encode_v3(turns: list[Turn], tokenizer, style: str = "mistral") -> tuple[list[int], list]:
+def encode_v3(turns: list[Turn], tokenizer: Any, style: str = "mistral") -> tuple[list[int], list]:
     """Write turns as Pixtral reads them; return the ids, and the preprocessed images in the order of their ids.
 
     style: "mistral" is what mistral-common writes today, "mistral-1.4" what it wrote when Pixtral was released: then

@@ -1,9 +1,16 @@
-"""The sizes of a model, as its files state them.
+"""The sizes of a model, as its files state them, and the types of what a model is given.
 
 The field names are those of Mistral's `params.json`, and are used everywhere. Read `numerics.py` next.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+Ids = Sequence[int] | np.ndarray  # token ids
+Images = Sequence[Any]  # each a preprocessed array (3, H, W), a PIL image or a path
 
 
 class TinyError(ValueError):
@@ -70,3 +77,30 @@ class Config:
     max_seq_len: int
     moe: MoeConfig | None = None
     vision: VisionConfig | None = None
+
+
+class Tokenizer(Protocol):
+    """What a model asks of a tokenizer. `tokenizer.py` and `tekken.py` have one each."""
+
+    vocab_size: int
+    bos_id: int
+    eos_id: int
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without BOS and EOS."""
+
+    def decode(self, ids: Ids) -> str:
+        """The text of ids; special tokens are left out."""
+
+    def encode_chat(self, messages: list[dict], style: str = "mistral") -> tuple[list[int], list[np.ndarray]]:
+        """The ids of a chat, with BOS, and its preprocessed images."""
+
+    def stream(self) -> Any:
+        """A decoder of one id at a time: push(id) gives the text that it completes, finish() the rest."""
+
+
+class Trace(Protocol):
+    """What keeps intermediate arrays by name: a dict, or less."""
+
+    def __setitem__(self, name: str, value: np.ndarray, /) -> None:
+        """Keep an array."""

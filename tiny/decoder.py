@@ -6,10 +6,11 @@ Both halves read the normalised residual stream and add their answer to it. Read
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from tiny.config import Config, MoeConfig, VisionConfig
+from tiny.config import Config, MoeConfig, Trace, VisionConfig
 from tiny.kv_cache import KVCache
 from tiny.numerics import round_to
 
@@ -26,7 +27,7 @@ class ForwardPass:
     cos: np.ndarray
     sin: np.ndarray
     cache: KVCache | None
-    trace: dict | None
+    trace: Trace | None
     ops: ModuleType
     precision: str
     causal: bool = True
@@ -49,7 +50,7 @@ class ExpertMatrices(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return self.num_experts
 
-    def __getitem__(self, expert):
+    def __getitem__(self, expert: Any) -> Any:
         return self.weights[self.name % expert]
 
 

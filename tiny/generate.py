@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tiny.config import TinyError
+from tiny.config import Ids, Images, TinyError
+from tiny.kv_cache import KVCache
+from tiny.mixtral import Mixtral, check_ids, check_list
 from tiny.sampling import check_sampling, log_softmax, sample
 
 # Arrays of a trace in which damage is looked for.
@@ -48,38 +50,46 @@ class ExpertTrace:
         return list(np.stack(self.layers, axis=1)[rows]) if self.layers else [None] * len(rows)
 
 
-def generate(model, ids: Sequence[int], images=(), max_tokens: int = 64, temperature: float = 0.0, top_p: float = 1.0,
-             seed: int | None = None, stop_at_eos: bool = True) -> Iterator[Token]:
+def generate(model: Mixtral, ids: Ids, images: Images = (), max_tokens: int = 64, temperature: float = 0.0,
+             top_p: float = 1.0, seed: int | None = None, stop_at_eos: bool = True) -> Iterator[Token]:
     """Continue one prompt, token by token.
 
     Temperature 0 is greedy. The EOS that ends a text is not yielded. Where the context ends, generation ends, with a
     warning.
 
-    Raises:  TinyError for a prompt that is empty or longer than the context, arguments out of range, or logits that
-             are not finite (the first layer that shows it is named)
+    Raises:  TinyError for a prompt that is text, empty or longer than the context, arguments out of range, images
+             that are no list, or logits that are not finite (the first layer that shows it is named)
     Source:  mistral-inference generate.py
     """
     for _, token in continue_all(model, [ids], images, max_tokens, temperature, top_p, seed, stop_at_eos):
         yield token
 
 
-def generate_batch(model, prompts: Sequence[Sequence[int]], images=(), max_tokens: int = 64, temperature: float = 0.0,
-                   top_p: float = 1.0, seed: int | None = None, stop_at_eos: bool = True) -> list[list[Token]]:
-    """Continue several prompts together; return each one's tokens, the same that `generate` gives it alone."""
+def generate_batch(model: Mixtral, prompts: Sequence[Ids], images: Images = (), max_tokens: int = 64,
+                   temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None,
+                   stop_at_eos: bool = True) -> list[list[Token]]:
+    """Continue several prompts together; return each one's tokens, the same that `generate` gives it alone.
+
+    Raises:  TinyError as `generate` does, or if the prompts are no list
+    """
+    if not isinstance(prompts, (list, tuple, np.ndarray)):
+        raise TinyError(f"The prompts are one {type(prompts).__name__}.", "Give a list of prompts, each of token ids.")
     texts: list[list[Token]] = [[] for _ in prompts]
     for n, token in continue_all(model, prompts, images, max_tokens, temperature, top_p, seed, stop_at_eos):
         texts[n].append(token)
     return texts
 
 
-def continue_all(model, prompts, images, max_tokens, temperature, top_p, seed, stop_at_eos):
+def continue_all(model: Mixtral, prompts: Sequence[Ids], images: Images, max_tokens: int, temperature: float,
+                 top_p: float, seed: int | None, stop_at_eos: bool) -> Iterator[tuple[int, Token]]:
     """Yield (prompt number, Token) as they are written. All prompts draw from generators of the same seed."""
-    check_sampling(max_tokens, temperature, top_p)
-    room = [check_prompt(model, ids, max_tokens) for ids in prompts]
-    cache = model.new_cache([len(ids) + limit for ids, limit in zip(prompts, room)])
-    writers = [Writer(model, ids, limit, temperature, top_p, seed, stop_at_eos) for ids, limit in zip(prompts, room)]
+    check_sampling(max_tokens, temperature, top_p, seed)
+    rows = [check_ids(ids) for ids in prompts]
+    room = [check_prompt(model, ids, max_tokens) for ids in rows]
+    cache = model.new_cache([len(ids) + limit for ids, limit in zip(rows, room)])
+    writers = [Writer(model, ids, limit, temperature, top_p, seed, stop_at_eos) for ids, limit in zip(rows, room)]
     # (1) read the prompts
-    logits, expert_ids = prefill(model, prompts, images, cache)
+    logits, expert_ids = prefill(model, rows, check_list(images), cache)
     alive = list(range(len(prompts)))
     while alive:
         # (2) write one token of each text
@@ -91,15 +101,16 @@ def continue_all(model, prompts, images, max_tokens, temperature, top_p, seed, s
         alive = [n for n in alive if not writers[n].ended]
         if alive:
             trace = ExpertTrace()
-            logits = model([writers[n].ids[-1] for n in alive], cache=cache.subset(alive), lengths=[1] * len(alive),
-                           last_only=True, trace=trace)
+            logits = list(model([writers[n].ids[-1] for n in alive], cache=cache.subset(alive),
+                                lengths=[1] * len(alive), last_only=True, trace=trace))
             expert_ids = trace.of_rows(np.arange(len(alive)))
     context = model.config.max_seq_len
     if any(limit < max_tokens and len(writer.ids) == context for limit, writer in zip(room, writers)):
         warnings.warn(f"the context of {context:,} tokens is full; the text ends here", stacklevel=2)
 
 
-def prefill(model, prompts, images, cache) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+def prefill(model: Mixtral, prompts: Sequence[np.ndarray], images: Images,
+            cache: KVCache) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
     """Run all prompts through the model, packed, at most PREFILL tokens in a pass.
 
     Shapes:  -> for each prompt the logits (V,) after its last token, and the ids of the experts chosen there
@@ -126,7 +137,8 @@ def prefill(model, prompts, images, cache) -> tuple[list[np.ndarray], list[np.nd
 class Writer:
     """One text in the making: its ids so far, its random generator, and the characters not yet shown."""
 
-    def __init__(self, model, ids, room, temperature, top_p, seed, stop_at_eos):
+    def __init__(self, model: Mixtral, ids: Ids, room: int, temperature: float, top_p: float, seed: int | None,
+                 stop_at_eos: bool):
         self.ids, self.end = list(ids), len(ids) + room
         self.temperature, self.top_p, self.rng = temperature, top_p, np.random.default_rng(seed)
         self.tokenizer = model._tokenizer
@@ -160,7 +172,7 @@ class Writer:
         return ready
 
 
-def check_prompt(model, ids: Sequence[int], max_tokens: int) -> int:
+def check_prompt(model: Mixtral, ids: Ids, max_tokens: int) -> int:
     """How many tokens a prompt can get: max_tokens, or what the context leaves."""
     room = model.config.max_seq_len - len(ids)
     if not len(ids) or room < 1:
@@ -169,7 +181,7 @@ def check_prompt(model, ids: Sequence[int], max_tokens: int) -> int:
     return min(max_tokens, room)
 
 
-def not_finite(model, texts: Sequence[Sequence[int]], images) -> TinyError:
+def not_finite(model: Mixtral, texts: Sequence[Ids], images: Images) -> TinyError:
     """The error for NaN or infinity in the logits: run the texts once more and name the first array that has it."""
     trace: dict = {}
     with np.errstate(all="ignore"):

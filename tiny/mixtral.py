@@ -5,11 +5,12 @@ With experts it is Mixtral; without, the dense decoder of the Mistral models. Re
 
 from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 import tiny.ops
-from tiny.config import Config, TinyError
+from tiny.config import Config, Ids, Images, TinyError, Tokenizer, Trace
 from tiny.decoder import ForwardPass, decoder_layer
 from tiny.kv_cache import KVCache
 
@@ -20,15 +21,15 @@ class Mixtral:
     checkpoint: what was read of its folder; None for a model that was not loaded from one
     """
 
-    def __init__(self, config: Config, weights: Mapping[str, np.ndarray], tokenizer=None,
-                 ops: ModuleType = tiny.ops, precision: str = "float32", checkpoint=None):
+    def __init__(self, config: Config, weights: Mapping[str, np.ndarray], tokenizer: Tokenizer | None = None,
+                 ops: ModuleType = tiny.ops, precision: str = "float32", checkpoint: Any = None):
         if precision not in ("float32", "bfloat16"):
             raise TinyError(f"precision={precision!r} is unknown.", "Use 'float32' or 'bfloat16'.")
         self.config, self.weights, self.ops, self.precision = config, weights, ops, precision
         self._tokenizer, self.checkpoint = tokenizer, checkpoint
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer of the checkpoint. Raises TinyError if its folder holds none."""
         if self._tokenizer is None:
             raise TinyError("This checkpoint has no tokenizer.",
@@ -36,12 +37,19 @@ class Mixtral:
         return self._tokenizer
 
     def new_cache(self, max_tokens: int | Sequence[int]) -> KVCache:
-        """An empty cache for one sequence of max_tokens, or for several with a limit each."""
-        limits = [max_tokens] if isinstance(max_tokens, (int, np.integer)) else list(max_tokens)
+        """An empty cache for one sequence of max_tokens, or for several with a limit each.
+
+        Raises:  TinyError for limits that are not whole numbers of at least 1
+        """
+        limits: list = list(max_tokens) if isinstance(max_tokens, (list, tuple, np.ndarray)) else [max_tokens]
+        if not all(isinstance(limit, (int, np.integer)) and limit >= 1 for limit in limits):
+            raise TinyError(f"A cache for {max_tokens!r} tokens is asked for.",
+                            "Give a whole number of at least 1, or a list with one for each sequence.")
         return KVCache(self.config.n_layers, self.config.n_kv_heads, self.config.head_dim, limits)
 
-    def __call__(self, ids, images=(), cache: KVCache | None = None, lengths: Sequence[int] | None = None,
-                 last_only: bool = False, trace: dict | None = None) -> np.ndarray:
+    def __call__(self, ids: Ids, images: Images = (), cache: KVCache | None = None,
+                 lengths: Sequence[int] | None = None, last_only: bool = False,
+                 trace: Trace | None = None) -> np.ndarray:
         """Score the next token after every token, or after the last one of each sequence.
 
         Several sequences lie packed in ids, with their lengths beside them. With a cache, ids are the tokens that
@@ -49,19 +57,21 @@ class Mixtral:
 
         Shapes:  ids (T,) -> logits (T, V), or (len(lengths), V) with last_only
         Dtypes:  ids int -> float32
-        Raises:  TinyError if an id is not in the vocabulary, or a sequence outgrows the context
+        Raises:  TinyError if the ids are no row of whole numbers or one is not in the vocabulary, images are no list or
+                 not those of the prompt, lengths do not add up to T or are not as many as the cache has, or a
+                 sequence outgrows the context
         Source:  mistral-inference transformer.py, Transformer.forward
         """
         config, precision = self.config, self.precision
         ids, lengths = self.check(ids, cache, lengths)
         past = cache.lengths if cache else [0] * len(lengths)
-        images = self.check_images(ids, images, cache)
+        pixels = self.check_images(ids, check_list(images), cache)
         # (1) an angle for each token's position in its own sequence
         positions = np.concatenate([np.arange(n, n + length) for n, length in zip(past, lengths)])
         cos, sin = self.ops.rope_table(positions, config.head_dim, config.rope_theta)
         run = ForwardPass(lengths, cos, sin, cache, trace, self.ops, precision)
         # (2) a vector for each token
-        x = self.embed(ids, images, run)
+        x = self.embed(ids, pixels, run)
         run.keep("embed", x)
         # (3) the layers
         for layer in range(config.n_layers):
@@ -77,26 +87,24 @@ class Mixtral:
         run.keep("logits", logits)
         return logits
 
-    def embed(self, ids: np.ndarray, images, run: ForwardPass) -> np.ndarray:
+    def embed(self, ids: np.ndarray, images: Images, run: ForwardPass) -> np.ndarray:
         """Look up one vector per token. Pixtral overrides this and puts image patches into the rows of [IMG].
 
         Shapes:  ids (T,) -> (T, D)
         """
         return self.weights["tok_embeddings.weight"][ids].astype(np.float32)
 
-    def check_images(self, ids: np.ndarray, images, cache: KVCache | None = None) -> list[np.ndarray]:
+    def check_images(self, ids: np.ndarray, images: Images, cache: KVCache | None = None) -> list[np.ndarray]:
         """Refuse images: this model reads text only."""
         if len(images):
             raise TinyError(f"This model reads text only; {len(images)} images came.", "Use a Pixtral checkpoint.")
         return []
 
-    def check(self, ids, cache: KVCache | None, lengths) -> tuple[np.ndarray, list[int]]:
+    def check(self, ids: Ids, cache: KVCache | None,
+              lengths: Sequence[int] | None) -> tuple[np.ndarray, list[int]]:
         """Check the arguments of a call before anything is computed; return ids and lengths in proper form."""
-        ids = np.asarray(ids)
-        lengths = [ids.size] if lengths is None else list(lengths)
-        if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
-            raise TinyError(f"The model takes one row of at least one token id; got shape {ids.shape}, {ids.dtype}.",
-                            "Encode the prompt and put BOS (id 1) in front.")
+        ids = check_ids(ids)
+        lengths = [ids.size] if lengths is None else list(np.ravel(np.array(lengths, object)))
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:
             bad = int(np.argmax((ids < 0) | (ids >= self.config.vocab_size)))
             raise TinyError(f"Token id {ids[bad]} at position {bad} is not in the vocabulary of "
@@ -113,3 +121,26 @@ class Mixtral:
                 raise TinyError(f"A sequence of {past + length:,} tokens is longer than the context of "
                                 f"{self.config.max_seq_len:,}.", "Shorten the prompt.")
         return ids, list(map(int, lengths))
+
+
+def check_ids(ids: Ids) -> np.ndarray:
+    """Return one row of token ids as an array. Raises TinyError if it is text, empty, or anything else.
+
+    Shapes:  T numbers -> (T,)
+    """
+    try:
+        row = np.asarray(ids)
+    except ValueError:  # rows of several lengths
+        row = np.empty(0, object)
+    if row.ndim != 1 or not len(row) or not np.issubdtype(row.dtype, np.integer):
+        came = f"the text {ids[:40]!r}" if isinstance(ids, str) else f"shape {row.shape}, {row.dtype}"
+        raise TinyError(f"The model takes one row of at least one token id; got {came}.",
+                        "Encode a text first, and put BOS in front: [tokenizer.bos_id, *tokenizer.encode(text)].")
+    return row
+
+
+def check_list(images: Images) -> Images:
+    """Return the images of a call. Raises TinyError if they are None, a single picture, or anything else."""
+    if isinstance(images, (list, tuple, np.ndarray)):
+        return images
+    raise TinyError(f"The images are one {type(images).__name__}.", "Give a list, also of a single image.")

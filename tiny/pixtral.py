@@ -4,11 +4,9 @@ Between them stand [IMG_BREAK] at the end of each row of patches and [IMG_END] a
 of the vocabulary, from which the decoder reads the shape of the image. Read `chat_v3.py` next.
 """
 
-from pathlib import Path
-
 import numpy as np
 
-from tiny.config import Config, TinyError, VisionConfig
+from tiny.config import Config, Images, TinyError, VisionConfig
 from tiny.decoder import ForwardPass
 from tiny.image import preprocess
 from tiny.kv_cache import KVCache
@@ -23,7 +21,7 @@ class Pixtral(Mixtral):
     Source:  arXiv:2410.07073; mistral-inference transformer.py, embed_vision_language_features
     """
 
-    def embed(self, ids: np.ndarray, images, run: ForwardPass) -> np.ndarray:
+    def embed(self, ids: np.ndarray, images: Images, run: ForwardPass) -> np.ndarray:
         """Look up one vector per token; the rows of [IMG] get the patches of the images, in order.
 
         Shapes:  ids (T,), images n x (3, height, width) -> (T, D)
@@ -39,7 +37,7 @@ class Pixtral(Mixtral):
             x[ids == vision_of(self.config).image_token_id] = features
         return x
 
-    def check_images(self, ids: np.ndarray, images, cache: KVCache | None = None) -> list[np.ndarray]:
+    def check_images(self, ids: np.ndarray, images: Images, cache: KVCache | None = None) -> list[np.ndarray]:
         """Preprocess the images and check them against the [IMG] tokens: same number of rows, same widths, same order.
 
         While generating, one token follows those in the cache: an [IMG] there is a word that the model wrote itself.
@@ -47,8 +45,6 @@ class Pixtral(Mixtral):
         Raises:  TinyError for an image of the wrong shape, one too many or too few, or one in another's place
         """
         vision = vision_of(self.config)
-        if isinstance(images, (str, Path)) or not hasattr(images, "__len__"):
-            raise TinyError(f"The images are one {type(images).__name__}.", "Give a list, also of a single image.")
         generating = cache and all(cache.lengths) and len(ids) == len(cache.lengths)
         if generating and not len(images):
             return []

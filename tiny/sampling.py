@@ -26,6 +26,7 @@ def sample(logits: np.ndarray, temperature: float, top_p: float, rng: np.random.
     Shapes:  logits (V,) -> id
     Order:   divide by the temperature, sort falling (equal ones by lower id), keep a token while the probability
              before it is at most top_p, renormalise, draw
+    Raises:  ValueError for a temperature above 0 without a generator
     Source:  arXiv:1904.09751 (nucleus sampling); mistral-inference generate.py, sample_top_p
     """
     if temperature == 0:
@@ -45,11 +46,13 @@ def sample(logits: np.ndarray, temperature: float, top_p: float, rng: np.random.
     return int(order[min(int(np.searchsorted(cumulative[:kept], draw, side="right")), kept - 1)])
 
 
-def check_sampling(max_tokens: int, temperature: float, top_p: float) -> None:
-    """Raise TinyError unless max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1."""
-    if max_tokens < 1:
-        raise TinyError(f"max_tokens is {max_tokens}.", "Ask for at least one token.")
-    if not 0 <= temperature < float("inf"):
-        raise TinyError(f"The temperature is {temperature}.", "Use 0 for greedy, about 0.7 for variety.")
-    if not 0 < top_p <= 1:
-        raise TinyError(f"top_p is {top_p}.", "Use a number above 0 and at most 1; 1 keeps every token.")
+def check_sampling(max_tokens: int, temperature: float, top_p: float, seed: int | None = None) -> None:
+    """Raise TinyError unless max_tokens >= 1, temperature >= 0, 0 < top_p <= 1, and a seed, if given, is >= 0."""
+    if not isinstance(max_tokens, (int, np.integer)) or max_tokens < 1:
+        raise TinyError(f"max_tokens is {max_tokens!r}.", "Ask for a whole number of tokens, at least one.")
+    if not isinstance(temperature, (int, float, np.number)) or not 0 <= temperature < float("inf"):
+        raise TinyError(f"The temperature is {temperature!r}.", "Use 0 for greedy, about 0.7 for variety.")
+    if not isinstance(top_p, (int, float, np.number)) or not 0 < top_p <= 1:
+        raise TinyError(f"top_p is {top_p!r}.", "Use a number above 0 and at most 1; 1 keeps every token.")
+    if seed is not None and (not isinstance(seed, (int, np.integer)) or seed < 0):
+        raise TinyError(f"The seed is {seed!r}.", "Use a whole number, 0 or above.")

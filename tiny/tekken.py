@@ -17,12 +17,13 @@ import codecs
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
 from tiny import chat
 from tiny.chat_v3 import encode_v3
-from tiny.config import TinyError
+from tiny.config import Ids, TinyError
 from tiny.patch_embed import grid_of
 from tiny.tokenizer import SPACE, check_id, check_text
 
@@ -83,7 +84,7 @@ class TekkenTokenizer:
             ids += known[piece]
         return ids
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: Ids) -> str:
         """Join token ids to text; special tokens are left out, but they end a run of bytes that is read as UTF-8.
 
         Raises:  TinyError that names an id outside of the vocabulary
@@ -100,7 +101,7 @@ class TekkenTokenizer:
         rank = check_id(id, self.vocab_size) - len(self._special)
         return self._bytes[rank] if rank >= 0 else None
 
-    def pieces(self, ids) -> list[str]:
+    def pieces(self, ids: Ids) -> list[str]:
         """Return each token for display: U+2581 stands for a space, <0x0A> for a byte that cannot be shown.
 
         Raises:  TinyError that names an id outside of the vocabulary
@@ -126,7 +127,7 @@ class TekkenTokenizer:
         row = [self.special_id("[IMG]")] * columns + [self.special_id("[IMG_BREAK]")]
         return (row * rows)[:-1] + [self.special_id("[IMG_END]")]
 
-    def encode_image(self, image) -> tuple[list[int], np.ndarray]:
+    def encode_image(self, image: Any) -> tuple[list[int], np.ndarray]:
         """Preprocess a picture, or the file at a path; return its ids and its pixels.
 
         Shapes:  pixels (3, H, W), H = height, W = width, both multiples of `patch_size`

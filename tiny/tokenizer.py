@@ -17,9 +17,10 @@ Read `image.py` next, where the vision half begins.
 
 import codecs
 import operator
+from typing import Any
 
 from tiny import chat
-from tiny.config import TinyError
+from tiny.config import Ids, TinyError
 
 SPACE = "\u2581"
 
@@ -32,7 +33,7 @@ class SentencePieceTokenizer:
     Source:  mistral-common 1.13.1, sentencepiece.py; the file of the Mixtral release
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Any):
         self._model = model
         self._pieces: list[str] = [model.id_to_piece(id) for id in range(model.vocab_size())]
         self.vocab_size: int = len(self._pieces)
@@ -54,14 +55,14 @@ class SentencePieceTokenizer:
                             remedy) from None
         return self._model.encode(text)
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: Ids) -> str:
         """Join token ids to text; special tokens are left out.
 
         Raises:  TinyError that names an id outside of the vocabulary
         """
         return self._model.decode([check_id(id, self.vocab_size) for id in ids])
 
-    def pieces(self, ids) -> list[str]:
+    def pieces(self, ids: Ids) -> list[str]:
         """Return the vocabulary entry of each id, for display: U+2581 stands for a space, <0x0A> for a byte.
 
         Raises:  TinyError that names an id outside of the vocabulary
@@ -150,7 +151,7 @@ def check_text(text: str) -> None:
         raise TinyError(f"The text to encode is of type {type(text).__name__}.", "Give a str; decode bytes first.")
 
 
-def check_id(id, vocab_size: int) -> int:
+def check_id(id: Any, vocab_size: int) -> int:
     """Return a token id as an int.
 
     Raises:  TinyError that names it, if it is no whole number or outside of the vocabulary

@@ -130,8 +130,8 @@ def test_where_the_context_ends(small):
         assert len(list(tiny.generate(small, [1] * 60, max_tokens=4))) == 4
 
 
-@pytest.mark.parametrize("prompt, cause", [([], "0 tokens"), ([1] * 64, "64 tokens"), ([1] * 90, "90 tokens"),
-                                           ([40], "Token id 40"), ([1, -1], "Token id -1")])
+@pytest.mark.parametrize("prompt, cause", [([], "at least one token id"), ([1] * 64, "64 tokens"),
+                                           ([1] * 90, "90 tokens"), ([40], "Token id 40"), ([1, -1], "Token id -1")])
 def test_prompts_that_are_refused(small, prompt, cause):
     with pytest.raises(TinyError, match=cause):
         next(tiny.generate(small, prompt))

@@ -1,6 +1,6 @@
 """Classic wrong ways to prepare a picture, which the comparison with the references must refuse.
 
-A mutant gets pytest's monkeypatch and spoils one function of `tiny.image`.
+A mutant gets pytest's monkeypatch and spoils one function of `tiny.image` or of `tiny.files.pictures`.
 """
 
 import math
@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from tiny import image
+from tiny.files import pictures
 
 CUBIC_TAPS, NORMALISE, IMAGE_GRID, OPEN_IMAGE = (
     image.cubic_taps, image.normalise, image.image_grid, image.open_image)
@@ -135,14 +136,14 @@ def channels_last_read_as_first(patch):
 
 
 def alpha_dropped(patch):
-    patch.setattr(image, "convert_to_rgb", lambda picture, style: picture.convert("RGBA").convert("RGB"))
+    patch.setattr(pictures, "convert_to_rgb", lambda picture, style: picture.convert("RGBA").convert("RGB"))
 
 
 def alpha_on_black(patch):
     def convert(picture, style):
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture).convert("RGB")
-    patch.setattr(image, "convert_to_rgb", convert)
+    patch.setattr(pictures, "convert_to_rgb", convert)
 
 
 # Every mutant, and the kind of comparison that must refuse it.

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tiny import image
 from tiny.config import TinyError
+from tiny.files.pictures import STYLES
 
 NEEDED = ("cv2", "mistral_common", "torch", "transformers")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -57,7 +58,7 @@ def case(tmp_path_factory):
     return dict(np.load(folder / "in.npz")), dict(np.load(folder / "out.npz"))
 
 
-@pytest.mark.parametrize("style", image.STYLES)
+@pytest.mark.parametrize("style", STYLES)
 def test_pixels_agree(style, case, record_property):
     """"mistral" within float32, "hf" bit by bit; what the HF processor refuses is refused here."""
     given, reference = case

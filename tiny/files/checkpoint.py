@@ -1,6 +1,6 @@
 """A folder, opened: which layout it has, its files, its configuration, its tensors and its tokenizer.
 
-What a folder says is read once, here, and handed on. This is the last file of the appendix.
+What a folder says is read once, here, and handed on. Read `pictures.py` next.
 """
 
 import re
@@ -15,6 +15,8 @@ from tiny.files.hf_config import read_hf_config
 from tiny.files.params import read_json, read_params
 from tiny.files.tokenizer_files import find_tokenizer, load_tokenizer
 from tiny.files.weights import open_tensors
+from tiny.tekken import TekkenTokenizer
+from tiny.tokenizer import SentencePieceTokenizer
 
 # The released layouts, Mistral's first: the file of the configuration, its reader, and the names of the weight files.
 LAYOUTS = {"mistral": ("params.json", read_params, "consolidated*.safetensors"),
@@ -98,7 +100,7 @@ def indexed_files(index: Path) -> list[Path]:
     return files
 
 
-def open_tokenizer(checkpoint: Checkpoint):
+def open_tokenizer(checkpoint: Checkpoint) -> SentencePieceTokenizer | TekkenTokenizer | None:
     """The tokenizer beside the weights, or None if there is none.
 
     Raises:  TinyError if it is broken, or of another model: its vocabulary or the sizes of its images differ

@@ -7,6 +7,7 @@ released layout.
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 from tiny.config import Config, MoeConfig, TinyError, VisionConfig
 
@@ -89,7 +90,7 @@ def refuse_others(mapping: dict, fixed: dict, place: Path | str, remedy: str) ->
 
 
 def number(mapping: dict, key: str, path: Path | str, kind: type[int] | type[float] = int,
-           default: float | None = None):
+           default: float | None = None) -> Any:
     """Return mapping[key], a positive number; kind int allows whole ones only.
 
     Raises:  TinyError that names the key and the file, if it is missing without a default, or is anything else

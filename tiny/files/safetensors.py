@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -53,12 +54,12 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def parse_header(path: Path, text: bytes) -> dict[str, tuple[np.dtype, list[int], int, int]]:
     """Check a header's JSON: name -> dtype, shape, begin, end. A name that stands twice is an error."""
-    def unique(pairs):
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
             raise broken(path, "a name stands twice in its header")
         return dict(pairs)
 
-    def whole(values, least):
+    def whole(values: Any, least: int) -> bool:
         return isinstance(values, list) and len(values) <= 4 and all(
             type(v) is int and least <= v < 2**48 for v in values)
 

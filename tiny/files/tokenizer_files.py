@@ -7,6 +7,7 @@ next.
 import binascii
 import json
 from pathlib import Path
+from typing import Any
 
 from tiny.config import TinyError
 from tiny.files.params import number, read_json
@@ -152,7 +153,7 @@ def token_bytes(entries: list, path: Path) -> list[bytes]:
     return list(tokens)
 
 
-def special_names(listed, count: int, path: Path) -> list[str]:
+def special_names(listed: Any, count: int, path: Path) -> list[str]:
     """Return the names of the special tokens: those of the file, or the usual ones, and as many more as it takes.
 
     Raises:  TinyError if the list is not one of different names in the order of their ranks, or too long

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from tiny.config import TinyError, VisionConfig
-from tiny.image import MAX_PIXELS, image_grid, open_image
+from tiny.files.pictures import MAX_PIXELS, open_image
+from tiny.image import image_grid
 
 SPOT = 2  # tokens of a picture of one pixel: [IMG] [IMG_END]
 
@@ -56,7 +57,7 @@ def vision_of(model, name: str | Path) -> VisionConfig:
 def measure(source: str | Path | Image.Image, vision: VisionConfig) -> Picture:
     """Read the size of a picture, from its header alone if it is a file, and count its patches.
 
-    Raises:  TinyError as `tiny.image.open_image` does
+    Raises:  TinyError as `tiny.files.pictures.open_image` does
     """
     if isinstance(source, Image.Image):
         return picture_of("the picture", *source.size, vision)

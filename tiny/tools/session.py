@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-from tiny.config import TinyError
 from tiny.files.weights import Tensors
 from tiny.sampling import check_sampling
 from tiny.tools.memory import amount, parameters, require_fit
@@ -29,9 +28,7 @@ def note(text: str) -> None:
 
 def check_options(args: argparse.Namespace) -> None:
     """Check the numbers of a run before anything is opened. Raises TinyError."""
-    check_sampling(args.max_tokens, args.temperature, args.top_p)
-    if args.seed is not None and args.seed < 0:
-        raise TinyError(f"The seed is {args.seed}.", "Use a whole number, 0 or above.")
+    check_sampling(args.max_tokens, args.temperature, args.top_p, args.seed)
 
 
 def choose_seed(args: argparse.Namespace) -> int | None:

@@ -22,9 +22,9 @@ from PIL import Image
 import tiny
 from tiny.config import TinyError
 from tiny.files.checkpoint import find_layout, open_checkpoint, weight_files
+from tiny.files.pictures import open_image
 from tiny.files.tokenizer_files import find_tokenizer, load_tokenizer
 from tiny.files.weights import free_memory
-from tiny.image import open_image
 from tiny.tools import session
 from tiny.tools.machine import processor
 from tiny.tools.prompt_images import user_turn

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from tiny.config import TinyError
-from tiny.image import STYLES, preprocess
+from tiny.files.pictures import STYLES
+from tiny.image import preprocess
 from tiny.patch_embed import grid_of
 from tiny.tools.prompt_images import user_turn
 from tiny.tools.verify.compare import PIXELS
