@@ -227,7 +227,7 @@ def agree(launcher: Any, operation: Operation, sizes: dict, storage: tuple[str, 
     precision, weight = storage
     arguments = operation.make(Draw(np, precision, weight), **sizes)
     expected = operation.expected(*map(as_float, arguments))
-    placed = tuple(place(launcher, argument) for argument in arguments)
+    placed = tuple(to_device(launcher, argument) for argument in arguments)
     try:
         results = operation.call(launcher, placed, precision, version)
     except ValueError as refusal:
@@ -259,7 +259,7 @@ def as_float(argument: Any) -> Any:
     return argument.astype(np.float32) if getattr(argument, "dtype", None) == BFLOAT16 else argument
 
 
-def place(launcher: Any, argument: Any) -> Any:
+def to_device(launcher: Any, argument: Any) -> Any:
     """Arrays, and lists of them, put on the launcher's device; anything else as it is."""
     if isinstance(argument, list):
         return [launcher.put(item) for item in argument]

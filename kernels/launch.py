@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from kernels.nvrtc import cubin, nvrtc
-from kernels.signature import HERE, Parameter, check, geometry, read_parameters
+from kernels.signature import HERE, Parameter, check_arguments, geometry, read_parameters
 from tiny.config import TinyError
 
 ALIGNED = 256  # bytes: where arrays begin on a GPU, and where those of the emulator do
@@ -90,7 +90,7 @@ class Launcher:
             wanted = read_parameters(path, kernel, defines)
             self.loaded[key] = self.load(path, kernel, tuple(defines)), wanted
         function, wanted = self.loaded[key]
-        check(kernel, wanted, args, self.array_type, self.device)
+        check_arguments(kernel, wanted, args, self.array_type, self.device)
         self.call(function, blocks, threads, list(args), int(shared_bytes))
 
 
@@ -187,10 +187,10 @@ class Cuda(Launcher):
                             "block on this GPU.", "Use smaller tiles.")
         if shared_bytes > function.max_dynamic_shared_size_bytes:  # 48 KiB, unless more is asked for
             function.max_dynamic_shared_size_bytes = shared_bytes
-        function(grid, block, tuple(self.table(arg) if isinstance(arg, (list, tuple)) else arg for arg in args),
+        function(grid, block, tuple(self.pointer_table(arg) if isinstance(arg, (list, tuple)) else arg for arg in args),
                  shared_mem=shared_bytes)
 
-    def table(self, arrays: Sequence[Any]) -> Any:
+    def pointer_table(self, arrays: Sequence[Any]) -> Any:
         """The addresses of arrays, on the GPU. Kept: the same arrays come with every token, and the kernel reads the
         table after this function has returned.
         """

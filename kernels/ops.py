@@ -31,12 +31,12 @@ DEVICES: dict[str, type[Launcher]] = {"cuda": Cuda, "emulator": Emulator}
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, precision: str = "float32") -> np.ndarray:
     """Normalise each token's vector by its root mean square. Shapes:  x (T, D), weight (D,) -> (T, D)."""
-    return run("rms_norm", launcher_of(x), x=x, weight=weight, eps=eps, precision=precision)
+    return call_kernel("rms_norm", launcher_of(x), x=x, weight=weight, eps=eps, precision=precision)
 
 
 def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precision: str = "float32") -> np.ndarray:
     """Rotate each interleaved pair of every head. Shapes:  x (T, n, d), cos (T, d / 2), sin (T, d / 2) -> (T, n, d)."""
-    return run("rope", launcher_of(x), x=x, cos=cos, sin=sin, precision=precision)
+    return call_kernel("rope", launcher_of(x), x=x, cos=cos, sin=sin, precision=precision)
 
 
 def route(x: np.ndarray, gate: np.ndarray, num_experts_per_tok: int,
@@ -45,14 +45,15 @@ def route(x: np.ndarray, gate: np.ndarray, num_experts_per_tok: int,
 
     Shapes:  x (T, D), gate (E, D) -> logits (T, E), expert_ids (T, K), expert_weights (T, K)
     """
-    return run("route", launcher_of(x), x=x, gate=gate, num_experts_per_tok=num_experts_per_tok, precision=precision)
+    return call_kernel("route", launcher_of(x), x=x, gate=gate, num_experts_per_tok=num_experts_per_tok,
+                       precision=precision)
 
 
 def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequence[int],
               spans: Sequence[tuple[int, int]], causal: bool = True, precision: str = "float32") -> np.ndarray:
     """Attention over packed sequences. Shapes:  q (T, H, d), keys (S, G, d), values (S, G, d) -> (T, H, d)."""
-    return run("attention", launcher_of(q), q=q, keys=keys, values=values, lengths=lengths, spans=spans,
-               causal=causal, precision=precision)
+    return call_kernel("attention", launcher_of(q), q=q, keys=keys, values=values, lengths=lengths, spans=spans,
+                       causal=causal, precision=precision)
 
 
 def experts(x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndarray, w1: Sequence[np.ndarray],
@@ -61,8 +62,8 @@ def experts(x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndarray, w
 
     Shapes:  x (T, D), expert_ids (T, K), expert_weights (T, K) -> (T, D)
     """
-    return run("experts", launcher_of(x), x=x, expert_ids=expert_ids, expert_weights=expert_weights, w1=w1, w2=w2,
-               w3=w3, precision=precision)
+    return call_kernel("experts", launcher_of(x), x=x, expert_ids=expert_ids, expert_weights=expert_weights, w1=w1,
+                       w2=w2, w3=w3, precision=precision)
 
 
 def is_array(value: Any) -> bool:
@@ -95,7 +96,7 @@ class Placed(Sequence):
         return self.put(matrix) if is_array(matrix) else matrix
 
 
-class Kept:
+class DeviceWeights:
     """Weights on a device, each put there once: an array at the same address, of one shape, is the same array."""
 
     def __init__(self, launcher: Launcher):
@@ -110,12 +111,12 @@ class Kept:
         return self.arrays[key][1]
 
 
-def run(name: str, launcher: Launcher, put=None, **arguments: Any) -> Any:
+def call_kernel(name: str, launcher: Launcher, put=None, **arguments: Any) -> Any:
     """Call the shipped version of a kernel's host function, its arrays put on the device.
 
     put: what brings weights there, if not the launcher itself
     """
-    def place(key: str, value: Any) -> Any:
+    def to_device(key: str, value: Any) -> Any:
         bring = put if put and key in WEIGHTS else launcher.put
         if is_array(value):
             return bring(value)
@@ -124,7 +125,7 @@ def run(name: str, launcher: Launcher, put=None, **arguments: Any) -> Any:
     shipped = SHIPPED[name]
     version = shipped if isinstance(shipped, str) else shipped.get(arguments["precision"])
     host = getattr(importlib.import_module(f"kernels.{name}"), name)
-    return host(launcher, **{key: place(key, value) for key, value in arguments.items()}, version=version)
+    return host(launcher, **{key: to_device(key, value) for key, value in arguments.items()}, version=version)
 
 
 def choose(kernels: str | Sequence[str], device: str | Launcher) -> ModuleType:
@@ -138,13 +139,13 @@ def choose(kernels: str | Sequence[str], device: str | Launcher) -> ModuleType:
     names = kernel_names(kernels)
     if isinstance(device, str) and device not in DEVICES:
         raise TinyError(f"The device {device!r} is unknown.", f"Use {' or '.join(map(repr, DEVICES))}.")
-    chosen = ModuleType("kernels.chosen", f"The operations of a model, of which these are kernels: {names}.")
-    kept = Kept(device_launcher(device) if isinstance(device, str) else device)
+    operations = ModuleType("kernels.chosen", f"The operations of a model, of which these are kernels: {names}.")
+    weights = DeviceWeights(device_launcher(device) if isinstance(device, str) else device)
     for name in tiny.ops.__all__:
         function = getattr(tiny.ops, name)
-        setattr(chosen, name, as_kernel(name, function, kept) if name in names else function)
-    vars(chosen)["kernels"] = names
-    return chosen
+        setattr(operations, name, as_kernel(name, function, weights) if name in names else function)
+    vars(operations)["kernels"] = names
+    return operations
 
 
 def kernel_names(kernels: str | Sequence[str]) -> list[str]:
@@ -157,15 +158,15 @@ def kernel_names(kernels: str | Sequence[str]) -> list[str]:
     return [name for name in SHIPPED if name in kernels]
 
 
-def as_kernel(name: str, function: Any, kept: Kept) -> Any:
+def as_kernel(name: str, function: Any, weights: DeviceWeights) -> Any:
     """An operation on NumPy arrays that runs as a kernel: arguments are copied to the device, the result back."""
-    signature, get = inspect.signature(function), kept.launcher.get
+    signature, get = inspect.signature(function), weights.launcher.get
 
     @functools.wraps(function)
     def operation(*args, **options):
         given = signature.bind(*args, **options)
         given.apply_defaults()
-        result = run(name, kept.launcher, kept.put, **given.arguments)
+        result = call_kernel(name, weights.launcher, weights.put, **given.arguments)
         return tuple(map(get, result)) if isinstance(result, tuple) else get(result)
 
     return operation

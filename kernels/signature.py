@@ -129,8 +129,9 @@ def resolve(word: str, known: Mapping[str, str]) -> str:
     return word
 
 
-def check(kernel: str, wanted: Sequence[Parameter], args: Sequence[Any], array_type: Any, device: str) -> None:
-    """Require arguments that a kernel's parameters describe: kinds, dtypes, widths, layout, and on which device.
+def check_arguments(kernel: str, wanted: Sequence[Parameter], args: Sequence[Any], array_type: Any,
+                    device: str) -> None:
+    """Refuse arguments that a kernel's parameters do not describe: kind, dtype, width, contiguity, device.
 
     Raises:  TinyError that names the kernel, the argument, what came and what to pass
     """

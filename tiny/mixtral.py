@@ -63,7 +63,7 @@ class Mixtral:
         Source:  mistral-inference transformer.py, Transformer.forward
         """
         config, precision = self.config, self.precision
-        ids, lengths = self.check(ids, cache, lengths)
+        ids, lengths = self.check_call(ids, cache, lengths)
         past = cache.lengths if cache else [0] * len(lengths)
         pixels = self.check_images(ids, check_list(images), cache)
         # (1) an angle for each token's position in its own sequence
@@ -100,8 +100,8 @@ class Mixtral:
             raise TinyError(f"This model reads text only; {len(images)} images came.", "Use a Pixtral checkpoint.")
         return []
 
-    def check(self, ids: Ids, cache: KVCache | None,
-              lengths: Sequence[int] | None) -> tuple[np.ndarray, list[int]]:
+    def check_call(self, ids: Ids, cache: KVCache | None,
+                   lengths: Sequence[int] | None) -> tuple[np.ndarray, list[int]]:
         """Check the arguments of a call before anything is computed; return ids and lengths in proper form."""
         ids = check_ids(ids)
         lengths = [ids.size] if lengths is None else list(np.ravel(np.array(lengths, object)))

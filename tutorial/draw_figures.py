@@ -13,7 +13,7 @@ from tiny.tools import plots
 from tiny.tools.demo import STORY, TEXTS
 from tiny.tools.memory import kv_bytes
 from tiny.tools.releases import MIXTRAL_8X7B
-from tiny.tools.routing import chosen_experts, measure
+from tiny.tools.routing import chosen_experts, measure_routing
 from tutorial.source import ROOT
 
 FOLDER = ROOT / "tutorial/figures"
@@ -39,8 +39,8 @@ def token_picture(model, count: int = 75):
 
 def shares_picture(model):
     """Shares of the experts over three kinds of text."""
-    shares = {name: measure(chosen_experts(model, model.tokenizer.encode(text)), model.config.moe.num_experts).shares
-              for name, text in TEXTS.items()}
+    read = {name: chosen_experts(model, model.tokenizer.encode(text)) for name, text in TEXTS.items()}
+    shares = {name: measure_routing(parts, model.config.moe.num_experts).shares for name, parts in read.items()}
     return plots.routing_heat_map(shares)
 
 

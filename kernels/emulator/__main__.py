@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> int:
         args = build_parser().parse_args(argv)
         check_options(args)
         arrays, unwritten = values.read_values(args.arg, args.seed)
-        outcome = run_in_child(lambda running: guarded(lambda: run(args, arrays, unwritten, running), args.debug),
-                               args.time_limit)
+        outcome = run_in_child(
+            lambda running: guarded(lambda: run_kernel(args, arrays, unwritten, running), args.debug), args.time_limit)
         if outcome.late:
             raise TinyError(f"The kernel {args.kernel} did not end within {args.time_limit:g} s.",
                             "Look for a loop that waits for another thread, or give it longer with --time-limit.")
@@ -73,7 +73,7 @@ def failed(error: Exception, debug: bool) -> int:
     return 2
 
 
-def run(args: argparse.Namespace, arrays: list, unwritten: list[int], running) -> int:
+def run_kernel(args: argparse.Namespace, arrays: list, unwritten: list[int], running) -> int:
     """Compile, launch, and print; the exit status."""
     module = Module(args.file, defines=args.defines, check=args.check, profile=args.profile, order=args.order,
                     portable=args.portable, instances=[args.kernel] if args.kernel and "<" in args.kernel else [])
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace, arrays: list, unwritten: list[int], running) -
 def show_profile(module: Module, kernel: str, file: Path) -> None:
     """The table of all accesses, and the kernel's source with its figures."""
     rows, source = module.profile(), file.read_text(encoding="utf-8", errors="replace")
-    print(listing.table(rows, str(file)), listing.listing(source, kernel, rows, str(file)), sep="\n\n")
+    print(listing.access_table(rows, str(file)), listing.listing(source, kernel, rows, str(file)), sep="\n\n")
 
 
 def fit(value, parameter: Parameter):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.signature import Parameter, check
+from kernels.signature import Parameter, check_arguments
 from kernels.signature import parameter as read_parameter
 from tiny.config import TinyError
 
@@ -32,9 +32,9 @@ def parameter(name: str, type_: str, size: int) -> Parameter:
 def pack(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any], unwritten=()) -> Packed:
     """Check the arguments of a launch and lay them out.
 
-    Raises: TinyError if their number, types, widths or layout are not those of the signature
+    Raises: TinyError if their number, types, widths or contiguity are not those of the signature
     """
-    check(kernel, parameters, args, np.ndarray, "the host")
+    check_arguments(kernel, parameters, args, np.ndarray, "the host")
     packed = Packed()
     for number, (arg, wanted) in enumerate(zip(args, parameters)):
         written = number not in unwritten
@@ -44,11 +44,11 @@ def pack(kernel: str, parameters: Sequence[Parameter], args: Sequence[Any], unwr
             packed.ranges.append((arg.ctypes.data, arg.nbytes, not wanted.const, written, wanted.name))
             packed.cells.append(np.array([arg.ctypes.data], np.uint64))
         else:
-            packed.cells.append(table(packed, arg, wanted, written))
+            packed.cells.append(pointer_table(packed, arg, wanted, written))
     return packed
 
 
-def table(packed: Packed, arrays: Sequence[np.ndarray], wanted: Parameter, written: bool) -> np.ndarray:
+def pointer_table(packed: Packed, arrays: Sequence[np.ndarray], wanted: Parameter, written: bool) -> np.ndarray:
     """A cell that holds the address of a table of addresses. Shapes:  -> (1,)."""
     packed.ranges += [(array.ctypes.data, array.nbytes, not wanted.const, written, f"{wanted.name}[{number}]")
                       for number, array in enumerate(arrays)]

@@ -106,7 +106,7 @@ def read_all(path: Path, folders: list[Path]) -> dict[Path, Source]:
     return sources
 
 
-def run(command: list) -> subprocess.CompletedProcess:
+def run_compiler(command: list) -> subprocess.CompletedProcess:
     """Run a program to its end."""
     return subprocess.run([str(part) for part in command], capture_output=True, text=True)
 
@@ -120,7 +120,7 @@ def runtime(gxx: str, cache: Path, portable: bool) -> Path:
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             made = Path(folder) / "runtime.so"
-            result = run([gxx, *options, "-shared", "-pthread", *parts[:-1], "-o", made, "-ldl"])
+            result = run_compiler([gxx, *options, "-shared", "-pthread", *parts[:-1], "-o", made, "-ldl"])
             if result.returncode:
                 raise TinyError(f"The emulator itself does not compile:\n{result.stderr[:2000]}",
                                 "It needs g++ 11 or newer; see g++ --version.")
@@ -168,19 +168,19 @@ def compile_all(gxx: str, folder: Path, path: Path, sources: dict[Path, Source],
     assembly, library = folder / "kernel.s", folder / "kernel.so"
     inputs = ["-x", "c++", f"-I{main.parent}", "-include", HERE / "device.h", copies[main]]
     if any(ptx.STATEMENT.search(source.text) for source in sources.values()):
-        result = run([gxx, *options, *inputs, "-E"])
+        result = run_compiler([gxx, *options, *inputs, "-E"])
         if result.returncode:
             raise refused(result.stderr, path, sources[main].text)
         text = ptx.rewrite(result.stdout, hidden(result.stdout), set(map(str, sources)))
         (folder / "kernel.cpp").write_text(text, encoding="utf-8")
         inputs = [folder / "kernel.cpp"]
-    result = run([gxx, *options, *inputs, "-S", "-o", assembly])
+    result = run_compiler([gxx, *options, *inputs, "-S", "-o", assembly])
     if result.returncode:
         raise refused(result.stderr, path, sources[main].text)
     if watched:
         assembly.write_text(with_spare_bytes(assembly.read_text()))
-    result = run([gxx, "-shared", "-nodefaultlibs", "-Wl,-Bsymbolic,--no-as-needed", assembly, shared, "-lgcc", "-o",
-                  library])
+    result = run_compiler([gxx, "-shared", "-nodefaultlibs", "-Wl,-Bsymbolic,--no-as-needed", assembly, shared, "-lgcc",
+                           "-o", library])
     if result.returncode:
         raise TinyError(f"{path} does not link:\n{result.stderr[:1000]}", "Define what is declared but not there.")
     return library

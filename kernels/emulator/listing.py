@@ -12,7 +12,7 @@ def share(ideal: int, work: int) -> str:
     return f"{100 * ideal / work:.0f} %" if work else ""
 
 
-def table(rows: list, path: str) -> str:
+def access_table(rows: list, path: str) -> str:
     """One line for every access of every source line, as text.
 
     Shapes:  rows of the profile, in any order -> lines of equal columns

@@ -59,7 +59,7 @@ def read_value(text: str, random: np.random.Generator) -> np.ndarray | np.generi
     if form[2] is None:
         if fill in FILLS:
             raise TinyError(f"--arg {text}: a scalar needs a number.", f"Write {form[1]}:7, or {form[1]}[SIZE]:{fill}.")
-        return number(fill, dtype, text)
+        return parse_number(fill, dtype, text)
     shape = sizes_of(form[2])
     if fill == "random":
         return random_array(shape, dtype, random)
@@ -67,7 +67,7 @@ def read_value(text: str, random: np.random.Generator) -> np.ndarray | np.generi
         return np.arange(int(np.prod(shape, dtype=np.int64)), dtype=np.int64).astype(dtype).reshape(shape)
     if fill == "empty":
         return np.full(shape, poison(dtype), dtype)
-    return np.full(shape, number({"zeros": "0", "ones": "1"}.get(fill, fill), dtype, text), dtype)
+    return np.full(shape, parse_number({"zeros": "0", "ones": "1"}.get(fill, fill), dtype, text), dtype)
 
 
 def random_array(shape: tuple[int, ...], dtype: np.dtype, random: np.random.Generator) -> np.ndarray:
@@ -82,7 +82,7 @@ def poison(dtype: np.dtype) -> float | int:
     return int(np.iinfo(dtype).max) // 2 if dtype.kind in "iu" else 1 if dtype.kind == "b" else np.nan
 
 
-def number(text: str, dtype: np.dtype, whole: str) -> np.generic:
+def parse_number(text: str, dtype: np.dtype, whole: str) -> np.generic:
     """One number of that type, or a TinyError if it is none or does not fit."""
     try:
         value = int(text, 0) if dtype.kind in "iub" else float(text)

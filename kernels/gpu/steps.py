@@ -121,7 +121,7 @@ def copy() -> Iterator[dict]:
     cupy = import_cupy()
     a = cupy.ones(1 << 28, np.float32)
     b = cupy.empty_like(a)
-    found = measure(cupy, [lambda: cupy.copyto(b, a)])
+    found = time_runs(cupy, [lambda: cupy.copyto(b, a)])
     yield {**found, "bytes": 2 * a.nbytes, "TB_per_s": 2 * a.nbytes / found["us"] / 1e6}
 
 
@@ -161,7 +161,7 @@ def times(name: str) -> Iterator[dict]:
             except ValueError as refusal:
                 yield {**row, "refused": str(refusal)}
                 continue
-            yield {**row, **measure(launcher.cupy, [run.again for run in runs])}
+            yield {**row, **time_runs(launcher.cupy, [run.again for run in runs])}
 
 
 def input_sets(launcher: Cuda, operation: Operation, sizes: dict, moved: int) -> list[tuple]:
@@ -197,7 +197,7 @@ def capture(stream: Any, run: Callable, count: int) -> Any:
     return stream.end_capture()
 
 
-def measure(cupy: Any, runs: list[Callable]) -> dict:
+def time_runs(cupy: Any, runs: list[Callable]) -> dict:
     """Microseconds of one run: warm-ups, then a graph of 20 that go through all runs in turn, replayed twice 50 times.
 
     The mean of the two medians, and their distance as a share of it; less often what is slow.

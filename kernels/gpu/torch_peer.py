@@ -13,7 +13,7 @@ SHAPES = [(8192, 8192, 8192), (512, 14336, 4096), (4096, 28672, 4096), (1, 28672
 LAUNCHES, REPLAYS, TOTAL_MS = 20, 50, 400.0
 
 
-def measure(torch: Any, runs: list[Callable]) -> dict:
+def time_runs(torch: Any, runs: list[Callable]) -> dict:
     """Microseconds of one run, in a graph that goes through all runs in turn; see `kernels.gpu.steps.measure`."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -56,7 +56,7 @@ def products() -> Iterator[dict]:
     import torch
     for rows, outs, ins in SHAPES:
         sets = [(normal(torch, rows, ins), normal(torch, outs, ins)) for _ in range(3)]
-        found = measure(torch, [lambda x=x, w=w: torch.nn.functional.linear(x, w) for x, w in sets])
+        found = time_runs(torch, [lambda x=x, w=w: torch.nn.functional.linear(x, w) for x, w in sets])
         yield {"rows": rows, "out": outs, "in": ins, **found, "TFLOP_per_s": 2e-6 * rows * outs * ins / found["us"],
                "weights_TB_per_s": 2e-6 * outs * ins / found["us"], "torch": torch.__version__}
 
@@ -71,7 +71,7 @@ def sdpa() -> Iterator[dict]:
     for backend in ("FLASH_ATTENTION", "CUDNN_ATTENTION"):
         try:
             with sdpa_kernel(getattr(SDPBackend, backend)):
-                found = measure(torch, [lambda: attend(q, k, v, is_causal=True)])
+                found = time_runs(torch, [lambda: attend(q, k, v, is_causal=True)])
         except (RuntimeError, AttributeError) as error:
             yield {"backend": backend, "refused": str(error).splitlines()[0]}
             continue
@@ -85,7 +85,7 @@ def times() -> Iterator[dict]:
         if operation.name in PEERS:
             for label, sizes in operation.published.items():
                 runs = [PEERS[operation.name](torch, **sizes) for _ in range(3)]
-                yield {"operation": operation.name, "shape": label, **measure(torch, runs)}
+                yield {"operation": operation.name, "shape": label, **time_runs(torch, runs)}
                 del runs
                 torch.cuda.empty_cache()
 

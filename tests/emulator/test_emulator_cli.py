@@ -264,7 +264,7 @@ def test_a_wild_pointer_is_a_report(study, capfd, more):
 @pytest.mark.parametrize("more, says", [([], "--check"), (["--check"], "defect")])
 def test_a_crash_is_told_in_two_lines(study, capfd, monkeypatch, more, says):
     """The emulator names the line of a bad address; what else can end a process is told too."""
-    monkeypatch.setattr("kernels.emulator.__main__.run", lambda *_: os.kill(os.getpid(), signal.SIGFPE))
+    monkeypatch.setattr("kernels.emulator.__main__.run_kernel", lambda *_: os.kill(os.getpid(), signal.SIGFPE))
     remedy = fails(capfd, study, "--kernel", "saxpy", "--block", "1", *more, says="divided by zero")
     assert says in remedy
 

@@ -259,7 +259,7 @@ def stand_in(monkeypatch):
 
 def test_measuring(stand_in):
     runs = []
-    found = script_steps.measure(stand_in, [lambda: runs.append("a"), lambda: runs.append("b")])
+    found = script_steps.time_runs(stand_in, [lambda: runs.append("a"), lambda: runs.append("b")])
     assert found == {"us": 500 / 20, "spread": 0.0, "launches": 20, "replays": 40}, "0.5 ms for each pair of events"
     assert runs[1:] == ["a", "b"] * 15, "after the first, ten warm-ups and the captured ones take turns"
 
@@ -302,7 +302,7 @@ def test_measuring_torch():
     cuda.graph = contextlib.nullcontext
     cuda.Event = lambda enable_timing: SimpleNamespace(record=lambda: None, synchronize=lambda: None,
                                                        elapsed_time=lambda stop: 0.5)
-    found = torch_peer.measure(SimpleNamespace(cuda=cuda), [lambda: runs.append("a"), lambda: runs.append("b")])
+    found = torch_peer.time_runs(SimpleNamespace(cuda=cuda), [lambda: runs.append("a"), lambda: runs.append("b")])
     assert found == {"us": 25.0, "spread": 0.0} and runs[6:] == ["a", *"ab" * 10, *["replay"] * 81]
 
 

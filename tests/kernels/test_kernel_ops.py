@@ -200,11 +200,11 @@ def test_weights_are_the_same_array_at_the_same_address_only():
             self.puts += 1
             return array
 
-    kept = kernels.ops.Kept(launcher := Counting())
+    weights = kernels.ops.DeviceWeights(launcher := Counting())
     weight = np.ones((4, 4), np.float32)
-    assert kept.put(weight) is kept.put(weight) and launcher.puts == 1
-    kept.put(weight[:]), kept.put(weight[:2]), kept.put(weight.T), kept.put(weight.view(np.int32))
-    assert launcher.puts == 4 and len(kept.arrays) == 4
+    assert weights.put(weight) is weights.put(weight) and launcher.puts == 1
+    weights.put(weight[:]), weights.put(weight[:2]), weights.put(weight.T), weights.put(weight.view(np.int32))
+    assert launcher.puts == 4 and len(weights.arrays) == 4
 
 
 @needs_compiler

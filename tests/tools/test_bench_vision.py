@@ -70,12 +70,12 @@ def test_the_faster_peer_counts():
               "sdpa": {"seconds": 9.0, "processor": 9.0, "memory": 2e9, "other_cores": 0.7},
               "eager": {"seconds": 8.0, "processor": 7.5, "memory": 3e9, "other_cores": 0.1},
               "difference": {"largest": 1e-6}}
-    rows = {row["what"]: row["value"] for row in vision_bench.table(result, 1)}
+    rows = {row["what"]: row["value"] for row in vision_bench.table_rows(result, 1)}
     assert rows["ratio of time"] == 2.0 and rows["ratio of processor time"] == 1.5 and rows["other load"] == 0.7
     assert rows["memory over the weights"] == 600 and rows["memory over the weights, transformers"] == 2700
     assert rows["limit: all products"] == float(f"{vision_bench.products() / 1e11:.4g}")
     assert rows["limit: share of products"] == float(f"{vision_bench.products() / 1e11 / 0.05:.4g}")
-    assert "ratio of processor time" not in {row["what"] for row in vision_bench.table(result, 2)}
+    assert "ratio of processor time" not in {row["what"] for row in vision_bench.table_rows(result, 2)}
 
 
 def test_medians_of_rounds():

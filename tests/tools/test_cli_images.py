@@ -153,7 +153,7 @@ def test_a_picture_of_the_patches(capsys, tmp_path):
 
 def test_the_picture_of_the_patches_shows_pixels_lines_and_ends_of_rows():
     pixels, whole = tiny.preprocess(COFFEE), np.asarray(Image.open(CHELSEA))
-    found = [prompt_images.measure(path, VISION) for path in (COFFEE, CHELSEA)]
+    found = [prompt_images.measure_picture(path, VISION) for path in (COFFEE, CHELSEA)]
     figure = patch_plot.patch_figure([pixels, tiny.preprocess(CHELSEA)], found)
     assert [panel.get_title(loc="left").split(":")[0] for panel in figure.axes] == ["coffee_130x61.png",
                                                                                  "chelsea_80x48.png"]
@@ -184,7 +184,7 @@ EXAMPLES = [(1, 1, "16 x 16", 1, 1, 2), (17, 31, "32 x 32", 2, 2, 6), (150, 600,
 def test_a_picture_is_measured_by_its_header(tmp_path, undecoded, width, height, resized, columns, rows, tokens):
     path = tmp_path / "header.png"
     path.write_bytes(bomb(width, height))
-    found = prompt_images.measure(path, VISION)
+    found = prompt_images.measure_picture(path, VISION)
     assert found.facts() == {"path": str(path), "width": width, "height": height, "columns": columns, "rows": rows,
                              "tokens": tokens}
     assert resized in str(found) and f"{columns} x {rows} patches, {tokens:,} tokens" in str(found)

@@ -50,7 +50,7 @@ def random_choices(rng, layers, T, E, K):
 def test_against_the_loops(E, K, lengths):
     rng = np.random.default_rng(E * K + len(lengths))
     parts = [random_choices(rng, 3, T, E, K) for T in lengths]
-    found, (shares, first, common) = routing.measure(parts, E), by_loops(parts, E)
+    found, (shares, first, common) = routing.measure_routing(parts, E), by_loops(parts, E)
     assert found.tokens == sum(lengths) and found.pairs == sum(lengths) - len(lengths)
     assert_close(found.shares, np.array(shares), atol=1e-15, name="shares")
     assert_close(found.repeats_first, np.array(first), atol=1e-15, name="first")
@@ -60,7 +60,7 @@ def test_against_the_loops(E, K, lengths):
 
 def test_counted_by_hand():
     """Five tokens. Pairs: (0 1)(1 0) meet; (1 0)(1 2) same first; (1 2)(3 2) meet; (3 2)(0 1) nothing."""
-    found = routing.measure([np.array([[[0, 1], [1, 0], [1, 2], [3, 2], [0, 1]]])], 4)
+    found = routing.measure_routing([np.array([[[0, 1], [1, 0], [1, 2], [3, 2], [0, 1]]])], 4)
     assert (found.tokens, found.pairs) == (5, 4)
     assert_close(found.shares, np.array([[0.3, 0.4, 0.2, 0.1]]), atol=1e-15)
     assert_close(found.repeats_first, np.array([0.25]), atol=0)
@@ -69,7 +69,7 @@ def test_counted_by_hand():
 
 def test_tokens_of_different_parts_are_no_pair():
     part = np.array([[[2, 0], [2, 0]]])
-    assert routing.measure([part, part], 3).pairs == 2
+    assert routing.measure_routing([part, part], 3).pairs == 2
 
 
 @pytest.mark.parametrize("E, K, first, common", [(8, 2, 1 / 8, 13 / 28), (8, 1, 1 / 8, 1 / 8), (4, 3, 1 / 4, 1.0),
@@ -80,7 +80,7 @@ def test_chance_is_what_random_choices_give(E, K, first, common):
     assert_close(expected[0], first, atol=1e-15)
     if common is not None:
         assert_close(expected[1], common, atol=1e-15)
-    found = routing.measure([random_choices(np.random.default_rng(E + K), 1, 200_000, E, K)], E)
+    found = routing.measure_routing([random_choices(np.random.default_rng(E + K), 1, 200_000, E, K)], E)
     for part, chance in ((found.repeats_first[0], expected[0]), (found.repeats_any[0], expected[1])):
         assert_close(part, chance, atol=4 * math.sqrt(chance * (1 - chance) / 200_000), name=f"{K} of {E}")
     assert_close(found.shares[0], np.full(E, 1 / E), atol=5 * math.sqrt(1 / E / 200_000), name="shares")

@@ -54,7 +54,7 @@ def rows_of(n, question):
 def make(seed=0):
     """A model with weights that are not small, a batch, and gradients full of NaN, heads among them."""
     rng = np.random.default_rng(seed)
-    shapes = optimiser.layout(config()) | {"heads.weight": (7, 8), "heads.bias": (7,)}
+    shapes = optimiser.weight_shapes(config()) | {"heads.weight": (7, 8), "heads.bias": (7,)}
     weights = {name: rng.standard_normal(shape, np.float32) * np.float32(np.prod(shape[1:]) ** -0.5) if len(shape) > 1
                else 1 + np.float32(0.3) * rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     grads = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
@@ -183,8 +183,8 @@ def test_mutants_fail(mutant, monkeypatch):
 
 def logits_of(model, batch):
     """What the model of a training step answers."""
-    kept = gradients.Kept(batch.mask, batch.positions)
-    packed = Pixtral(model.config, model.weights, ops=kept.ops)
+    states = gradients.ForwardStates(batch.mask, batch.positions)
+    packed = Pixtral(model.config, model.weights, ops=states.ops)
     return packed(batch.ids, batch.images, lengths=[T] * B).reshape(B, T, -1)
 
 

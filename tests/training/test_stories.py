@@ -33,7 +33,7 @@ def assert_rejected(mutants, kind, *, consistent=False, at_least=50):
     mutants = list(mutants)
     assert len(mutants) >= at_least, f"only {len(mutants)} mutants were made"
     for text, number in mutants:
-        report = stories.check(text)
+        report = stories.check_story(text)
         wanted = f"{kind}: sentence {number}:" if number else f"{kind}: "
         assert any(error.startswith(wanted) for error in report.errors), (text, wanted, report.errors)
         assert (report.consistent if not consistent else report.accepted) is False, text
@@ -41,7 +41,7 @@ def assert_rejected(mutants, kind, *, consistent=False, at_least=50):
 
 def test_every_generated_story_is_accepted_and_consistent(written):
     for story in written:
-        report = stories.check(story.text)
+        report = stories.check_story(story.text)
         assert report.errors == [], story.text
         assert report.accepted and report.consistent and report.who_and_where, story.text
 
@@ -49,7 +49,7 @@ def test_every_generated_story_is_accepted_and_consistent(written):
 def test_held_out_stories_are_accepted_and_consistent():
     for seed in range(200):
         story = stories.generate(np.random.default_rng(seed), held_out=True)
-        assert stories.check(story.text).errors == [], story.text
+        assert stories.check_story(story.text).errors == [], story.text
 
 
 def test_held_out_and_training_openings_are_disjoint(written):
@@ -178,7 +178,7 @@ def test_mutant_an_unknown_word(written):
     texts = [split(story.text) for story in written[:500]]
     mutants = [replaced(sentences, 2, "the", "thee") for sentences in texts if " the " in sentences[2]]
     assert_rejected(mutants, "grammar")
-    assert "unknown word thee" in " ".join(stories.check(mutants[0][0]).errors)
+    assert "unknown word thee" in " ".join(stories.check_story(mutants[0][0]).errors)
 
 
 def test_mutant_a_missing_ending(written):
@@ -189,7 +189,7 @@ def test_mutant_a_missing_ending(written):
 def test_mutant_unfinished_text(written):
     for story in written[:100]:
         for text in (story.text[:-10], story.text + " Then", story.text + " " + split(story.text)[2]):
-            assert not stories.check(text).accepted, text
+            assert not stories.check_story(text).accepted, text
 
 
 def test_mutant_four_sentences(written):
@@ -211,12 +211,12 @@ def test_mutant_swapped_sentences(written):
         sentences = split(story.text)
         for index in range(1, len(sentences) - 1):
             swapped = sentences[:index] + [sentences[index + 1], sentences[index]] + sentences[index + 2:]
-            report = stories.check(" ".join(swapped))
+            report = stories.check_story(" ".join(swapped))
             rejected.append(not (report.accepted and report.consistent))
     assert np.mean(rejected) > 0.75
 
 
 @pytest.mark.parametrize("text", ["", "Hello", "Tom gave the kite to Anna.", '"', "the " * 1000, "\n"])
 def test_other_text_is_rejected_without_failing(text):
-    report = stories.check(text)
+    report = stories.check_story(text)
     assert not report.accepted and not report.consistent and report.errors

@@ -27,7 +27,7 @@ from tiny.mixtral import Mixtral
 from tiny.training import __main__ as command
 from tiny.training import backward, optimiser
 from tiny.training.gradients import loss_and_gradients
-from tiny.training.optimiser import layout, views
+from tiny.training.optimiser import views, weight_shapes
 from tiny.training.run_state import cut_log, plot_losses, read_log
 from tiny.training.text import data, evaluate, stories, tasks, train
 
@@ -42,7 +42,7 @@ def small_config(moe=True):
 def small_model(config, seed=0):
     """Random weights, gradients full of NaN, and a packed batch."""
     rng = np.random.default_rng(seed)
-    shapes = layout(config)
+    shapes = weight_shapes(config)
     flat = rng.standard_normal(sum(int(np.prod(shape)) for shape in shapes.values()), np.float32) * np.float32(0.5)
     grads = np.full_like(flat, np.nan)
     lengths = [5, 1, 6]
@@ -156,7 +156,7 @@ def test_clipping_shortens_long_gradients_only():
 
 
 def test_weights_are_views_and_norms_come_last():
-    shapes = layout(small_config())
+    shapes = weight_shapes(small_config())
     flat = np.zeros(sum(int(np.prod(shape)) for shape in shapes.values()), np.float32)
     weights = views(flat, shapes)
     weights["norm.weight"][...] = 7
@@ -169,7 +169,7 @@ def test_weights_are_views_and_norms_come_last():
 
 def test_initial_weights_have_the_stated_spread():
     config = dataclasses.replace(small_config(), dim=64, hidden_dim=96, vocab_size=100)
-    shapes = layout(config)
+    shapes = weight_shapes(config)
     weights = views(np.zeros(sum(int(np.prod(shape)) for shape in shapes.values()), np.float32), shapes)
     optimiser.initialise(weights, 2, 0)
     expected = {"tok_embeddings.weight": 0.5, "output.weight": 0.05, "norm.weight": 0.0,

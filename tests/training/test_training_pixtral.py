@@ -91,9 +91,10 @@ def test_questions_packed_are_questions_alone(tokenizer, kind):
     drawn = scenes.draw_batch(rng, {kind: 1.0}, 3, 48, 40)
     batch = batches.answer_batch(rng, drawn, tokenizer, {"caption_images": 0.5}, 3, 8)
     trainer = Trainer(dataclasses.replace(SMALL, n_layers=2), tokenizer)
-    kept, trace = gradients.Kept(batch.mask, batch.positions), {}
+    states, trace = gradients.ForwardStates(batch.mask, batch.positions), {}
     T = len(batch.ids) // 3
-    Pixtral(trainer.model.config, trainer.weights, ops=kept.ops)(batch.ids, batch.images, lengths=[T] * 3, trace=trace)
+    model = Pixtral(trainer.model.config, trainer.weights, ops=states.ops)
+    model(batch.ids, batch.images, lengths=[T] * 3, trace=trace)
     n, found = 2 + len(drawn[0].images) * len(tokenizer.image_tokens(6, 5)), 0
     assert batch.positions.reshape(3, T)[:, :n].tolist() == [list(range(n))] * 3
     for row, scene in enumerate(drawn):

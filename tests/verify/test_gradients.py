@@ -31,7 +31,7 @@ def make(moe, seed=0):
     """A model of the recipe's sizes with weights that are not small, and a packed batch of uneven sequences."""
     config = train.Recipe().config()
     config = config if moe else dataclasses.replace(config, moe=None)
-    rng, shapes = np.random.default_rng(seed), optimiser.layout(config)
+    rng, shapes = np.random.default_rng(seed), optimiser.weight_shapes(config)
     size = sum(int(np.prod(shape)) for shape in shapes.values())
     weights = optimiser.views(np.zeros(size, np.float32), shapes)
     optimiser.initialise(weights, config.n_layers, seed)

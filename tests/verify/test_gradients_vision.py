@@ -38,7 +38,7 @@ def config():
 def make(seed=0):
     """A model of the trained one's sizes with weights that are not small, gradients full of NaN, and a batch."""
     rng, classes = np.random.default_rng(seed), sum(head.classes for head in HEADS.values())
-    shapes = optimiser.layout(config()) | {"heads.weight": (classes, 128), "heads.bias": (classes,)}
+    shapes = optimiser.weight_shapes(config()) | {"heads.weight": (classes, 128), "heads.bias": (classes,)}
     weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     optimiser.initialise(weights, LAYERS, seed)
     for weight in weights.values():

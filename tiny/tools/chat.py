@@ -12,7 +12,7 @@ from tiny.config import TinyError
 from tiny.files.pictures import open_image
 from tiny.generate import PREFILL
 from tiny.tools import session
-from tiny.tools.prompt_images import check_room, count_tokens, measure, user_turn, vision_of
+from tiny.tools.prompt_images import check_room, count_tokens, measure_picture, user_turn, vision_of
 
 HELP = ("Commands: /image PATH adds an image to the next message, /reset forgets the conversation, /quit ends (so does "
         "Ctrl-D); Ctrl-C stops an answer.")
@@ -76,7 +76,7 @@ def add_image(model, args: argparse.Namespace, images: list, path: str) -> list:
         if not path:
             raise TinyError("/image stands alone.", "Put the path of a picture behind it.")
         path = str(Path(path.strip("'\"")).expanduser())  # as a terminal writes a file that is dropped into it
-        picture = measure(path, vision_of(model, args.model))
+        picture = measure_picture(path, vision_of(model, args.model))
         check_room(model, [user_turn("", [*images, path])], room_of(model, args.max_tokens))
         image = open_image(path)
     except TinyError as error:

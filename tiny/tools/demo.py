@@ -17,7 +17,7 @@ from tiny.tools.coloured_text import Painter, colours_wanted, expert_shares, leg
 from tiny.tools.memory import parameters
 from tiny.tools.patch_plot import patch_figure
 from tiny.tools.plots import routing_heat_map
-from tiny.tools.prompt_images import measure, user_turn, vision_of
+from tiny.tools.prompt_images import measure_picture, user_turn, vision_of
 
 STORED = Path(__file__).parent / "demo_pictures"
 FOLDER = Path("runs/demo")
@@ -167,7 +167,7 @@ def show_pictures(name: str) -> None:
     print(f"\n--- Two pictures that {name} has never seen; blind means asked about a plain one of the mean colour")
     for file, questions in PICTURES.items():
         path = shutil.copy(STORED / file, FOLDER / file)
-        pictures.append(measure(path, vision))
+        pictures.append(measure_picture(path, vision))
         print(pictures[-1])
         with Image.open(path) as opened:
             image = opened.convert("RGB")

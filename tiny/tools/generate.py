@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from tiny.generate import check_prompt
 from tiny.tools import session
-from tiny.tools.prompt_images import Picture, check_room, measure, user_turn, vision_of
+from tiny.tools.prompt_images import Picture, check_room, measure_picture, user_turn, vision_of
 
 
 def main(args: argparse.Namespace) -> None:
@@ -29,7 +29,7 @@ def open_with_images(args: argparse.Namespace, paths: Sequence[str]) -> tuple:
     """
     args.model = args.model or ("tiny-pixtral" if paths else "tiny-mixtral")
     model = session.open_model(args)
-    return model, [measure(path, vision_of(model, args.model)) for path in paths]
+    return model, [measure_picture(path, vision_of(model, args.model)) for path in paths]
 
 
 def answer(args: argparse.Namespace, model, ids: list[int], pixels: list, pictures: Sequence[Picture],

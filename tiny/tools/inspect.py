@@ -16,7 +16,7 @@ LAYOUTS = {"mistral": "Mistral's (params.json, consolidated*.safetensors)",
            "hf": "Hugging Face's (config.json, model*.safetensors)"}
 
 
-def rows(checkpoint: Checkpoint, part: str, every: bool) -> list[tuple[str, int, tuple[int, ...], str, int]]:
+def tensor_rows(checkpoint: Checkpoint, part: str, every: bool) -> list[tuple[str, int, tuple[int, ...], str, int]]:
     """Tensors of a part as (name as stored, how many, shape, dtype, bytes), a row for each kind or for each tensor.
 
     In the name of a kind, * stands for the numbers of layers and experts.
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"tokenizer  none ({error.cause})")
     print("configuration")
     show_sizes(asdict(checkpoint.config), 2)
-    groups = {part: rows(checkpoint, part, args.all) for part in PARTS.values()}
+    groups = {part: tensor_rows(checkpoint, part, args.all) for part in PARTS.values()}
     width = max(len(row[0]) for table in groups.values() for row in table)
     print(f"tensors{' (* is a number of a layer or an expert)' * (not args.all)}")
     for part, table in groups.items():

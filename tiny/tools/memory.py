@@ -21,7 +21,7 @@ from tiny.files.checkpoint import LAYOUTS, Checkpoint, open_checkpoint, read_con
 from tiny.files.weights import choose_mode, converted, expected_shapes, free_memory
 from tiny.generate import PREFILL
 from tiny.numerics import MANY_BYTES
-from tiny.tools.prompt_images import Picture, measure, picture_of
+from tiny.tools.prompt_images import Picture, measure_picture, picture_of
 from tiny.tools.releases import stand_ins
 
 TURN = 3  # tokens of a question without words: BOS, [INST], [/INST]
@@ -197,7 +197,7 @@ def images_of(config: Config, names: Sequence[str]) -> list[Picture]:
         if size and not Path(name).exists():
             pictures.append(picture_of(f"an image of {size[1]} x {size[2]}", int(size[1]), int(size[2]), config.vision))
         elif Path(name).exists():
-            pictures.append(measure(name, config.vision))
+            pictures.append(measure_picture(name, config.vision))
         else:
             raise TinyError(f"--image {name} is no size and no file.", "Write WIDTHxHEIGHT, as in 1024x768, or a path.")
     return pictures

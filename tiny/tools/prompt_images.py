@@ -54,7 +54,7 @@ def vision_of(model, name: str | Path) -> VisionConfig:
     return model.config.vision
 
 
-def measure(source: str | Path | Image.Image, vision: VisionConfig) -> Picture:
+def measure_picture(source: str | Path | Image.Image, vision: VisionConfig) -> Picture:
     """Read the size of a picture, from its header alone if it is a file, and count its patches.
 
     Raises:  TinyError as `tiny.files.pictures.open_image` does
@@ -97,7 +97,7 @@ def count_tokens(model, messages: Sequence[dict]) -> tuple[int, int]:
         content = message["content"]
         if not isinstance(content, str):
             sources = [chunk["image"] for chunk in content if chunk["type"] == "image"]
-            of_images += sum(measure(source, model.config.vision).tokens for source in sources)
+            of_images += sum(measure_picture(source, model.config.vision).tokens for source in sources)
             number += len(sources)
             content = [chunk | {"image": spot} if chunk["type"] == "image" else chunk for chunk in content]
         small.append(message | {"content": content})

@@ -43,16 +43,16 @@ def chance(num_experts: int, num_experts_per_tok: int) -> tuple[float, float]:
     return 1 / E, 1 - math.comb(E - K, K) / math.comb(E, K)
 
 
-def measure(chosen: list[np.ndarray], num_experts: int) -> Routing:
+def measure_routing(expert_ids: list[np.ndarray], num_experts: int) -> Routing:
     """The measures of a text that was read in several parts; tokens of different parts are no pair.
 
-    Shapes:  chosen: for each part (L, t, K) int
+    Shapes:  expert_ids: for each part (L, t, K) int
     """
-    every = np.concatenate(chosen, axis=1)
+    every = np.concatenate(expert_ids, axis=1)
     layers, tokens, K = every.shape
     shares = [np.bincount(layer.ravel(), minlength=num_experts) / (tokens * K) for layer in every]
-    before = np.concatenate([part[:, :-1] for part in chosen], axis=1)
-    after = np.concatenate([part[:, 1:] for part in chosen], axis=1)
+    before = np.concatenate([part[:, :-1] for part in expert_ids], axis=1)
+    after = np.concatenate([part[:, 1:] for part in expert_ids], axis=1)
     # (1) the same first choice, (2) a choice in common, as whichever of the K
     first = before[..., 0] == after[..., 0]
     common = (before[..., :, None] == after[..., None, :]).any(axis=(2, 3))
@@ -171,7 +171,7 @@ def main(args: argparse.Namespace) -> None:
     encoded = encode_texts(model, texts)
     session.load_weights(model, min(model.config.max_seq_len, 1 + max(map(len, encoded.values()))))
     chosen = {name: chosen_experts(model, ids) for name, ids in encoded.items()}
-    measures = {name: measure(parts, model.config.moe.num_experts) for name, parts in chosen.items()}
+    measures = {name: measure_routing(parts, model.config.moe.num_experts) for name, parts in chosen.items()}
     if args.json:
         print(as_json(str(args.model), measures, model.config.moe))
     else:

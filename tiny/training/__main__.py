@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
     options = parser.parse_args(arguments)
     try:
-        return run(options) if options.model == "tiny-mixtral" else run_pixtral(options)
+        return run_mixtral(options) if options.model == "tiny-mixtral" else run_pixtral(options)
     except TinyError as error:
         if options.debug:
             raise
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-def run(options: argparse.Namespace) -> int:
+def run_mixtral(options: argparse.Namespace) -> int:
     """Do what the options ask for with tiny-mixtral; returns the exit status."""
     if options.evaluate:
         print(json.dumps(evaluate(options.evaluate), indent=1))

@@ -70,11 +70,11 @@ def loss_and_gradients(model, batch, coefficient: float, grads: Tensors) -> dict
     """
     config, weights = model.config, model.weights
     trace: dict[str, np.ndarray] = {}
-    attended: list[list] = []
-    kept: list[dict] = []
+    attention_states: list[list] = []
+    expert_states: list[dict] = []
     # (1) the forward pass: the book's model, with two operations that keep what their backward passes need
     ops: Any = SimpleNamespace(**{name: getattr(tiny.ops, name) for name in tiny.ops.__all__})
-    ops.attention, ops.experts = keeping_attention(attended), keeping_experts(kept)
+    ops.attention, ops.experts = keeping_attention(attention_states), keeping_experts(expert_states)
     Mixtral(config, weights, ops=ops)(batch.ids, lengths=batch.lengths, trace=trace)
     # (2) the loss
     loss, dlogits = cross_entropy(trace["logits"], batch.targets, batch.weights)
@@ -90,8 +90,9 @@ def loss_and_gradients(model, batch, coefficient: float, grads: Tensors) -> dict
     shares: list[np.ndarray] = []
     for layer in reversed(range(config.n_layers)):
         x = stack.input(layer, "embed")
-        dx += mixture_backward(dx, x, layer, stack, kept.pop() if config.moe else None, coefficient / config.n_layers)
-        dx += self_attention_backward(dx, x, layer, stack, attended.pop())
+        states = expert_states.pop() if config.moe else None
+        dx += mixture_backward(dx, x, layer, stack, states, coefficient / config.n_layers)
+        dx += self_attention_backward(dx, x, layer, stack, attention_states.pop())
         if config.moe:
             balance = load_balancing(trace[f"router_logits{layer:02}"], trace[f"experts{layer:02}"])
             aux, shares = [balance[0], *aux], [balance[1], *shares]

@@ -16,7 +16,7 @@ from tiny.files.weights import expected_shapes
 BLOCK = 1 << 15  # Parameters updated at a time: five float32 arrays of this size stay in the cache.
 
 
-def layout(config: Config) -> dict[str, tuple[int, ...]]:
+def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """The shape of every weight by Mistral's name: all matrices first, then the norms, which weight decay spares."""
     return dict(sorted(expected_shapes(config).items(), key=lambda item: -len(item[1])))
 

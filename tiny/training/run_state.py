@@ -33,14 +33,14 @@ class Clock:
 
 
 class Signals:
-    """While open, SIGINT and SIGTERM are noted instead of ending the program at once."""
+    """While open, SIGINT and SIGTERM set `received` instead of ending the program at once."""
 
     def __enter__(self) -> "Signals":
         self.received = False
-        self.old = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.old = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def note(self, number, frame) -> None:
+    def on_signal(self, number, frame) -> None:
         """Remember that a signal came."""
         self.received = True
 

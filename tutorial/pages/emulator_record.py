@@ -70,7 +70,7 @@ def errors(operation: Operation, version: str | None) -> dict[str, float]:
     return found
 
 
-def measure() -> dict:
+def measure_kernels() -> dict:
     """All of it, as the record keeps it."""
     rows = [{"operation": operation.name, "version": version, "errors": errors(operation, version),
              "efficiency": efficiency(profile(operation, version))}
@@ -79,4 +79,4 @@ def measure() -> dict:
 
 
 if __name__ == "__main__":
-    RECORD.write_text(json.dumps(measure(), indent=1) + "\n", encoding="utf-8")
+    RECORD.write_text(json.dumps(measure_kernels(), indent=1) + "\n", encoding="utf-8")

@@ -26,7 +26,7 @@ def ids_for(vocab_size: int, count: int) -> np.ndarray:
     return np.random.default_rng(1).integers(3, vocab_size, count)
 
 
-def measure(folder: str, mode: str, prefill: int, decode: int, repeats: int) -> dict:
+def measure_text(folder: str, mode: str, prefill: int, decode: int, repeats: int) -> dict:
     """Run in a fresh process: seconds to the first token, then tokens/s of prefill and of decode, and peak memory."""
     import tiny
     from tiny.tools.session import peak_memory
@@ -79,7 +79,7 @@ def limits(folder: str, repeats: int) -> dict:
             "read": read, "read_by_prompt": read - config.vocab_size * config.dim}
 
 
-def table(result: dict[str, dict], prefill: int) -> list[dict]:
+def table_rows(result: dict[str, dict], prefill: int) -> list[dict]:
     """The rows that are shown: what, value, unit, note."""
     limit, ours, mapped = result["limits"], result["resident"], result["mapped"]
     rows = [("prefill", ours["prefill"], "tokens/s", f"{prefill} tokens, weights resident in float32"),
@@ -129,7 +129,7 @@ def main(argv: list[str]) -> int:
 
         return vision.main(args)
     if args.child:
-        result = limits(args.model, args.repeats) if args.child == "limits" else measure(
+        result = limits(args.model, args.repeats) if args.child == "limits" else measure_text(
             args.model, args.child, args.prefill, args.decode, args.repeats)
         print(json.dumps(result))
         return 0
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> int:
     for threads in args.threads:
         result = rounds(commands, threads, args.rounds)
         record["versions"] |= result.get("transformers", {}).pop("versions", {})
-        record["threads"][str(threads)] = {"rows": table(result, args.prefill), "raw": result}
+        record["threads"][str(threads)] = {"rows": table_rows(result, args.prefill), "raw": result}
         show(record, threads)
     if args.save:
         RECORD.parent.mkdir(exist_ok=True)

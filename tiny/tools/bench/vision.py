@@ -40,7 +40,7 @@ def pictures(count: int) -> list[np.ndarray]:
     return [rng.standard_normal((3, VISION.image_size, VISION.image_size), np.float32) for _ in range(count)]
 
 
-def measure(folder: str, mode: str, count: int, repeats: int) -> dict:
+def measure_encoder(folder: str, mode: str, count: int, repeats: int) -> dict:
     """Run in a fresh process: seconds and processor seconds of a pass, peak memory, where the time goes, a sample."""
     import tiny
     from tiny.decoder import ForwardPass
@@ -110,7 +110,7 @@ def limits(repeats: int) -> dict:
             "exp": 20 * scores.size / best(lambda: [np.exp(scores, out=out) for _ in range(20)]) / 1e9}
 
 
-def table(result: dict[str, dict], threads: int) -> list[dict]:
+def table_rows(result: dict[str, dict], threads: int) -> list[dict]:
     """The rows that are shown: what, value, unit, note."""
     ours, mapped, two, limit = result["resident"], result["mapped"], result["two"], result["limits"]
     over = {name: (result[name]["memory"] - result[name]["weights"]) / 1e6 for name in ("mapped", "two")}
@@ -173,7 +173,7 @@ def child(args: Namespace) -> dict:
     if args.child == "limits":
         return limits(args.repeats)
     count, repeats = (2, 1) if args.child == "two" else (1, args.repeats)
-    return measure(args.model, "resident" if args.child == "resident" else "mapped", count, repeats)
+    return measure_encoder(args.model, "resident" if args.child == "resident" else "mapped", count, repeats)
 
 
 def main(args: Namespace) -> int:
@@ -198,7 +198,7 @@ def main(args: Namespace) -> int:
             record["versions"] |= result.get(name, {}).pop("versions", {})
         if args.peer:
             result["difference"] = difference(result)
-        rows = table(result, threads)
+        rows = table_rows(result, threads)
         for run in result.values():
             run.pop("sample", None)
         record["threads"][str(threads)] = {"rows": rows, "raw": result}

@@ -43,8 +43,8 @@ class Head(NamedTuple):
     background: float
 
 
-class Kept:
-    """Operations for one forward pass that keep states, and the lists of what they kept."""
+class ForwardStates:
+    """Operations for one forward pass, and the lists of what they keep for the backward pass."""
 
     def __init__(self, mask: np.ndarray | None = None, positions: np.ndarray | None = None):
         self.images: list = []
@@ -88,19 +88,19 @@ def encoder_loss(images: Sequence[np.ndarray], labels: np.ndarray, vision: Visio
                  weights: Tensors, grads: Tensors) -> dict[str, float]:
     """Loss and gradients of the encoder alone, with labels for every patch. The gradients are written into grads."""
     trace: dict[str, np.ndarray] = {}
-    kept = Kept()
+    states = ForwardStates()
     # (1) the book's encoder
     nothing = np.empty(0, np.float32)
-    run = ForwardPass([], nothing, nothing, None, trace, kept.ops, "float32")
+    run = ForwardPass([], nothing, nothing, None, trace, states.ops, "float32")
     features = vision_encoder(images, weights, vision, run)
     # (2) the labels, (3) back
     result, dfeatures = label_loss(features, labels, heads, weights, grads)
-    encoder_backward(dfeatures, images, vision, weights, grads, trace, kept)
+    encoder_backward(dfeatures, images, vision, weights, grads, trace, states)
     return result
 
 
 def encoder_backward(dout: np.ndarray, images: Sequence[np.ndarray], vision: VisionConfig, weights: Tensors,
-                     grads: Tensors, trace: Tensors, kept: Kept) -> None:
+                     grads: Tensors, trace: Tensors, states: ForwardStates) -> None:
     """The gradients of the encoder's weights from that of its output. Shapes:  dout (N, hidden_size)."""
     grids = [grid_of(pixels, vision.patch_size) for pixels in images]
     angles = rope_2d_table(patch_positions(grids), vision.head_dim, vision.rope_theta)
@@ -110,8 +110,8 @@ def encoder_backward(dout: np.ndarray, images: Sequence[np.ndarray], vision: Vis
     # (1) the layers, last to first
     for layer in reversed(range(vision.num_hidden_layers)):
         x = stack.input(layer, "vision_ln_pre")
-        dx += mixture_backward(dx, x, layer, stack, kept.networks.pop())
-        dx += self_attention_backward(dx, x, layer, stack, kept.images.pop())
+        dx += mixture_backward(dx, x, layer, stack, states.networks.pop())
+        dx += self_attention_backward(dx, x, layer, stack, states.images.pop())
     # (2) the first norm, (3) the patches
     norm = "vision_encoder.ln_pre.weight"
     dx = rms_norm_backward(dx, trace["patch_conv"], weights[norm], vision.norm_eps, grads[norm])
@@ -127,10 +127,10 @@ def answer_loss(model: Pixtral, batch: Batch, grads: Tensors, heads: Mapping[str
     """
     config, vision, weights = model.config, vision_of(model.config), model.weights
     trace: dict[str, np.ndarray] = {}
-    kept = Kept(batch.mask, batch.positions)
+    states = ForwardStates(batch.mask, batch.positions)
     # (1) forward: the book's model
     sequences, length = batch.mask.shape[:2]
-    Pixtral(config, weights, ops=kept.ops)(batch.ids, batch.images, lengths=[length] * sequences, trace=trace)
+    Pixtral(config, weights, ops=states.ops)(batch.ids, batch.images, lengths=[length] * sequences, trace=trace)
     # (2) the loss of the answers
     loss, dlogits = cross_entropy(trace["logits"], batch.targets, batch.weights)
     counted = batch.weights > 0
@@ -143,8 +143,8 @@ def answer_loss(model: Pixtral, batch: Batch, grads: Tensors, heads: Mapping[str
                   partial(equal_attention_backward, sequences=sequences))
     for layer in reversed(range(config.n_layers)):
         x = stack.input(layer, "embed")
-        dx += mixture_backward(dx, x, layer, stack, kept.networks.pop())
-        dx += self_attention_backward(dx, x, layer, stack, kept.texts.pop())
+        dx += mixture_backward(dx, x, layer, stack, states.networks.pop())
+        dx += self_attention_backward(dx, x, layer, stack, states.texts.pop())
     # (4) the merge and the adapter
     dx = merge_backward(dx, batch.ids, vision.image_token_id, grads["tok_embeddings.weight"])
     features = trace[f"vision_layer{vision.num_hidden_layers - 1:02}"]
@@ -153,6 +153,6 @@ def answer_loss(model: Pixtral, batch: Batch, grads: Tensors, heads: Mapping[str
     # (5) the encoder
     if heads:
         labels, dense_dx = label_loss(features, batch.labels, heads, weights, grads, dense)
-        encoder_backward(dx + dense_dx, batch.images, vision, weights, grads, trace, kept)
+        encoder_backward(dx + dense_dx, batch.images, vision, weights, grads, trace, states)
         result |= labels
     return result

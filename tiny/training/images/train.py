@@ -23,7 +23,7 @@ from tiny.pixtral import Pixtral, vision_of
 from tiny.training.images import batches
 from tiny.training.images.gradients import Head, answer_loss, encoder_loss
 from tiny.training.images.vocabulary import write_tokenizer
-from tiny.training.optimiser import adamw, clip_factor, initialise, layout, learning_rate, views
+from tiny.training.optimiser import adamw, clip_factor, initialise, learning_rate, views, weight_shapes
 from tiny.training.run_state import Clock, Signals, cut_log, load_state, save_state
 from tiny.training.text.train import keep_freed_memory
 
@@ -179,7 +179,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, tokenizer):
         self.recipe, self.tokenizer, self.step = recipe, tokenizer, 0
         config = recipe.config(tokenizer.vocab_size)
-        shapes = layout(config)
+        shapes = weight_shapes(config)
         rows = sum(head.classes for head in HEADS.values())
         encoder = {"heads.weight": (rows, recipe.width), "heads.bias": (rows,)}
         encoder |= {name: shape for name, shape in shapes.items() if name.startswith("vision_encoder.")}
@@ -195,7 +195,7 @@ class Trainer:
         self.model = Pixtral(config, self.weights)
         self.total = sum(stage.steps for stage in recipe.stages)
 
-    def place(self) -> tuple[Stage, float]:
+    def next_stage(self) -> tuple[Stage, float]:
         """The stage of the next step, and how much of it will then be done."""
         first = 0
         for stage in self.recipe.stages:
@@ -206,7 +206,7 @@ class Trainer:
 
     def advance(self) -> dict:
         """Train one step; return its losses, rates and gradient lengths."""
-        recipe, (stage, progress) = self.recipe, self.place()
+        recipe, (stage, progress) = self.recipe, self.next_stage()
         # (1) the gradients of the shards, in other processes if there are any, else one after the other
         helpers = dict(zip(range(1, stage.shards), self.workers))
         for worker in helpers.values():
@@ -227,7 +227,7 @@ class Trainer:
 
     def shard(self, number: int) -> dict[str, float]:
         """Loss and gradients of one shard of the next step."""
-        recipe, (stage, _) = self.recipe, self.place()
+        recipe, (stage, _) = self.recipe, self.next_stage()
         # (1) its scenes: of one size, which all shards share, so that none waits long for another
         rng = np.random.default_rng([recipe.seed, self.step])
         plan = batches.draw_plan(rng, dict(stage.kinds), stage.sides, stage.small)

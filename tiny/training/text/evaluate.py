@@ -22,7 +22,7 @@ def evaluate(folder: str | Path, openings: int = 200, prompts: int = 100) -> dic
     card["samples"] = {"stories": texts[:3], "tasks": [
         {"kind": kind, "prompt": task.prompt, "answer": task.answer, "given": given}
         for kind, found in answers.items() for task, given in found[:2]]}
-    return card | {"rows": rows(card, openings, prompts)}
+    return card | {"rows": result_rows(card, openings, prompts)}
 
 
 def held_out(model, sets: dict[str, data.HeldOut]) -> tuple[dict, dict]:
@@ -55,7 +55,7 @@ def write_stories(model, count: int, max_tokens: int = 250) -> list[str]:
 
 def story_scores(texts: list[str]) -> dict[str, float]:
     """The share of stories that the grammar's parser accepts, and that keep to their facts."""
-    reports = [stories.check(text) for text in texts]
+    reports = [stories.check_story(text) for text in texts]
     return {name: sum(getattr(report, name) for report in reports) / len(reports)
             for name in ("accepted", "who_and_where", "consistent")}
 
@@ -69,7 +69,7 @@ def answer_tasks(model, kind: str, count: int, max_tokens: int = 64) -> list[tup
     return [(task, model.tokenizer.decode([token.id for token in tokens])) for task, tokens in zip(drawn, texts)]
 
 
-def rows(card: dict, openings: int, prompts: int) -> list[dict]:
+def result_rows(card: dict, openings: int, prompts: int) -> list[dict]:
     """The results in words, for a table."""
     even = np.mean([np.array(share) for share in card["shares"].values()], axis=0)
     named = {"accepted": "accepted by the grammar's parser", "who_and_where": "consistent in who and where",

@@ -429,7 +429,7 @@ def split(text):
     return re.split(r"(?:(?<=[.!?])|(?<=[.!?]\")) (?=[A-Z\"])", text)
 
 
-def check(text: str) -> Report:
+def check_story(text: str) -> Report:
     """Return a Report on a text: is it a story of this grammar, and does it keep to its own facts?"""
     state: dict = {}
     sentences, errors = split(text), []

@@ -20,7 +20,7 @@ from tiny.config import Config, MoeConfig, TinyError
 from tiny.files.safetensors import save_safetensors
 from tiny.mixtral import Mixtral
 from tiny.training.gradients import loss_and_gradients
-from tiny.training.optimiser import adamw, clip_factor, initialise, layout, learning_rate, views
+from tiny.training.optimiser import adamw, clip_factor, initialise, learning_rate, views, weight_shapes
 from tiny.training.run_state import Clock, Signals, cut_log, load_state, log_line, progress_text, save_state
 from tiny.training.text import data
 
@@ -115,7 +115,7 @@ class Trainer:
         config, before = recipe.config(), recipe.steps()
         self.sizes = np.append(before, recipe.closing_steps())
         self.ends, self.total = np.cumsum(self.sizes), int(before.sum())
-        shapes = layout(config)
+        shapes = weight_shapes(config)
         sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
         self.decayed = sum(size for name, size in sizes.items() if len(shapes[name]) > 1)
         self.parameters, self.gradients, self.moment1, self.moment2 = np.zeros((4, sum(sizes.values())), np.float32)
