@@ -1,15 +1,16 @@
-"""The pictures of the chapters: `python -m tutorial.draw_figures` draws them into tutorial/figures/.
+"""The pictures of the README and the chapters: `python -m tutorial.draw_figures` draws them into tutorial/figures/.
 
-Those of the embedded model carry the checksum of its weights, so that a test sees when they are out of date.
+They carry the checksum of the embedded models' weights, so that a test sees when they are out of date.
 """
 
 import hashlib
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import tiny
-from tiny.tools import plots
+from tiny.tools import demo, plots
 from tiny.tools.demo import STORY, TEXTS
 from tiny.tools.memory import kv_bytes
 from tiny.tools.releases import MIXTRAL_8X7B
@@ -17,7 +18,7 @@ from tiny.tools.routing import chosen_experts, measure_routing
 from tutorial.source import ROOT
 
 FOLDER = ROOT / "tutorial/figures"
-MODEL = "tiny-mixtral"
+MODEL, SEES = "tiny-mixtral", "tiny-pixtral"
 LINE = "Once there was a girl named Mia. Mia had a red ball."
 
 
@@ -52,10 +53,53 @@ def cache_picture():
                                 MIXTRAL_8X7B.max_seq_len)
 
 
+def front_picture(model, sees, columns: int = 54, rows: int = 8):
+    """The picture of the README: a story coloured by expert; a drawing, a question, and its answer, seeing and blind.
+
+    The background is light, so that the picture can be read on a dark page too.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.4), facecolor="#fafafa")
+    ids, layer = [model.tokenizer.bos_id, *model.tokenizer.encode(demo.STORY)], model.config.n_layers // 2
+    tokens = list(tiny.generate(model, ids, max_tokens=200))
+    pieces = model.tokenizer.pieces([*ids[1:], *(token.id for token in tokens)])
+    experts = [*[None] * (len(ids) - 1), *(int(token.experts[layer, 0]) for token in tokens)]
+    cells = [cell for cell in plots.place_tokens(pieces, columns) if cell[0] < rows]
+    while "." not in cells[-1][2]:  # the last sentence is whole
+        cells.pop()
+    text = figure.add_axes((0.012, 0.01, 0.61, 0.85))
+    text.set(xlim=(0, columns), ylim=(rows, 0))
+    text.axis("off")
+    plots.draw_tokens(text, cells, experts, 11)
+    figure.text(0.02, 0.92, "tiny-mixtral continues a story. Colour and number: the expert that\n"
+                            f"layer {layer} chose first for the token.", fontsize=11, va="center")
+
+    file, questions = next(iter(demo.PICTURES.items()))
+    with Image.open(demo.STORED / file) as opened:
+        image = opened.convert("RGB")
+    (width, height), side, question = image.size, sees.config.vision.patch_size, next(iter(questions))
+    panel = figure.add_axes((0.655, 0.295, 0.33, 0.5625))
+    panel.imshow(image, extent=(0, width, height, 0), interpolation="nearest")
+    panel.vlines(range(0, width + 1, side), 0, height, color="white", linewidth=1, clip_on=False)
+    panel.hlines(range(0, height + 1, side), 0, width, color="white", linewidth=1, clip_on=False)
+    panel.axis("off")
+    figure.text(0.655, 0.92, f"tiny-pixtral sees a drawing of {width} x {height} pixels\n"
+                             f"in {width // side} x {height // side} patches.", fontsize=11, va="center")
+    lines = {"question": question, "answer": demo.answer(sees, image, question),
+             "blind": demo.answer(sees, demo.plain(image), question)}
+    for row, (name, words) in enumerate(lines.items()):
+        figure.text(0.655, 0.22 - 0.065 * row, name, fontsize=11, color="0.35")
+        figure.text(0.725, 0.22 - 0.065 * row, words, fontsize=11)
+    figure.text(0.655, 0.025, "blind: asked about a plain picture instead", fontsize=9.5, color="0.35")
+    return figure
+
+
 def figures() -> dict:
     """Every picture by name."""
     model = tiny.load(MODEL)
     return {
+        "front": front_picture(model, tiny.load(SEES)),
         "rope_angles": plots.rope_angles(MIXTRAL_8X7B.head_dim, MIXTRAL_8X7B.rope_theta),
         "rope_scores": plots.relative_score_map(MIXTRAL_8X7B.head_dim, MIXTRAL_8X7B.rope_theta),
         "attention_map": attention_picture(model),
@@ -66,13 +110,13 @@ def figures() -> dict:
 
 
 def model_checksum() -> str:
-    """The SHA-256 of the embedded model's weights."""
-    return hashlib.sha256((tiny.model_folder(MODEL) / "consolidated.safetensors").read_bytes()).hexdigest()
+    """The SHA-256 of the embedded models' weights."""
+    return hashlib.sha256(b"".join((tiny.model_folder(name) / "consolidated.safetensors").read_bytes()
+                                   for name in (MODEL, SEES))).hexdigest()
 
 
 def save(figure, file: Path, checksum: str) -> None:
     """Write a picture as a PNG with few colours, which is a third of the size, and the model that it shows."""
-    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     file.parent.mkdir(exist_ok=True)

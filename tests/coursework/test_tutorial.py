@@ -214,7 +214,9 @@ def drawn():
 
 
 def test_every_picture_is_shown_once_with_words(drawn):
-    shown = [match for text in TEXTS.values() for match in re.findall(r"!\[([^\]]*)\]\(figures/(\w+)\.png\)", text)]
+    texts = [*TEXTS.values(), (ROOT / "README.md").read_text(encoding="utf-8")]
+    shown = [match for text in texts
+             for match in re.findall(r"!\[([^\]]*)\]\((?:tutorial/)?figures/(\w+)\.png\)", text)]
     assert sorted(name for _, name in shown) == sorted(drawn)
     assert all(len(words) > 40 for words, _ in shown)
 

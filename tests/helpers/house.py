@@ -1,7 +1,7 @@
 """What the tests of the house share: which files are the book, the programs and the pages, and how they are read.
 
 The book is the flat modules of `tiny` without its command line, and its appendix `tiny/files/`. What is measured here
-is what the README prints.
+is what the pages print.
 """
 
 import ast
@@ -9,10 +9,10 @@ from functools import cache
 
 from oracles import ROOT
 
-from tutorial.pages import readme
+from tutorial.pages import measure
 
-ORDER = [*readme.reading_order(), *(f"files.{name}" for name in readme.appendix())]
-BOOK = {readme.module_of(path).removeprefix("tiny.").replace("tiny", "__init__"): path for path in readme.book()}
+ORDER = [*measure.reading_order(), *(f"files.{name}" for name in measure.appendix())]
+BOOK = {measure.module_of(path).removeprefix("tiny.").replace("tiny", "__init__"): path for path in measure.book()}
 PROGRAMS = sorted(path for folder in ("tiny", "kernels", "tests", "tutorial/pages")
                   for path in (ROOT / folder).rglob("*.py"))
 SOURCES = [path for path in (ROOT / "kernels").rglob("*.*") if path.suffix in (".cu", ".cuh", ".cpp", ".h", ".md")]

@@ -1,15 +1,44 @@
-"""Pages: what is generated is not stale, links lead somewhere, and the commands of the README work."""
+"""Pages: what is generated is not stale, links lead somewhere, and the README keeps what it promises."""
 
-import inspect
+import doctest
+import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 
+import pytest
 from oracles import ROOT
 
 from tutorial.pages import __main__ as pages
-from tutorial.pages import readme
+from tutorial.pages import measure, records
+from tutorial.source import source_of
 
-PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "runs", "student"} & set(path.parts))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted(path for path in ROOT.rglob("*.md")
+               if not {".venv", "runs", "student", ".pytest_cache"} & set(path.relative_to(ROOT).parts))
+# The folders that people browse; those of the book and of the kernels hold more than an order of reading.
+FOLDERS = ("kernels/emulator", "kernels/gpu", "notebooks", "tests", "tests/golden", "tiny/checkpoints", "tiny/files",
+           "tiny/tools", "tiny/training", "tutorial", "tutorial/pages", "tutorial/reference")
+# What a checkpoint of the release stands for when a command of the README is run.
+RELEASED = ROOT / "tests/golden/mixtral-a/mistral"
 
+
+def commands():
+    """Every command of the README, without its comment."""
+    lines = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)).splitlines()
+    return [line.partition("#")[0].strip() for line in lines if line.strip()]
+
+
+def recipe(target):
+    """What the Makefile runs for a target."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(PY)", ".venv/bin/python")
+    return re.search(rf"^{target}:.*\n\t(.*)$", text, re.M)[1]
+
+
+# ---- generated pages
 
 def test_every_generated_page_is_up_to_date():
     assert pages.main(["--check"]) == 0, "run make pages"
@@ -21,10 +50,21 @@ def test_pages_are_readable_where_people_meet_them():
         assert not re.search(r"\{\{.*\}\}", path.read_text(encoding="utf-8")), path
 
 
-def test_the_readme_is_short():
-    """What is written by hand, that is."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(re.sub(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", "", text, flags=re.S).splitlines()) < 150
+def test_the_map_has_every_module_once_in_tables_of_ten_rows():
+    text = (ROOT / "tiny/README.md").read_text(encoding="utf-8")
+    numbers = [int(n) for n in re.findall(r"^\| (\d+)\*? \|", text, re.M)]
+    assert numbers == [*range(1, 1 + len(measure.reading_order()) + len(measure.appendix()))]
+    assert len(measure.parts()) == 4 and len(re.findall(r"^\| \d+\* \|", text, re.M)) == len(measure.starred()) == 6
+
+
+@pytest.mark.parametrize("page", ["README.md", "tiny/README.md"])
+def test_tables_of_a_front_page_are_small(page):
+    """At most ten rows, no cell above 120 characters; of a link counts what is shown."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for rows in re.findall(r"(?:^\|.*\|\n)+", text, re.M):
+        assert len(rows.splitlines()) <= 12, rows
+        for cell in re.sub(r"\]\([^)]*\)", "]", rows).replace("\n", "").split("|"):
+            assert len(cell) <= 120, cell
 
 
 def test_links():
@@ -34,35 +74,85 @@ def test_links():
                 assert (path.parent / target.partition("#")[0]).exists(), f"{path.name} links to {target}"
 
 
-def test_commands_of_the_readme():
-    """Every `make` target and every command that the README names is there."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    assert {"demo", "test", "train"} <= set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)) <= targets
-    commands = set(re.findall(r"-m tiny (\w+)", text))
-    assert {"chat", "memory", "generate"} <= commands and all(map(readme.is_command, commands))
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_says_in_which_order_to_read_it(folder):
+    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 30 and text.startswith("# ")
+    assert len(re.findall(r"\]\([^)]+\)", text)) >= 2 and re.search(r"\b(?:[Rr]ead|[Ss]tart)\b", text)
 
 
-def test_the_code_of_the_readme_runs():
-    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)[1]
-    names = {}
-    exec(inspect.cleandoc(block).replace("tiny-mixtral", str(ROOT / "tests/golden/mixtral-a/mistral")), names)
-    assert names["logits"].shape[1] == names["model"].config.vocab_size and "layer00" in names["trace"]
+def test_every_browsed_folder_is_listed():
+    folders = {path.parent for top in ("tiny", "kernels", "tutorial") for path in ROOT.glob(f"{top}/*/*.py")}
+    named = {ROOT / folder for folder in FOLDERS} | {ROOT / "tutorial/grader"}  # TEACHERS.md is its page
+    assert folders - named == set()
+    assert all((ROOT / folder / "README.md").exists() for folder in ("tiny", "kernels"))
 
 
-def test_tolerances_of_the_readme_are_those_of_the_tests():
-    """Every number in the tolerance column of the evidence table stands in tolerances.py or in the row's test file."""
-    rows = re.findall(r"^\| (.*) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
-    rows = [row.split(" | ") for row in rows]
-    first = next(n for n, row in enumerate(rows) if row[0] == "claim")
-    checked = 0
-    for row in rows[first + 2:]:
-        if len(row) != len(rows[first]):
-            break
-        files = [ROOT / target for target in re.findall(r"\]\(([^)]+)\)", row[-1])]
-        text = "".join(path.read_text(encoding="utf-8") for path in [*files, ROOT / "tests/helpers/tolerances.py"])
-        assert files, f"{row[0]}: no test file"
-        for number in re.findall(r"\d[\d.]*e-\d+", row[3]):
-            assert re.search(rf"(?<![\d.]){re.escape(number)}\b", text), f"{row[0]}: {number} is not in {files}"
+# ---- the README
+
+def test_the_readme_is_one_page():
+    assert len(README.splitlines()) <= 130 and len(README.encode()) <= 8 << 10
+    assert README.count("![") == 1 and README.index("![") < README.index("```")
+    assert not re.search(r"\b\d+ (?:tests?|seconds?|minutes?|s)\b", README)
+
+
+def test_the_readme_shows_the_router_as_it_is():
+    """Its signature and its three steps, word for word, without the docstring and the guard."""
+    shown = re.search(r"```python\n(def route.*?)\n```", README, re.S)[1].splitlines()
+    lines = source_of("tiny/router.py:route").text.splitlines()
+    first = next(n for n, line in enumerate(lines) if "# (1)" in line)
+    assert shown[:2] == lines[:2] and shown[2:] == lines[first:] and len(shown) <= 12
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_commands_of_the_readme_run(command, tmp_path):
+    if command == "make demo":
+        assert recipe("demo") == ".venv/bin/python -m tiny demo"  # tests/tools/test_demo.py runs it
+        return
+    if command.startswith("make "):
+        command = f"{recipe(command.removeprefix('make '))} --folder {tmp_path}"
+    words = shlex.split(command.replace("DIR", str(RELEASED)))
+    if "kernels.emulator" in words and not shutil.which("g++"):
+        pytest.skip("The emulator needs g++, which is not installed.")
+    assert words[0] == ".venv/bin/python"
+    done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    if "kernels.emulator" in words:
+        assert done.returncode == 1 and "out-of-bounds" in done.stdout + done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+    if "verify" in words:
+        assert "SAME" in done.stdout
+
+
+def test_the_python_of_the_readme_prints_what_it_says():
+    block = re.search(r"```python\n(>>> .*?)```", README, re.S)[1]
+    said = []
+    result = doctest.DocTestRunner(verbose=False).run(
+        doctest.DocTestParser().get_doctest(block, {}, "README", "README.md", 0), out=said.append)
+    assert result.attempted == 4 and result.failed == 0, "".join(said)
+
+
+@pytest.mark.parametrize(("page", "numbers"), [("README.md", 8), ("tutorial/reference/evidence.md", 15)])
+def test_errors_and_tolerances_of_a_page_are_those_of_the_tests(page, numbers):
+    """Every number in a table of evidence is in tolerances.py, in a test file of its row, or in a record of kernels."""
+    path, checked = ROOT / page, 0
+    rows = re.findall(r"^\| .*\]\(.*test_\w+\.py\).*\|$", path.read_text(encoding="utf-8"), re.M)
+    kernels = json.loads((records.RECORDS / "emulator.json").read_text(encoding="utf-8"))["rows"]
+    worst = max(row["errors"].get("float32", 0) for row in kernels)
+    for row in rows:
+        files = [path.parent / target for target in re.findall(r"\]\(([^)]+\.py)\)", row)]
+        text = "".join(file.read_text(encoding="utf-8") for file in [*files, ROOT / "tests/helpers/tolerances.py"])
+        if "test_kernel" in row:
+            text += f" {worst:.1e} " + (ROOT / "kernels/cases.py").read_text(encoding="utf-8")
+        for number in re.findall(r"\d[\d.]*e-\d+", row):
+            known = {float(n) for n in re.findall(r"\d[\d.]*e-\d+", text)}
+            assert float(number) in known, f"{row}: {number} is in no test"
             checked += 1
-    assert checked >= 5
+    assert len(rows) >= 5 and checked >= numbers
+
+
+def test_the_layout_of_the_readme_has_every_folder():
+    layout = README[README.index("## Layout"): README.index("## Contributing")]
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and list(path.glob("*.md"))}
+    assert set(re.findall(r"^\* \[(\w+)\]", layout, re.M)) == folders - {"runs", "student", ".github"}

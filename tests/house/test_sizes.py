@@ -7,7 +7,7 @@ import pytest
 from house import BOOK, ORDER
 from oracles import ROOT
 
-from tutorial.pages import readme
+from tutorial.pages import measure
 
 FILE, FUNCTION, FLAT, APPENDIX = 150, 40, 1300, 800  # lines of code at most
 MIB = 1 << 20
@@ -20,12 +20,12 @@ def test_the_book_is_the_flat_modules():
 
 
 def test_sizes():
-    lines = {name: readme.lines_of(path) for name, path in BOOK.items()}
+    lines = {name: measure.lines_of(path) for name, path in BOOK.items()}
     assert {name: n for name, n in lines.items() if n > FILE} == {}, f"a file has at most {FILE} lines of code"
     assert sum(n for name, n in lines.items() if "." not in name) <= FLAT
     assert sum(n for name, n in lines.items() if "." in name) <= APPENDIX
     lengths = {f"{name}.{function}": n for name, path in BOOK.items()
-               for function, n in readme.function_lengths(path).items()}
+               for function, n in measure.function_lengths(path).items()}
     assert {name: n for name, n in lengths.items() if n > FUNCTION} == {}
     assert statistics.median(lengths.values()) <= 12
 

@@ -11,7 +11,7 @@ import tiny
 from tiny.tools import releases
 from tiny.tools.bench import vision as vision_bench
 from tiny.tools.bench.rounds import middle
-from tutorial.pages import readme
+from tutorial.pages import records, reference
 
 
 @pytest.fixture
@@ -83,10 +83,10 @@ def test_medians_of_rounds():
     assert middle(runs) == {"seconds": 2, "parts": {"linear": 20}, "versions": {"torch": "2"}, "sample": [[3]]}
 
 
-def test_both_benchmarks_stand_in_the_readme(tmp_path, monkeypatch):
-    monkeypatch.setattr(readme, "RECORDS", tmp_path)
+def test_both_benchmarks_are_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RECORDS", tmp_path)
     for name, what in (("bench.json", "prefill"), ("bench_vision.json", "one picture")):
         rows = [{"what": what, "value": 1.5, "unit": "s", "note": ""}]
-        readme.keep(name, {"date": "2026-01-02", "machine": "M", "threads": {"1": {"rows": rows}}})
-    block = readme.bench_block()
+        records.keep(name, {"date": "2026-01-02", "machine": "M", "threads": {"1": {"rows": rows}}})
+    block = reference.bench_block()
     assert block.index("| prefill | 1.5 s |") < block.index("4,096 patches") < block.index("| one picture | 1.5 s |")

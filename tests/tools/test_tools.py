@@ -21,11 +21,11 @@ import tiny
 from tiny.__main__ import main
 from tiny.files.pictures import MAX_PIXELS
 from tiny.files.weights import expected_shapes
-from tiny.tools import demo, memory, plots, releases, session
+from tiny.tools import demo, memory, plots, session
 from tiny.tools.coloured_text import COLOURS, RESET, Painter, expert_shares, legend, paint
 from tiny.training.images import scenes
-from tiny.training.images.evaluate import AIMS, COLUMNS, GATES, SEED, plain
-from tutorial.pages import readme
+from tiny.training.images.evaluate import SEED, plain
+from tutorial.pages import reference
 
 MODEL = GOLDEN / "mixtral-a" / "mistral"
 HF = GOLDEN / "mixtral-a" / "hf"
@@ -475,28 +475,9 @@ def test_the_pictures_of_the_demo_are_what_the_renderer_draws(file):
     assert demo.PICTURES[file] == {asked[skill].text: asked[skill].answer for skill in skills}
 
 
-def test_numbers_that_the_readme_has_in_its_prose():
-    text = " ".join((Path(readme.ROOT) / "README.md").read_text(encoding="utf-8").split())
-    files = [memory.amount(sum(x.nbytes for x in releases.stand_ins(config).values()))
-             for config in (releases.MIXTRAL_8X7B, releases.PIXTRAL_12B)]
-    assert f"real weights here ({files[0]} and {files[1]})" in text
+def test_numbers_that_the_pages_have_in_their_prose():
+    text = (reference.FOLDER / "models.md").read_text(encoding="utf-8")
     assert f"Images of up to {MAX_PIXELS // 10**6} million pixels" in text and MAX_PIXELS % 10**6 == 0
-
-
-def test_the_block_of_the_model_that_sees(tmp_path, monkeypatch):
-    """Every skill that was promised has a row, with the blind baseline; what is not far above it is not claimed."""
-    monkeypatch.setattr(readme, "ROOT", tmp_path)
-    monkeypatch.setattr(readme, "PIXTRAL_CARD", tmp_path / "tiny/checkpoints/card.json")
-    assert "is being trained" in readme.pixtral_block()
-    skills = {skill: dict.fromkeys(COLUMNS, 0.984) | {"blind": 0.125} for skill in (*GATES, *AIMS)}
-    skills["above"]["blind"] = 0.75
-    readme.PIXTRAL_CARD.parent.mkdir(parents=True)
-    readme.PIXTRAL_CARD.write_text(json.dumps({"scenes": 256, "skills": skills}), encoding="utf-8")
-    block = readme.pixtral_block()
-    assert "about each of 256 scenes" in block and "(tiny/checkpoints/README.md)" in block
-    assert f"| skill | {' | '.join(COLUMNS)} |  |" in block and COLUMNS[-1] == "blind"
-    assert f"| shape | {'98.4 | ' * (len(COLUMNS) - 1)}12.5 |  |" in block and "| 75.0 | not claimed |" in block
-    assert block.count("\n| ") == 2 + len(skills) and block.count("not claimed") == 1
 
 
 def test_the_chat_of_tasks_has_an_answer_to_each_question():

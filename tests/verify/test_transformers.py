@@ -58,7 +58,7 @@ def test_logits_agree(case, request, record_property):
     model, prompts, reference = case
     used = [assert_close(model(ids), reference[f"logits{n}"], atol=ATOL, name=f"logits of prompt {n}")
             for n, ids in enumerate(prompts)]
-    # For the README: `python -m tutorial.pages.readme --verify` reads these from pytest's report.
+    # For the pages: `python -m tutorial.pages.records FILE` reads these from pytest's report.
     for package in ("torch", "transformers", "numpy"):
         record_property(f"version {package}", version(package))
     name = request.node.callspec.params["case"]

@@ -110,13 +110,20 @@ def tokens_by_expert(pieces: Sequence[str], choices: Mapping[str, np.ndarray], c
         panel.set(xlim=(0, columns), ylim=(rows, 0))
         panel.set_title(title, fontsize=10, loc="left")
         panel.axis("off")
-        for (row, column, text), expert in zip(cells, experts):
-            panel.add_patch(rectangle(column, row, len(text), 0.62, expert_colour(int(expert))))
-            panel.text(column + len(text) / 2, row + 0.8, digit(int(expert)), fontsize=7, ha="center", va="center")
-            for n, character in enumerate(text):
-                panel.text(column + n + 0.5, row + 0.33, character, fontsize=9, ha="center", va="center",
-                           family="monospace", parse_math=False)
+        draw_tokens(panel, cells, list(experts))
     return figure
+
+
+def draw_tokens(panel, cells: Sequence[tuple[int, int, str]], experts: Sequence[int | None], size: float = 9) -> None:
+    """Write placed tokens, each on the colour of its expert with the number below it; without an expert plain."""
+    for (row, column, text), expert in zip(cells, experts):
+        if expert is not None:
+            panel.add_patch(rectangle(column, row, len(text), 0.62, expert_colour(int(expert))))
+            panel.text(column + len(text) / 2, row + 0.8, digit(int(expert)), fontsize=size * 7 / 9, ha="center",
+                       va="center")
+        for n, character in enumerate(text):
+            panel.text(column + n + 0.5, row + 0.33, character, fontsize=size, ha="center", va="center",
+                       family="monospace", parse_math=False)
 
 
 def place_tokens(pieces: Sequence[str], columns: int) -> list[tuple[int, int, str]]:

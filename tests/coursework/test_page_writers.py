@@ -1,0 +1,43 @@
+"""The writers of generated pages: what they count, and what they read from records."""
+
+import pytest
+
+import tiny
+from tiny.tools import markdown
+from tutorial.pages import measure, readme, records, reference
+
+
+def test_lines_of_code_are_counted_right():
+    source = '"""Title.\n\nMore."""\n\nimport os  # why\n\n# a remark\ndef f(x):\n    """Say."""\n    return (x,\n\n' \
+             '            """a\n\nb""")\n'
+    assert measure.code_lines(source) == {5, 8, 10, 12, 13, 14}
+
+
+def test_a_page_without_its_part_is_refused():
+    with pytest.raises(tiny.TinyError, match="has 0 parts demo"):
+        markdown.fill("no parts", readme.BLOCKS)
+
+
+def test_a_run_against_torch_is_recorded(tmp_path, monkeypatch):
+    """Recorded properties come out of pytest's report as they went in; counts of tests are not kept."""
+    report = tmp_path / "report.xml"
+    report.write_text("""<testsuites><testsuite tests="5" skipped="2" failures="1" errors="0" time="1.25"
+        timestamp="2026-01-02T03:04:05"><testcase><properties>
+        <property name="version torch" value="2.0" /><property name="largest error" value="1e-5" /></properties>
+        </testcase></testsuite></testsuites>""", encoding="utf-8")
+    monkeypatch.setattr(records, "RECORDS", tmp_path)
+    records.record_verify(report)
+    block = reference.verify_block()
+    assert block.startswith("2026-01-02") and "torch 2.0" in block and "| largest error | 1e-5 |" in block
+    assert block.count("\n|") == 3
+
+
+def test_the_page_of_a_benchmark(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RECORDS", tmp_path)
+    assert "ot measured yet" in reference.bench_block()
+    row = {"what": "prefill of 512 tokens", "value": 123.4, "unit": "tokens/s", "note": "median of 5"}
+    records.keep("bench.json", {"date": "2026-01-02", "machine": "M", "kernel": "K", "versions": {"numpy": "2.4"},
+                                "threads": {"2": {"rows": [row]}, "1": {"rows": [row | {"value": 1234567}]}}})
+    block = reference.bench_block()
+    assert block.startswith("2026-01-02; M; K; numpy 2.4.\n\n1 thread:") and "2 threads:" in block
+    assert "| prefill of 512 tokens | 1,234,567 tokens/s | median of 5 |" in block and "| 123 tokens/s |" in block

@@ -1,0 +1,60 @@
+"""The records that pages are made from: measurements as JSON in `records/`, and how a page prints them.
+
+    python -m tutorial.pages.records FILE     record a run of tests/verify, which `pytest --junitxml FILE` wrote
+"""
+
+import json
+import sys
+import xml.etree.ElementTree
+from pathlib import Path
+
+from tiny.tools.machine import cpu_name
+from tiny.tools.markdown import table
+
+RECORDS = Path(__file__).parent / "records"
+
+
+def record(name: str) -> dict:
+    """A recorded measurement, or an empty dict if there is none yet."""
+    path = RECORDS / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def keep(name: str, entry: dict) -> None:
+    """Write a record."""
+    RECORDS.mkdir(exist_ok=True)
+    (RECORDS / name).write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+
+
+def provenance(entry: dict) -> str:
+    """Date, machine and versions of a record in one line."""
+    versions = ", ".join(f"{name} {version}" for name, version in entry.get("versions", {}).items())
+    return "; ".join(part for part in (entry.get("date"), entry.get("machine"), entry.get("kernel"), versions) if part)
+
+
+def cell(value) -> str:
+    """A value as it stands in a table; numbers with three digits or in full."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def rows_table(rows: list[dict]) -> str:
+    """A table of rows {"what", "value", "unit", "note"}."""
+    return table(["what", "measured", "note"], [
+        [row["what"], f"{cell(row['value'])} {row.get('unit', '')}".strip(), row.get("note", "")] for row in rows])
+
+
+def record_verify(report: Path) -> None:
+    """Keep what the tests of a JUnit report recorded as properties: "version NAME", and results by what they are."""
+    suite = xml.etree.ElementTree.parse(report).getroot().find("testsuite")
+    assert suite is not None, f"{report} holds no test suite"
+    found = {entry.get("name", ""): entry.get("value", "") for entry in suite.iter("property")}
+    versions = {name.removeprefix("version "): value for name, value in found.items() if name.startswith("version ")}
+    rows = [{"what": name, "value": value} for name, value in found.items() if not name.startswith("version ")]
+    keep("verify.json", {"date": suite.get("timestamp", "")[:10], "machine": cpu_name(), "versions": versions,
+                         "rows": rows})
+
+
+if __name__ == "__main__":
+    record_verify(Path(sys.argv[1]))
