@@ -59,7 +59,7 @@ extern "C" __global__ void attention_v1(const STORE* q, const STORE* keys, const
       float score = 0.0f;
       for (int c = 0; c < HEAD_DIM; c++) score += to_float(q[row + c]) * to_float(key[c]);
       score *= 1.0f / sqrtf(HEAD_DIM);
-      // (4) causal mask: only the last t keys can lie ahead of a query
+      // (4) causal mask: only the last t keys can be ahead of a query
       if (causal && s > tile.keys - tile.count + i) score = NEVER;
       scores[s] = score;
     }

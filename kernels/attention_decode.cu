@@ -66,7 +66,7 @@ extern "C" __global__ void attention_decode_v1(const STORE* q, const STORE* keys
       float k = to_float(key[c]);
       for (int r = 0; r < GROUP; r++) score[r] += to_float(q[(first + r) * HEAD_DIM + c]) * k;
     }
-    // (4) causal mask: only the last t keys can lie ahead of a query
+    // (4) causal mask: only the last t keys can be ahead of a query
     //     (with one query none does)
     for (int r = 0; r < GROUP; r++) scores[r * split.keys + s] = score[r] * (1.0f / sqrtf(HEAD_DIM));
   }

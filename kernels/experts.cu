@@ -34,7 +34,7 @@ __device__ __forceinline__ float dot_v1(const WEIGHT* row, const STORE* x, int n
 
 __device__ void feed_forward_v1(const STORE* x, const WEIGHT* w1, const WEIGHT* w2, const WEIGHT* w3, STORE* hidden,
                                 float* answer, int D, int F) {
-  // (1) a block of tokens at a time, for the hidden states are the widest arrays of the model
+  // (1) a block of tokens at a time, because the hidden states are the widest arrays of the model
   //     (one token for each block of threads: its hidden state is in shared memory)
   for (int f = threadIdx.x; f < F; f += blockDim.x) {
     // (2) the gate, through SiLU, times the linear branch

@@ -1,6 +1,6 @@
 """The command line, `python -m tiny COMMAND`: arguments, what goes to which stream, and errors in two lines.
 
-Text goes to standard output, notes to standard error. The commands lie in `tiny/tools/`, each under its own name.
+Text goes to standard output, notes to standard error. Each command is a module of `tiny/tools/`, named like it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ EXAMPLES = """examples:
   python -m tiny memory DIR --context 4096
 
 DIR is a folder in a released layout: params.json with consolidated*.safetensors, or config.json with
-model*.safetensors. Without --model an embedded model serves: tiny-pixtral if there is an image, else tiny-mixtral."""
+model*.safetensors. Without --model an embedded model is used: tiny-pixtral if there is an image, else tiny-mixtral."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # What is still in the buffer would fail once more when Python flushes it at the end.
+        # Python flushes its buffer at the end, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
@@ -91,10 +91,10 @@ def run_command(argv: list[str]) -> int:
 
 
 def choose_ops(args: argparse.Namespace) -> ModuleType:
-    """The operations of a device: NumPy's, or kernels, which are imported here, when they are asked for."""
+    """The operations of a device: NumPy's, or kernels, which are imported only if --device asks for them."""
     if args.device == "cpu":
         if args.kernels is not None:
-            raise TinyError("--kernels is of no use on the CPU, where every operation is NumPy's.",
+            raise TinyError("--kernels does nothing on the CPU, where every operation is NumPy's.",
                             "Add --device cuda, or --device emulator.")
         return importlib.import_module("tiny.ops")
     try:
@@ -193,11 +193,11 @@ def add_generation_options(parser: argparse.ArgumentParser, max_tokens: int) -> 
     option("--precision", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
     option("--device", choices=("cpu", "cuda", "emulator"), default="cpu",
            help="cuda: kernels on a GPU; emulator: the same kernels on this CPU, slowly; default: %(default)s, NumPy")
-    option("--kernels", metavar="NAMES", help="which operations run as kernels, parted by commas; default: all")
+    option("--kernels", metavar="NAMES", help="which operations run as kernels, comma-separated; default: all")
 
 
 def versions() -> str:
-    """Versions that belong into a report of an error."""
+    """Versions to paste into a bug report."""
     import platform
 
     import numpy as np

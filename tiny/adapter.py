@@ -27,7 +27,7 @@ def adapter(x: np.ndarray, weights: Mapping[str, np.ndarray], precision: str = "
         bias = weights[f"vision_language_adapter.{name}.bias"].astype(np.float32)
         return round_to(linear(x, weights[f"vision_language_adapter.{name}.weight"]) + bias, precision)
 
-    # a block of patches at a time, for the product of a large picture is wide
+    # a block of patches at a time, because the hidden states of a large picture take much memory
     blocks = [x[start : start + ROWS] for start in range(0, len(x), ROWS)]
     return np.concatenate([affine(round_to(gelu(affine(rows, "w_in")), precision), "w_out") for rows in blocks])
 

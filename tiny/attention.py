@@ -1,6 +1,6 @@
 """Attention: every query averages the values of the keys it may see, weighted by how well they match.
 
-Tokens of several sequences lie packed in one array; each sequence attends only to its own keys. Read `rope.py`
+Tokens of several sequences are packed in one array; each sequence attends only to its own keys. Read `rope.py`
 next.
 
 >>> one = np.ones((1, 1, 2), np.float32)
@@ -15,7 +15,7 @@ import numpy as np
 from tiny.numerics import check_precision, need, round_to, softmax
 
 QUERIES = 64  # Queries scored at a time: 64 x 131,072 scores of one head take 34 MB.
-SCORES = 1 << 20  # Without causal as many queries at a time as make so many scores, 4 MB, if that is more.
+SCORES = 1 << 20  # For images (not causal): this many scores at once, 4 MB, as larger products run faster.
 
 
 def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequence[int],
@@ -29,7 +29,7 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
     Shapes:  q (T, H, d), keys (S, G, d), values (S, G, d) -> (T, H, d); query head h uses KV head h // (H / G)
     Dtypes:  float32 -> float32
     Order:   the scale 1 / sqrt(d) multiplies the scores, not the queries; an ordinary softmax over whole rows
-    Raises:  ValueError for another dtype, rank or precision, keys and values of two shapes, an H that is no multiple
+    Raises:  ValueError for another dtype, rank or precision, keys and values of two shapes, an H that is not a multiple
              of G, lengths that do not cover q, or a span that is outside the keys or shorter than its queries
     Source:  arXiv:1706.03762 eq. 1; arXiv:2305.13245 (grouped queries); mistral-inference transformer_layers.py
     """
@@ -45,7 +45,7 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
     for length, step, (start, stop) in zip(lengths, steps, spans):
         for g in range(G):
             k, v = keys[start:stop, g], values[start:stop, g]
-            if length > step:  # Rows that lie side by side are read faster, which pays from the second block on.
+            if length > step:  # A copy without gaps is read faster, which pays from the second block on.
                 k, v = np.ascontiguousarray(k), np.ascontiguousarray(v)
             # (1) a block of queries at a time, so that memory grows with the keys and not with their square
             for block in range(0, length, step):
@@ -60,8 +60,8 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
 def block_size(R: int, S: int, causal: bool) -> int:
     """How many queries are scored at a time, each by R heads against S keys.
 
-    Without causal, more of them where the keys are few: large products are faster. With causal they would also score
-    more keys that the first of them may not see.
+    Without a causal mask, more of them if there are few keys, because large products are faster. With one, a larger
+    block would score more keys that its first queries may not see.
     """
     return QUERIES if causal else max(QUERIES, SCORES // (R * S))
 
@@ -79,7 +79,7 @@ def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scores: np.ndarr
     scores = round_to(np.matmul(q.reshape(t * R, d), keys.T, out=scores), precision)
     scores *= np.float32(d**-0.5)
     scores = round_to(scores, precision)
-    # (4) causal mask: only the last t keys can lie ahead of a query
+    # (4) causal mask: only the last t keys can be ahead of a query
     if causal and t > 1:
         scores.reshape(t, R, -1)[:, :, -t:] += np.triu(np.full((t, t), -np.inf, np.float32), 1)[:, None]
     # (5) softmax over the keys, (6) the weighted average of the values

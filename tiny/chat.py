@@ -42,7 +42,7 @@ def normalise(messages: list[dict]) -> list[Turn]:
     Order:   all system prompts become one turn in front; then user and assistant turns as they come.
              Neighbouring messages of one role, and neighbouring texts, are joined by a blank line; empty
              texts are dropped. A system prompt between two user messages keeps them apart. Where the assistant
-             speaks first, an empty question stands before it.
+             speaks first, an empty question is put before it.
     Raises:  TinyError for a message of the wrong form, or messages in the wrong order
     Source:  mistral-common 1.13.1, validator.py and normalize.py
     Differs: an assistant message whose chunks are all empty is refused even beside one that has text

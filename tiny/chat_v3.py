@@ -55,8 +55,8 @@ def encode_v3(turns: list[Turn], tokenizer: Any, style: str = "mistral") -> tupl
 def image_first(content: list) -> list:
     """Move an image that follows a text to the front, if there is nothing else; all other orders stay.
 
-    The source says this of an image after any number of texts; merged texts are one. Its older rule, for exactly two
-    chunks, is the same then.
+    The source has this rule for an image after any number of texts, which merging has made one. Its older rule, for
+    exactly two chunks, then does the same.
     """
     pair = len(content) == 2 and isinstance(content[0], str) and has_image(content)
     return content[::-1] if pair else content
@@ -65,8 +65,8 @@ def image_first(content: list) -> list:
 def with_system(system: str, content: list, style: str) -> list:
     """Put the system prompt in front of the content of a turn.
 
-    Where the content is one text, they are joined and encoded together. Where it holds an image, the newer rule keeps
-    the system prompt a part of its own, which is encoded by itself; the older one joins it to a text that comes first.
+    If the content is one text, both are joined and encoded together. If it holds an image, the newer rule encodes the
+    system prompt by itself; the older one joins it to a text that comes first.
     """
     joined = not has_image(content) or style == "mistral-1.4" and isinstance(content[0], str)
     return [system + "".join(content[:1]), *content[1:]] if joined else [system, *content]

@@ -28,7 +28,7 @@ def feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
     """
     check_feed_forward(x, w1, w2, w3, precision)
     out = np.empty_like(x)
-    # (1) a block of tokens at a time, for the hidden states are the widest arrays of the model
+    # (1) a block of tokens at a time, because the hidden states are the widest arrays of the model
     for start in range(0, len(x), TOKENS):
         rows = x[start : start + TOKENS]
         # (2) the gate, through SiLU, times the linear branch
@@ -46,7 +46,7 @@ def experts(x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndarray, w
     Shapes:  x (T, D), expert_ids (T, K), expert_weights (T, K), w1 E x (F, D), w2 E x (D, F), w3 E x (F, D)
              -> (T, D)
     Dtypes:  x float32, expert_ids int, expert_weights float32, matrices float32, bfloat16 or float16 -> float32
-    Order:   experts in ascending index; an expert without tokens is not touched, nor its weights read
+    Order:   experts in ascending index; the weights of an expert without tokens are not read
     Raises:  ValueError for another dtype, rank or precision, if expert_ids and expert_weights do not both have one
              row for each token, for an id that is no expert's, or an expert twice in a row
     Source:  arXiv:2401.04088 sec. 2.1; mistral-inference moe.py, MoeLayer.forward
@@ -93,7 +93,7 @@ def check_experts(x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndar
         raise ValueError(f"experts expects expert_ids and expert_weights {(len(x), 'K')}; got {expert_ids.shape} and "
                          f"{expert_weights.shape}.")
     if not len(w1) == len(w2) == len(w3):
-        raise ValueError(f"experts expects as many w1 as w2 and w3; got {len(w1)}, {len(w2)} and {len(w3)}.")
+        raise ValueError(f"experts expects the same number of w1, w2 and w3; got {len(w1)}, {len(w2)} and {len(w3)}.")
 
 
 def used_experts(expert_ids: np.ndarray, num_experts: int) -> list[int]:

@@ -15,7 +15,7 @@ from tiny.kv_cache import KVCache
 from tiny.mixtral import Mixtral, check_ids, check_list
 from tiny.sampling import check_sampling, log_softmax, sample
 
-# Arrays of a trace in which damage is looked for.
+# The arrays of a trace that are searched for NaN and infinity.
 PLACES = {"patch_conv", "vision_ln_pre", "vision_layer", "projector", "embed", "layer", "norm", "logits"}
 PREFILL = 2048  # Prompt tokens in one pass: enough for large products, and a bound on memory.
 
@@ -182,7 +182,7 @@ def check_prompt(model: Mixtral, ids: Ids, max_tokens: int) -> int:
 
 
 def not_finite(model: Mixtral, texts: Sequence[Ids], images: Images) -> TinyError:
-    """The error for NaN or infinity in the logits: run the texts once more and name the first array that has it."""
+    """The error for NaN or infinity in the logits: run the texts again and name the first array that has it."""
     trace: dict = {}
     with np.errstate(all="ignore"):
         model(np.concatenate(texts), images=images, lengths=[len(ids) for ids in texts], trace=trace, last_only=True)

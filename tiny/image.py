@@ -37,7 +37,7 @@ def image_grid(width: int, height: int, patch_size: int = 16, max_image_size: in
     In style "hf" a side can shrink to nothing, as in 2048 x 1, and the grid then has 0 rows or columns. `preprocess`
     refuses such a picture, as the HF processor does.
 
-    Raises:  TinyError for a style that is not there, or sizes that are not whole numbers from 1 to 2^31
+    Raises:  TinyError for an unknown style, or sizes that are not whole numbers from 1 to 2^31
     Source:  mistral-common 1.13.1 image.py, _image_to_num_tokens; transformers 5.23, get_resize_output_image_size
     Differs: mistral-common up to 1.11.7 let a rounded side become 0
     """
@@ -119,7 +119,7 @@ def cubic_taps(source: int, target: int, dtype: np.dtype) -> tuple[np.ndarray, n
     Dtypes:  coordinates and weights in dtype, weights rounded to float32 at the end
     Source:  Keys 1981, eq. 4, with a = -0.75; beyond the border its pixel is repeated
     """
-    # (1) where the centre of each target pixel lies, and the last source pixel at or before it
+    # (1) where the centre of each target pixel is, and the last source pixel at or before it
     x = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(dtype)
     first = np.floor(x)
     t = x - first

@@ -22,7 +22,7 @@ class Slot:
 
 
 class KVCache:
-    """Keys and values of several sequences, each in its own run of rows of one array.
+    """Keys and values of several sequences, each in its own range of rows of one array.
 
     Shapes:  keys, values (L, S, G, d) with S the sum of max_tokens
     Dtypes:  float32; untouched rows cost no memory until they are written
@@ -47,7 +47,7 @@ class KVCache:
         return part
 
     def append(self, layer: int, k: np.ndarray, v: np.ndarray, lengths: Sequence[int]) -> list[tuple[int, int]]:
-        """Write the new rows of one layer behind the old ones; return each sequence's span, old and new rows.
+        """Write the new rows of one layer after the old ones; return each sequence's span, old and new rows.
 
         Shapes:  k, v (T, G, d); lengths: new tokens of each sequence, T in all
         Raises:  ValueError for another dtype or other shapes, or if a sequence would outgrow its rows
@@ -63,7 +63,7 @@ class KVCache:
                 raise ValueError(f"The cache has {slot.capacity} rows for a sequence of {slot.length + length} tokens. "
                                  "Ask new_cache for more.")
             row = slot.start + slot.length
-            # (1) the rows behind those already filled
+            # (1) the rows after those already filled
             self.keys[layer, row : row + length] = k[first : first + length]
             self.values[layer, row : row + length] = v[first : first + length]
             # (2) what attention may see: everything from the start of the sequence on

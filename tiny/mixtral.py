@@ -16,7 +16,7 @@ from tiny.kv_cache import KVCache
 
 
 class Mixtral:
-    """A decoder with its weights. Built by `tiny.load`; any mapping from Mistral's tensor names to arrays serves.
+    """A decoder with its weights. Built by `tiny.load`, or from any mapping of Mistral's tensor names to arrays.
 
     checkpoint: what was read of its folder; None for a model that was not loaded from one
     """
@@ -52,8 +52,8 @@ class Mixtral:
                  trace: Trace | None = None) -> np.ndarray:
         """Score the next token after every token, or after the last one of each sequence.
 
-        Several sequences lie packed in ids, with their lengths beside them. With a cache, ids are the tokens that
-        follow those already in it. A trace is filled with every intermediate array by its stable name.
+        Several sequences are packed in ids, and lengths says how many tokens each has. With a cache, ids are the tokens
+        that follow those already in it. A trace is filled with every intermediate array by its stable name.
 
         Shapes:  ids (T,) -> logits (T, V), or (len(lengths), V) with last_only
         Dtypes:  ids int -> float32

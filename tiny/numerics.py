@@ -19,11 +19,11 @@ ACTIVATIONS = (FLOAT32,)
 STORED = (FLOAT32, np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))  # what weights may be
 INTEGERS = tuple(np.dtype(f"{kind}{size}") for kind in "iu" for size in (8, 4, 2, 1))  # ids and positions
 PRECISIONS = ("float32", "bfloat16")
-# Bytes of converted weights at a time, for few tokens and for many. Few only read the block once, which is fastest
-# while it is in the cache; many use it for a product, which gains from larger blocks.
+# Bytes of converted weights at a time, for few tokens and for many. Few read a block only once, which is fastest
+# while it is in the cache; many use it in a product, which gains from larger blocks.
 FEW, FEW_BYTES, MANY_BYTES = 16, 512 << 10, 4 << 20
 # 1 - erf(x) = exp(-x^2) sum_k ERF_TERMS[k] t^(k + 1) with t = 1 / (1 + ERF_SCALE x), for x >= 0: the form of Abramowitz
-# and Stegun 7.1.26 with two more terms, fitted anew to math.erfc on [0, 6]; it is off by 1.2e-9 at most.
+# and Stegun 7.1.26 with two more terms, fitted to math.erfc on [0, 6]; it is off by 1.2e-9 at most.
 ERF_SCALE = 0.45
 ERF_TERMS = (0.258989686, 0.201009394, 0.460170616, -0.375802803, 0.857167808, -0.494104347, 0.092569647)
 
@@ -33,7 +33,7 @@ def need(operation: str, name: str, x: Any, axes: Sequence[str] | None,
     """Refuse an argument that an operation has no meaning for: every guard of the book is a call of this function.
 
     axes:   the letters of its axes, as ("T", "D"); None for any number from one on
-    dtypes: what it may be, ACTIVATIONS by default; also: what a kernel stores, and takes besides
+    dtypes: what it may be, ACTIVATIONS by default; also: further dtypes, those that a kernel stores
 
     Raises:  ValueError if x is not an array, or has other axes or another dtype; it says what was expected and came
     """
@@ -101,7 +101,7 @@ def silu(x: np.ndarray) -> np.ndarray:
     if getattr(x, "dtype", None) is not FLOAT32 or not x.ndim:
         need("silu", "x", x, None)
     out = np.negative(x)
-    with np.errstate(over="ignore"):  # exp(100) is infinity, and x / infinity is the zero that belongs there.
+    with np.errstate(over="ignore"):  # exp(100) is infinity, and x / infinity is the right zero.
         np.exp(out, out=out)
     out += np.float32(1)
     return np.divide(x, out, out=out)

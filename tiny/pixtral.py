@@ -1,7 +1,7 @@
 """Pixtral: the language model with eyes. Patches, through the encoder and the adapter, take the rows of [IMG] tokens.
 
-Between them stand [IMG_BREAK] at the end of each row of patches and [IMG_END] at the end of the image: ordinary tokens
-of the vocabulary, from which the decoder reads the shape of the image. Read `chat_v3.py` next.
+[IMG_BREAK] ends each row of patches and [IMG_END] the image: ordinary tokens of the vocabulary, from which the decoder
+reads the shape of the image. Read `chat_v3.py` next.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """RMSNorm: divide each row by its root mean square, then scale each column.
 
-It stands before attention, before the experts and before the output of the model. Read `attention.py` next.
+It comes before attention, before the experts and before the output of the model. Read `attention.py` next.
 
 >>> rms_norm(np.array([[3.0, 4.0]], np.float32), np.ones(2, np.float32), 0.0).round(4)
 array([[0.8485, 1.1314]], dtype=float32)

@@ -1,6 +1,6 @@
 """Rotary positions: turn each pair of a query's or key's numbers by an angle that grows with its position.
 
-The score of a query and a key then depends on how far apart they stand. Read `kv_cache.py` next.
+The score of a query and a key then depends on how far apart they are. Read `kv_cache.py` next.
 
 >>> cos, sin = rope_table(np.array([0, 1]), head_dim=4, theta=1e6)
 >>> rope(np.ones((2, 1, 4), np.float32), cos, sin)[0, 0]

@@ -1,7 +1,7 @@
 """Text to token ids and back, with the released Tekken file of Pixtral: byte-pair encoding, all of it.
 
 A Tekken file is a list of byte strings, from the most useful to the least: first the 256 single bytes, then what a
-trainer found worth a token of its own. The place in the list is the rank. Encoding takes three steps:
+trainer found worth a token. The place in the list is the rank. Encoding takes three steps:
 
 1. A regular expression splits the text into pieces: a word with the space before it, a digit, a run of signs.
 2. A piece, as UTF-8 bytes, that is in the list is one token.
@@ -49,8 +49,8 @@ class TekkenTokenizer:
     file has no image section.
 
     Source:  mistral-common 1.13.1, tekken.py; tiktoken 0.14, which it calls; tekken_240911.json of the release
-    Differs: which characters are letters or digits is asked of `regex`, in tiktoken of its own tables, Unicode 16. The
-             two split alike up to regex 2025.9, and text of older characters always
+    Differs: `regex` says which characters are letters or digits, in tiktoken its own tables of Unicode 16. Both split
+             alike up to regex 2025.9, and text of older characters always
     """
 
     def __init__(self, special: list[str], tokens: list[bytes], version: str = "v3",
@@ -112,14 +112,14 @@ class TekkenTokenizer:
     def special_id(self, name: str) -> int:
         """Return the id of a special token.
 
-        Raises:  TinyError if there is none of this name
+        Raises:  TinyError if the file has none of this name
         """
         if name not in self._special:
             raise TinyError(f"This tokenizer has no special token {name}.", "Use the tekken.json of the release.")
         return self._special.index(name)
 
     def image_tokens(self, columns: int, rows: int) -> list[int]:
-        """Return the ids of an image of so many patches; its pixels need not be known.
+        """Return the ids of an image of columns x rows patches. Its pixels are not needed.
 
         Order:   row by row; each row ends with [IMG_BREAK], the last with [IMG_END] instead
         Source:  mistral-common 1.13.1, image.py, ImageEncoder

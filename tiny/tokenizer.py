@@ -129,7 +129,7 @@ class TextStream:
 def read_bytes(data: bytes, final: bool) -> tuple[str, bytes]:
     """Read UTF-8 as SentencePiece does, one U+FFFD for each byte that fits nowhere.
 
-    Returns the text and the bytes that may still become a character; with `final` there are none.
+    Returns the text, and the bytes that may still become a character; `final` leaves none.
     """
     text = ""
     while data:

@@ -1,6 +1,6 @@
 """The vision encoder: patches of an image look at each other through layers like those of the decoder.
 
-Images of any size lie packed behind each other, each patch sees all patches of its own image and no others, and
+Images of any size are packed one after the other. Each patch sees all patches of its own image and no others, and
 nothing is padded. Read `adapter.py` next.
 """
 

@@ -253,7 +253,7 @@ def test_generate_on_the_emulator_writes_the_text_of_the_cpu(capsys):
 
 def test_bad_use_of_the_command_line(capsys, monkeypatch):
     ask = ["generate", "--model", MODEL, "--prompt", "x"]
-    assert "--device emulator" in fails(capsys, [*ask, "--kernels", "rope"], "--kernels is of no use on the CPU")
+    assert "--device emulator" in fails(capsys, [*ask, "--kernels", "rope"], "--kernels does nothing on the CPU")
     assert "attention, experts" in fails(capsys, [*ask, "--device", "emulator", "--kernels", "rope,dot"], "'dot'")
     assert "attention, experts" in fails(capsys, [*ask, "--device", "emulator", "--kernels", ""], "no kernel ''")
     fails(capsys, [*ask, "--device", "tpu"], "--device", "'emulator'")
