@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -300,12 +301,12 @@ def ctrl_c_works():
 def test_nothing_half_written_stays(capsys, tmp_path, monkeypatch, stop, status):
     seen = []
 
-    def add(self, size):
+    def count(size):
         seen.append({path.name for path in tmp_path.iterdir()})
         if len(seen) == 5:
             stop()
 
-    monkeypatch.setattr(convert.Meter, "add", add)
+    monkeypatch.setattr(convert, "progress", lambda *_: SimpleNamespace(update=count, close=lambda: None))
     assert tiny.__main__.main(["convert", str(GOLDEN / "mixtral-b/hf"), str(tmp_path / "out")]) == status
     assert seen[4] == {"out.part"} and len(seen) < 8, "it was stopped in the middle"
     assert list(tmp_path.iterdir()) == []

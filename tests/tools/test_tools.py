@@ -7,6 +7,7 @@ import re
 import shutil
 import struct
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -193,41 +194,44 @@ def test_amounts():
 
 # ---- progress
 
-def test_a_small_file_loads_in_silence_and_a_large_one_in_tenths(capsys, monkeypatch):
+def test_a_small_file_loads_in_silence_and_a_large_one_is_announced(capsys, monkeypatch):
     session.load_weights(tiny.load(MODEL, weights="resident"), 10)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(session, "LARGE", 600_000)
     model = tiny.load(MODEL, weights="resident")
     session.load_weights(model, 10)
-    lines = capsys.readouterr().err.splitlines()
-    assert 5 <= len(lines) <= 10 and "656.0 kB of 656.0 kB" in lines[-1] and "/s" in lines[-1]
+    assert capsys.readouterr().err == "note: loading 656.0 kB\n"
     assert all(x.dtype == np.float32 for name, x in model.weights.tensors.items() if name != "tok_embeddings.weight")
 
 
 def test_the_first_pass_over_a_large_mapped_file_is_watched(capsys, monkeypatch):
+    screen = Terminal()
     monkeypatch.setattr(session, "LARGE", 600_000)
     model = tiny.load(MODEL, weights="mapped")
     expected = model([1, 5, 9])
     session.load_weights(model, 10)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "note: first pass, reading up to 656.0 kB\n"
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(session, "PATIENCE", 0)
+    model = tiny.load(MODEL, weights="mapped")
+    session.load_weights(model, 10)
     assert_close(model([1, 5, 9]), expected, atol=0, name="watched logits")
-    assert "reading up to" in capsys.readouterr().err
+    shown = screen.getvalue()
+    assert "reading up to: " in shown and "656k" in shown and model.weights.done is None
     model([1, 7])
-    assert capsys.readouterr().err == "" and model.weights.mode == "mapped"
+    assert screen.getvalue() == shown and model.weights.mode == "mapped"
 
 
 def test_a_terminal_sees_one_moving_line_after_a_while(monkeypatch):
-    screen, now = Terminal(), [100.0]
+    screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(session.time, "perf_counter", lambda: now[0])
-    meter = session.Meter(1000, "loading")
-    meter.add(400)
-    assert screen.getvalue() == ""
-    now[0] += 2
-    meter.add(400)
-    assert screen.getvalue() == "\rloading 800 bytes of 1.00 kB, 400 bytes/s\x1b[K"
-    meter.close()
-    assert screen.getvalue().endswith("\r\x1b[K")
+    with session.progress(1000, "loading") as done:
+        done.update(400)
+        assert screen.getvalue() == ""
+        time.sleep(session.PATIENCE + 0.1)
+        done.update(400)
+        assert screen.getvalue().startswith("\rloading:  80%|") and "800/1.00k" in screen.getvalue()
+    assert screen.getvalue().split("\r")[-2].strip() == "" and "\n" not in screen.getvalue()
 
 
 def test_rates_count_from_the_first_token(monkeypatch):

@@ -33,7 +33,8 @@ def digit(expert: int) -> str:
 class Painter:
     """Writes text as it comes: coloured, or plain with the experts' numbers in a line beneath.
 
-    A number stands under the first visible character of its token. Full lines break at the next space.
+    A number stands under the first visible character of its token. Full lines break at the next space: textwrap breaks
+    whole texts, and here tokens come one at a time.
     """
 
     def __init__(self, stream: TextIO, colour: bool, width: int = 76):

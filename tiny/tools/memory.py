@@ -165,7 +165,7 @@ def require_fit(config: Config, tensors: Mapping[str, np.ndarray], mode: str, co
 
 
 def amount(n: float) -> str:
-    """Bytes in short, in decimal units: 93.4 GB."""
+    """Bytes in short, in decimal units: 93.4 GB. Libraries for this are larger than these three lines."""
     for unit, word in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if n >= unit:
             return f"{n / unit:.{1 if n >= 10 * unit else 2}f} {word}"

@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 import tiny
 from tiny.files.weights import Tensors
 from tiny.sampling import check_sampling
 from tiny.tools.memory import amount, parameters, require_fit
 
-LARGE = 200_000_000  # bytes of a file from which on loading it is reported also without a terminal
-PATIENCE = 0.5  # seconds before a meter shows itself in a terminal
+LARGE = 200_000_000  # bytes of a file from which on loading it is announced also without a terminal
+PATIENCE = 0.5  # seconds before progress shows itself in a terminal
 
 
 def note(text: str) -> None:
@@ -76,65 +78,42 @@ def load_weights(model, context: int, patches: Sequence[int] = ()) -> None:
     stored = sum(tensor.nbytes for tensor in model.weights.tensors.values())
     if model.weights.mode == "mapped":
         if stored >= LARGE:
-            model.weights = Watched(model.weights, Meter(stored, "first pass, reading up to"))
+            model.weights = Watched(model.weights, progress(stored, "first pass, reading up to"))
         return
-    meter = Meter(stored, "loading")
-    for name in list(model.weights):
-        size = model.weights.tensors[name].nbytes
-        model.weights[name]
-        meter.add(size)
-    meter.close()
+    with progress(stored, "loading") as done:
+        for name in list(model.weights):
+            size = model.weights.tensors[name].nbytes
+            model.weights[name]
+            done.update(size)
 
 
-class Meter:
-    """Bytes done and their rate on standard error: in a terminal one moving line, else a line for each tenth.
+def progress(total: int, label: str) -> tqdm:
+    """Count bytes with `update`: in a terminal one moving line, once it takes longer, which `close` clears.
 
-    A small file shows nothing, except in a terminal when it takes longer than half a second.
+    Elsewhere a large file is announced, and a small one is not mentioned.
     """
-
-    def __init__(self, total: int, label: str):
-        self.total, self.label, self.done, self.shown = total, label, 0, 0
-        self.live, self.started, self.last = sys.stderr.isatty(), time.perf_counter(), 0.0
-
-    def add(self, size: int) -> None:
-        """Count some more bytes, and show it if it is time to."""
-        self.done += size
-        now = time.perf_counter()
-        if self.live and now - self.started > PATIENCE and now - self.last > 0.1:
-            self.last, self.shown = now, 1
-            print(f"\r{self.line(now)}\x1b[K", end="", file=sys.stderr, flush=True)
-        elif not self.live and self.total >= LARGE and 10 * self.done // self.total > self.shown:
-            self.shown = 10 * self.done // self.total
-            note(self.line(now))
-
-    def line(self, now: float) -> str:
-        """What has been done so far, in words."""
-        rate = self.done / max(now - self.started, 1e-9)
-        return f"{self.label} {amount(self.done)} of {amount(self.total)}, {amount(rate)}/s"
-
-    def close(self) -> None:
-        """Clear the moving line."""
-        if self.live and self.shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    if total >= LARGE and not sys.stderr.isatty():
+        note(f"{label} {amount(total)}")
+    return tqdm(total=total, desc=label, unit="B", unit_scale=True, delay=PATIENCE, leave=False, disable=None)
 
 
 class Watched(Tensors):
     """Weights that report each tensor the first time it is used, until the end of the first pass."""
 
-    def __init__(self, weights, meter: Meter):
+    def __init__(self, weights, done: tqdm):
         super().__init__(weights)
         self.weights, self.mode, self.tensors = weights, weights.mode, weights.tensors
-        self.meter: Meter | None = meter
+        self.done: tqdm | None = done
         self.seen: set[str] = set()
 
     def __getitem__(self, name: str):
         tensor = self.weights[name]
-        if self.meter is not None and name not in self.seen:
+        if self.done is not None and name not in self.seen:
             self.seen.add(name)
-            self.meter.add(tensor.nbytes)
+            self.done.update(tensor.nbytes)
             if name == "output.weight":  # the last tensor of a pass
-                self.meter.close()
-                self.meter = None
+                self.done.close()
+                self.done = None
         return tensor
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 import tiny
 from tiny.config import TinyError
@@ -24,7 +25,7 @@ from tiny.files.weights import Tensors, expected_shapes, open_tensors
 from tiny.tools.convert.torch_checkpoint import open_torch, read_torch_config, torch_files
 from tiny.tools.convert.write import hf_config_json, let_go, params_json, save_checkpoint
 from tiny.tools.memory import amount
-from tiny.tools.session import Meter, note
+from tiny.tools.session import note, progress
 
 LAYOUTS = {"mistral": "Mistral's layout", "hf": "HF's layout", "torch": "files of torch.save"}
 CONFIGS = {"params.json", "config.json"}
@@ -55,12 +56,12 @@ def main(args: argparse.Namespace) -> None:
                 for name, shape in expected_shapes(source.config).items())
     check_space(out.parent, total)
     note(f"{args.source}: {LAYOUTS[source.layout]}, {len(source.tensors)} tensors, {amount(total)}")
-    for line in write(folder, source, out, args.to, int(args.shard_size * 1e9), Meter(total, "converting")):
+    for line in write(folder, source, out, args.to, int(args.shard_size * 1e9), progress(total, "converting")):
         note(line)
     print(f"{out}: {LAYOUTS[args.to]}, {len(source.tensors)} tensors, {amount(total)}")
 
 
-def write(folder: Path, source: Checkpoint, out: Path, to: str, shard: int, meter: Meter) -> list[str]:
+def write(folder: Path, source: Checkpoint, out: Path, to: str, shard: int, done: tqdm) -> list[str]:
     """Write the checkpoint beside OUT, read its heads, and give it its name. Return what could not be kept.
 
     Raises:  TinyError if another conversion works there; whatever happens, nothing half-written stays
@@ -72,7 +73,7 @@ def write(folder: Path, source: Checkpoint, out: Path, to: str, shard: int, mete
         raise TinyError(f"{part} exists: another conversion is running, or was killed.", "Remove it if none runs.") \
             from None
     try:
-        save_checkpoint(part, to, source.config, source.tensors, shard, meter.add)
+        save_checkpoint(part, to, source.config, source.tensors, shard, done.update)
         said = copy_files(folder, part, source) + keep_config(source, to, part)
         open_tensors(to, weight_files(part, to), source.config)
         os.rename(part, out)
@@ -80,7 +81,7 @@ def write(folder: Path, source: Checkpoint, out: Path, to: str, shard: int, mete
         shutil.rmtree(part, ignore_errors=True)
         raise
     finally:
-        meter.close()
+        done.close()
     return said
 
 
