@@ -140,6 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
     write = command("generate", "continue a text, or answer a question about images")
     talk = command("chat", "talk with a model; /image PATH, /reset and /quit are commands")
     look = command("describe", "describe images, or answer a question about them")
+    trace = command("trace", "run a prompt once and show every array on the way: shape, rms, largest, NaN")
     show = command("inspect", "list sizes and tensors of a checkpoint, from its headers alone")
     memory = command("memory", "say what memory a run needs, from the configuration and headers alone")
     tokens = command("tokenize", "show the tokens of a text")
@@ -159,13 +160,18 @@ def build_parser() -> argparse.ArgumentParser:
         seeing = "tiny-pixtral" if added is look else "tiny-mixtral, with images tiny-pixtral"
         added.add_argument("--model", metavar="DIR", help=f"default: the embedded {seeing}")
         add_generation_options(added, 256 if added is talk else 64)
+    trace.add_argument("--model", metavar="DIR", help="default: the embedded tiny-mixtral, with images tiny-pixtral")
+    add_model_options(trace)
+    trace.add_argument("--prompt", required=True, metavar="TEXT", help="the text; - is standard input")
+    trace.add_argument("--chat", action="store_true", help="ask the prompt as one user turn, as with images")
+    trace.add_argument("--image", action="extend", nargs="+", default=[], metavar="PATH", help="images before the text")
     write.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue; - is standard input")
     write.add_argument("--chat", action="store_true", help="ask the prompt as one user turn, as with images")
     write.add_argument("--image", action="extend", nargs="+", default=[], metavar="PATH", help="images before the text")
     look.add_argument("images", nargs="+", metavar="IMAGE", help="a PNG, JPEG or other picture")
     look.add_argument("--question", metavar="TEXT", help="default: describe them; - is standard input")
     look.add_argument("--patches", metavar="FILE", help="draw the patches over the resized images: .png, .pdf or .svg")
-    for added in (write, look):
+    for added in (write, look, trace):
         added.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
     for added in (show, memory):
         added.add_argument("folder", metavar="DIR")
@@ -188,6 +194,12 @@ def add_generation_options(parser: argparse.ArgumentParser, max_tokens: int) -> 
     option("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
     option("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest share P only")
     option("--seed", type=int, metavar="N", help="the same seed gives the same text")
+    add_model_options(parser)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """How the weights are held, in which precision the model computes, and where."""
+    option = parser.add_argument
     option("--weights", choices=("auto", "mapped", "resident"), default="auto",
            help="resident: kept as float32, faster; mapped: read from the file; default: what fits")
     option("--precision", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")

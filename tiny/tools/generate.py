@@ -13,13 +13,17 @@ def main(args: argparse.Namespace) -> None:
     session.check_options(args)
     prompt = session.read_text(args.prompt)
     model, pictures = open_with_images(args, args.image)
-    if pictures or args.chat:
-        turns = [user_turn(prompt, args.image)]
-        check_room(model, turns)
-        ids, pixels = model.tokenizer.encode_chat(turns)
-    else:
-        ids, pixels = [model.tokenizer.bos_id, *model.tokenizer.encode(prompt)], []
+    ids, pixels = encode_prompt(model, prompt, args.image, args.chat)
     answer(args, model, ids, pixels, pictures, session.note)
+
+
+def encode_prompt(model, prompt: str, images: Sequence[str], chat: bool) -> tuple[list[int], list]:
+    """Token ids and pixels of a prompt: BOS and the text, or one user turn, as always with images."""
+    if not images and not chat:
+        return [model.tokenizer.bos_id, *model.tokenizer.encode(prompt)], []
+    turns = [user_turn(prompt, images)]
+    check_room(model, turns)
+    return model.tokenizer.encode_chat(turns)
 
 
 def open_with_images(args: argparse.Namespace, paths: Sequence[str]) -> tuple:

@@ -84,7 +84,7 @@ def log_line(trainer, result: dict, clock: Clock) -> dict:
 
 
 def progress_text(line: dict) -> str:
-    """One progress line. Each stays on the screen, for a run is judged by its history; a moving bar shows the last only."""
+    """One progress line. Each stays on the screen, where a moving bar would show the last one only."""
     return (f"step {line['step']:,}/{line['steps']:,}  {line['tokens'] / 1e6:.2f} M tokens  loss {line['loss']:.3f}  "
             f"aux {line['aux']:.3f}  {line['tokens_per_second']:,} tokens/s  left {line['seconds_left'] // 60} min  "
             f"experts {line['smallest_share']:.1%} to {line['largest_share']:.1%}  rate {line['rate']:.2e}")
