@@ -1,8 +1,11 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`. Each sets up what it needs, once.
+# `make demo` and `make test` work on a fresh machine. Each command sets up what it needs, once; `make help` lists them.
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test pages notebooks figures student grade lint dev-data verify bench gpu train clean
+.PHONY: help demo test check pages notebooks figures student grade dev-data verify bench gpu train clean
+
+help:                       ## say what each command does
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 demo: .venv/core            ## run the embedded models on real input, within a minute
 	$(PY) -m tiny demo
@@ -10,13 +13,18 @@ demo: .venv/core            ## run the embedded models on real input, within a m
 test: .venv/core            ## all tests that need neither torch nor the network
 	$(PY) -m pytest
 
+check: .venv/dev            ## style, types, the rules of the house and the tests of the book
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest tests/house tests/book
+
 pages: .venv/core           ## write the generated parts of all pages
 	$(PY) -m tutorial.pages
 
 notebooks: .venv/notebooks  ## build and run the notebooks
 	$(PY) -m notebooks.build
 
-figures: .venv/core         ## draw the pictures of the chapters
+figures: .venv/core         ## draw the pictures of the README and the chapters
 	$(PY) -m tutorial.draw_figures
 
 student: .venv/core         ## write the exercises to student/; work that is there stays
@@ -24,10 +32,6 @@ student: .venv/core         ## write the exercises to student/; work that is the
 
 grade: .venv/core           ## grade a folder of submissions: make grade SUBMISSIONS=folder
 	$(PY) -m tutorial.grader "$(or $(SUBMISSIONS),$(error Say which folder: make grade SUBMISSIONS=folder))"
-
-lint: .venv/dev             ## style and types
-	$(PY) -m ruff check .
-	$(PY) -m mypy
 
 dev-data: .venv/dev         ## fetch the released tokenizers of Mixtral and Pixtral, for the tests that compare with them
 	$(PY) tests/helpers/fetch_tokenizer.py

@@ -15,7 +15,7 @@ def test_lines_of_code_are_counted_right():
 
 def test_a_page_without_its_part_is_refused():
     with pytest.raises(tiny.TinyError, match="has 0 parts demo"):
-        markdown.fill("no parts", readme.BLOCKS)
+        markdown.fill("no parts", readme.PAGES["README.md"])
 
 
 def test_a_run_against_torch_is_recorded(tmp_path, monkeypatch):

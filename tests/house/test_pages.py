@@ -88,6 +88,33 @@ def test_every_browsed_folder_is_listed():
     assert all((ROOT / folder / "README.md").exists() for folder in ("tiny", "kernels"))
 
 
+# ---- what developers run
+
+def test_make_help_says_what_every_target_does():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = set(re.search(r"^\.PHONY: (.*)$", text, re.M)[1].split())
+    explained = set(re.findall(r"^([a-z-]+):.*## \w", text, re.M))
+    assert phony == explained and {"demo", "test", "check", "pages", "help"} <= phony
+    shown = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[0] for line in shown.splitlines()} == phony
+
+
+def test_commands_of_the_pages_exist():
+    """Every `make` target that a page names is in the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for path in PAGES:
+        named = set(re.findall(r"(?:^|`)make ([a-z-]+)", path.read_text(encoding="utf-8"), re.M))
+        assert named <= targets, f"{path.name}: {named - targets}"
+
+
+def test_the_public_workflow_runs_the_one_script():
+    (workflow,) = (ROOT / ".github/workflows").glob("*.yml")
+    assert re.findall(r"- run: (.*)", workflow.read_text(encoding="utf-8")) == [".ci/run"]
+    forms = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")}
+    assert set(forms) == {"bug", "numbers"} and all("python -m tiny --version" in form for form in forms.values())
+    assert "verify check DIR OUT.npz --json" in forms["numbers"]
+
+
 # ---- the README
 
 def test_the_readme_is_one_page():

@@ -1,4 +1,4 @@
-"""The generated parts of README.md: a piece of the demonstration's output, and the router as it stands in its file.
+"""The generated parts of README.md and CONTRIBUTING.md: a piece of the demonstration's output, the router, a docstring.
 
     python -m tutorial.pages.readme            write them
     python -m tutorial.pages.readme --check    exit with 1 if they are not up to date
@@ -13,7 +13,6 @@ from tutorial.pages.demo_record import RECORD
 from tutorial.pages.measure import ROOT, book, lines_of
 from tutorial.source import source_of
 
-PAGE = ROOT / "README.md"
 COMMAND = "python -m tutorial.pages.readme"
 ROUTER = "tiny/router.py:route"
 
@@ -48,15 +47,25 @@ def size_block() -> str:
             "[tiny/README.md](tiny/README.md) is the map, in reading order.")
 
 
-BLOCKS = {"demo": demo_block, "router": router_block, "size": size_block}
+def grammar_block() -> str:
+    """A whole function of the book, whose docstring has every field."""
+    return fenced(source_of("tiny/rms_norm.py:rms_norm").text, "python")
+
+
+PAGES = {"README.md": {"demo": demo_block, "router": router_block, "size": size_block},
+         "CONTRIBUTING.md": {"grammar": grammar_block}}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write or check the generated parts; return the exit status."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if something would change")
-    text = fill(PAGE.read_text(encoding="utf-8"), BLOCKS)
-    return refresh(PAGE, text, parser.parse_args(argv).check, COMMAND)
+    check, status = parser.parse_args(argv).check, 0
+    for name, blocks in PAGES.items():
+        path = ROOT / name
+        text = fill(path.read_text(encoding="utf-8"), blocks, name)
+        status = max(status, refresh(path, text, check, COMMAND))
+    return status
 
 
 if __name__ == "__main__":
