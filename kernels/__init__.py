@@ -3,8 +3,8 @@
     model = kernels.load("tiny-mixtral", device="emulator", kernels=["rms_norm", "attention"])
 
 `ops` is the seam, `launch` starts kernels, `emulator` is the GPU on every laptop; each operation is a `.cu` file with
-its host side beside it. Importing this package imports nothing: another package of this name is known to some
-libraries, and finding ours in its place must cost them nothing.
+its host side beside it. Importing this package imports nothing: some libraries look for another package
+of this name, and finding ours must cost them nothing.
 """
 
 
@@ -13,11 +13,11 @@ def load(folder, device: str = "cuda", kernels="all", precision: str = "float32"
 
     device: "cuda" or "emulator"; kernels: "all", "none", or a list of names: the others stay NumPy's.
     precision: "bfloat16" stores what the kernels read and write in bfloat16 and adds in float32; what NumPy computes
-    is rounded as `tiny` does it.
+    is rounded as in `tiny`.
 
     On "cuda" the arrays of the model stay on the host: each chosen operation copies its arguments to the GPU and its
-    result back, only weights are uploaded once and kept. That is right, and not fast. Operations of `kernels.ops` that
-    are called with CuPy arrays stay on the GPU.
+    result back, only weights are uploaded once and kept. That is correct, but not fast. Operations of `kernels.ops`
+    that are called with CuPy arrays stay on the GPU.
 
     Raises:  TinyError as tiny.load, for an unknown name or device, and if a compiler, CuPy or a GPU is missing
     """

@@ -7,7 +7,7 @@
 // All arrays are row-major and contiguous: q, out (T, H, d), keys, values (S, G, d) of STORE. Products, softmax and
 // sums are float; out is rounded to STORE once, at the end (v3 rounds the weights to bfloat16 too).
 //
-// Sequences lie packed: tiles (tiles, 4) of int says for each tile of queries
+// Sequences are packed: tiles (tiles, 4) of int says for each tile of queries
 //   first, count   its queries are rows first ... first + count - 1 of q
 //   start, stop    its last query sees the rows start ... stop - 1 of keys and values
 // With causal, every query before the last sees one key less; without (images), all see the same. No other key is ever
@@ -27,8 +27,8 @@
 #endif
 
 constexpr int ROWS = 64;                  // rows of a tile, v2 and v3: a row is one head of one query
-constexpr float NEVER = -3.402823466e38f;  // the smallest float: the score of a key that is not seen. Not infinity,
-                                           // for infinity minus infinity is not a number
+constexpr float NEVER = -3.402823466e38f;  // the smallest float: the score of a key that is not seen. Not infinity:
+                                           // infinity minus infinity is not a number
 constexpr unsigned ALL = 0xffffffffu;      // all lanes of a warp
 
 struct Tile {
@@ -41,7 +41,7 @@ __device__ __forceinline__ Tile read_tile(const int* tiles) {
 
 // v1: a block of threads for each tile of queries and each head, row by row; a thread for each key, then each column
 // Costs: every query reads all of its keys and values: 4 d FLOP for 2 d numbers, 1 FLOP a byte in bfloat16; a lane
-// reads a row of its own, 32 sectors for 32 numbers; a row of scores must fit in shared memory.
+// reads its own row, 32 sectors for 32 numbers; a row of scores must fit in shared memory.
 // Saves: nothing but the memory for T x S scores: it is the NumPy function, loop for loop.
 extern "C" __global__ void attention_v1(const STORE* q, const STORE* keys, const STORE* values, const int* tiles,
                                         STORE* out, int H, int G, int causal) {
@@ -83,11 +83,11 @@ extern "C" __global__ void attention_v1(const STORE* q, const STORE* keys, const
   }
 }
 
-// Row `row` of a tile in q and out: the heads of a group lie side by side, query by query, so that they share a tile.
+// Row `row` of a tile in q and out: the heads of a group are side by side, query by query, so that they share a tile.
 __device__ __forceinline__ size_t query_row(Tile tile, int row, int R, int G, int g) {
   return ((size_t)(tile.first + row / R) * G * R + g * R + row % R) * HEAD_DIM;
 }
-// How many of the tile's keys a row sees. Rows behind the last have no query; they count as the last.
+// How many of the tile's keys a row sees. Rows after the last have no query; they count as the last.
 __device__ __forceinline__ int keys_seen(Tile tile, int row, int R, int causal) {
   return causal ? tile.keys - tile.count + 1 + min(row / R, tile.count - 1) : tile.keys;
 }
@@ -223,7 +223,7 @@ struct Rows {
   float total[WIDTH / 8][4], highest[2], sum[2];
 };
 
-// Start the copy of 64 rows, R of them side by side and then `stride` numbers on. Rows that are not there are zero, for
+// Start the copy of 64 rows, R of them side by side and then `stride` numbers on. Rows that are not there are zero:
 // zero weights must not meet NaN. Rows that are not whole 16-byte parts are copied by ordinary loads, two numbers each.
 __device__ __forceinline__ void copy_tile(Number* to, const Number* from, int there, int R, size_t stride) {
   if constexpr (HEAD_DIM % 8 == 0) {
@@ -255,7 +255,7 @@ __device__ __forceinline__ void multiply(float (&left)[4], float (&right)[4], co
   mma_16816(right, a, high);
 }
 
-// Scores of 16 rows against KEYS keys. A key is a column of the second operand as it lies: no transposition.
+// Scores of 16 rows against KEYS keys. A key already is a column of the second operand: no transposition.
 __device__ __forceinline__ void score(const Rows& rows, const Number* keys, float (&scores)[KEYS / 8][4]) {
   int lane = threadIdx.x % 32;
   const Number* mine = keys + (lane / 16 * 8 + lane % 8) * STRIDE + lane / 8 % 2 * 8;  // the row that a lane points at
@@ -296,8 +296,8 @@ __device__ __forceinline__ void soften(Rows& rows, float (&scores)[KEYS / 8][4])
   }
 }
 
-// Add weights times values. The scores of two times 8 keys lie in the registers as a first operand of 16 columns has
-// to; a value is a row of the second operand, which ldmatrix transposes on the way.
+// Add weights times values. The registers hold the scores of two times 8 keys just as a first operand of 16 columns has
+// to be; a value is a row of the second operand, which ldmatrix transposes on the way.
 __device__ __forceinline__ void average(const float (&weights)[KEYS / 8][4], const Number* values, Rows& rows) {
   int lane = threadIdx.x % 32;
   const Number* mine = values + lane % 16 * STRIDE + lane / 16 * 8;

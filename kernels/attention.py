@@ -1,6 +1,6 @@
 """Attention on the device: the host side of `attention.cu` (many queries) and `attention_decode.cu` (one a sequence).
 
-What a block of threads has to do, which queries and which keys, is a small table made here and read on the device.
+A small table, made here and read on the device, tells each block of threads its queries and its keys.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ THREADS = {"v1": 128, "v2": 256, "v3": 128}  # of a block
 V1_QUERIES = 16  # queries of a tile of v1
 GROUP = 8  # heads of a group that the decode kernels keep in registers
 LOCAL = 48 << 10  # bytes of shared memory that every kernel may have
-BLOCKS, SPLIT_KEYS = 264, 128  # decode: two blocks for each of 132 multiprocessors, but no split below so many keys
+BLOCKS, SPLIT_KEYS = 264, 128  # decode: two blocks for each of 132 multiprocessors; the least keys of a split
 
 
 def attention(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequence[int],
@@ -30,11 +30,11 @@ def attention(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np.ndarray
 
     Shapes:  q (T, H, d), keys, values (S, G, d) -> (T, H, d)
     Dtypes:  float32, stored as the precision says -> float32
-    Order:   of each version its own, and the same whatever the order of threads and blocks
+    Order:   each version has its own, the same whatever the order of threads and blocks
     Raises:  ValueError as the NumPy function; for an odd d or one above 128; for more than 64 heads to a KV head; if
              v1 gets more keys than its scores have room for; for v3 with float32
     Source:  tiny/attention.py
-    Differs: with bfloat16 scores and weights are not rounded, but that v3 rounds the weights, before they are divided
+    Differs: with bfloat16 scores and weights are not rounded, except that v3 rounds the weights before they are divided
     """
     if causal and one_query_each(q, keys, lengths):
         return attention_decode(launcher, q, keys, values, spans, precision, "v1" if version == "v1" else "v2")
@@ -42,7 +42,7 @@ def attention(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np.ndarray
 
 
 def one_query_each(q: np.ndarray, keys: np.ndarray, lengths: Sequence[int]) -> bool:
-    """Whether the decode kernels serve. Whatever is wrong with the arguments is left to the guard of what follows."""
+    """Whether the decode kernels can take these arguments. Wrong ones are left to the guard of what follows."""
     return getattr(q, "ndim", 0) == getattr(keys, "ndim", 0) == 3 and list(lengths) == [1] * len(q) and (
         0 < q.shape[1] <= GROUP * keys.shape[1])
 
@@ -71,7 +71,7 @@ def attention_prefill(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np
 def tiles(lengths: Sequence[int], spans: Sequence[tuple[int, int]], causal: bool, queries: int) -> np.ndarray:
     """The table of the prefill kernels: first query, count, and the keys start ... stop - 1 that the last query sees.
 
-    Keys ahead of a tile do not stand in it. Tiles with many keys come first, so that short ones fill the end.
+    Keys ahead of a tile are not in its row. Tiles with many keys come first, so that short ones fill the end.
 
     Shapes:  -> (tiles, 4) int32, each of at most `queries` queries
     """
@@ -102,7 +102,7 @@ def attention_decode(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np.
                      splits: int | None = None) -> np.ndarray:
     """One query for each sequence, which sees its whole span; the keys are split over blocks, then put together.
 
-    splits: how many for each sequence; by default as many as keep a large GPU busy, from the rows of `keys` alone
+    splits: how many for each sequence; by default enough to keep a large GPU busy, from the rows of `keys` alone
 
     Shapes:  q (N, H, d), keys, values (S, G, d) -> (N, H, d)
     Dtypes:  float32, stored as the precision says -> float32

@@ -1,4 +1,4 @@
-// Attention of one query for each sequence, the next token's: the keys are split, for there are many and one query.
+// Attention of one query for each sequence, the next token's: the keys are split, because there are many for one query.
 //
 // NumPy: tiny/attention.py attention attend
 // rms_norm.cu explains the words: thread, block, warp, lane, barrier, sector.
@@ -42,7 +42,7 @@ __device__ __forceinline__ Split read_split(const int* spans) {
 }
 
 // v1: a block of threads for each sequence, KV head and split; a thread for each key, then for each column
-// Costs: a lane reads a row of its own, 2 or 4 bytes at a time, 32 sectors for 32 numbers; the scores lie in shared
+// Costs: a lane reads its own row, 2 or 4 bytes at a time, 32 sectors for 32 numbers; the scores are in shared
 // memory, and every thread goes through all of them for the maximum; a second kernel for a few KB.
 // Saves: keys and values are read once for all heads of the group: GROUP FLOP for each byte of bfloat16, not 1; the
 // splits keep all multiprocessors busy with one sequence.
@@ -134,7 +134,7 @@ struct Answer {
   float highest[GROUP], sum[GROUP], total[GROUP][PART];
 };
 
-// This lane's part of a row; zero if the row is not there or the part lies beyond its end.
+// This lane's part of a row; zero if the row is not there or the part is beyond its end.
 __device__ __forceinline__ void load_part(const STORE* row, bool there, float (&part)[PART]) {
   int c = threadIdx.x % LANES * PART;
   if constexpr (HEAD_DIM % PART == 0) {

@@ -121,7 +121,7 @@ def make_experts(draw: Draw, T: int, D: int, F: int, E: int, K: int) -> tuple:
 
 
 def floor_experts(T: int, D: int, F: int, E: int, K: int) -> tuple[int, int]:
-    """The floor for as many experts as the tokens can want."""
+    """The floor if the tokens choose as many different experts as they can."""
     return experts.floor(T, K, D, F, min(E, T * K))
 
 
@@ -222,7 +222,7 @@ def attention_operations() -> list[Operation]:
 def agree(launcher: Any, operation: Operation, sizes: dict, storage: tuple[str, np.dtype], version: str | None) -> dict:
     """Compare one small case with the book: {"error": share of the largest magnitude, "ok": ...}, or why not.
 
-    What a function refuses with a ValueError is no failure here: that is said in its docstring and tested elsewhere.
+    A ValueError is no failure here: the docstrings say what a function refuses, and other tests check it.
     """
     precision, weight = storage
     arguments = operation.make(Draw(np, precision, weight), **sizes)
@@ -240,7 +240,7 @@ def agree(launcher: Any, operation: Operation, sizes: dict, storage: tuple[str, 
 
 
 def largest_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference as a share of the largest magnitude; infinite where anything is no number.
+    """The largest difference as a share of the largest magnitude; infinite if anything is NaN or infinite.
 
     Shapes:  any, the same. Whole numbers have no tolerance: any difference of theirs is infinite.
     """

@@ -5,8 +5,8 @@
 //
 // T tokens, D dim, F hidden_dim, E num_experts, K num_experts_per_tok. All arrays are row-major and contiguous:
 //   x (T, D), expert_ids (T, K) ids from 0 to E - 1, expert_weights (T, K), hidden (T, K, F), out (T, D);
-//   w1, w2, w3: tables of E pointers, to matrices (F, D), (D, F), (F, D). So nothing is stacked or copied, and of an
-//   expert that no token chose nothing is read: its pointer may be any.
+//   w1, w2, w3: tables of E pointers, to matrices (F, D), (D, F), (F, D). So nothing is stacked or copied, and
+//   nothing is read of an expert that no token chose: its pointer may be any.
 // Products and sums are float; hidden and out are rounded to STORE once. Ids are read on the device. A token's experts
 // are added in ascending index, as in NumPy, and every sum has one fixed order: equal inputs give equal bits.
 //
@@ -124,8 +124,8 @@ __device__ __forceinline__ void dots(const WEIGHT* const (&row)[R], const STORE*
   }
 }
 
-// One token with one of its experts, R numbers of the hidden state for each warp. A row past the last one is computed
-// as the last one once more, and not written.
+// One token with one of its experts, R numbers of the hidden state for each warp. A row past the last one repeats the
+// last one and is not written.
 template <int R>
 __device__ __forceinline__ void hidden_rows(const STORE* x, const int* expert_ids, const WEIGHT* const* w1,
                                             const WEIGHT* const* w3, STORE* hidden, int D, int F, int K) {
@@ -191,7 +191,7 @@ experts_v2_down(const STORE* hidden, const int* expert_ids, const float* expert_
 
 // v3: ROWS rows for each warp share every read of x, and their loads are under way together
 // Costs: ROWS times the registers for weights and sums; a matrix of few rows keeps fewer warps busy.
-// Saves: all but one in ROWS of the loads of x, which v2 reads anew for every row; ROWS times the bytes under way.
+// Saves: all but one in ROWS of the loads of x, which v2 reads again for every row; ROWS times the bytes under way.
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
 experts_v3(const STORE* x, const int* expert_ids, const WEIGHT* const* w1, const WEIGHT* const* w3, STORE* hidden,
            int D, int F, int K) {

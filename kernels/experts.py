@@ -1,4 +1,4 @@
-"""The experts as kernels, for few tokens: matrices are read where they lie, by a table of pointers.
+"""The experts as kernels, for few tokens: matrices are read where they are, through a table of pointers.
 
 The kernels are in `experts.cu`. They read every matrix once for each token that wants it (from the cache, where tokens
 agree), which is right for decoding; a prompt of many tokens wants a grouped product instead.
@@ -27,11 +27,11 @@ def experts(launcher: Any, x: np.ndarray, expert_ids: np.ndarray, expert_weights
              -> (T, D)
     Dtypes:  x float32, expert_ids int, expert_weights float32 -> float32; matrices float32 or bfloat16, others are
              converted. Under "bfloat16" x, the hidden state and the sum over the experts are stored as bfloat16
-    Order:   experts in ascending index; of an expert without tokens nothing is read, nor looked up if the ids are on
-             the host
+    Order:   experts in ascending index; the weights of an expert without tokens are not read, nor looked up if the
+             ids are on the host
     Raises:  ValueError as the NumPy function, and for what v1 cannot hold in shared memory
     Source:  tiny/experts.py experts
-    Differs: ids that lie on a GPU are not looked at, for that would wait for the device
+    Differs: ids on a GPU are not checked, because that would wait for the device
     """
     check_experts(x, expert_ids, expert_weights, w1, w2, w3, precision, stored(precision))
     used = used_experts(expert_ids, len(w1)) if isinstance(expert_ids, np.ndarray) else range(len(w1))
@@ -77,7 +77,7 @@ def launch(launcher: Any, version: str, arrays: tuple, tables: list[list], out: 
 
 
 def pointers(tables: Sequence[dict[int, np.ndarray]], E: int) -> list[list[np.ndarray]]:
-    """Three lists of E matrices of one dtype. An expert not used has another's, for a table must hold some pointer."""
+    """Three lists of E matrices of one dtype. An unused expert gets another's: a table needs some pointer."""
     alike = all(matrix.dtype == STORES["bfloat16"] for table in tables for matrix in table.values())
     found = [{e: to_weight(matrix if alike else matrix.astype(np.float32, copy=False)) for e, matrix in table.items()}
              for table in tables]

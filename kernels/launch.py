@@ -36,7 +36,7 @@ def find_source(file: str | Path) -> Path:
 
 
 def poison(array: Any) -> Any:
-    """Fill an array with what no result should hold, so that a place which a kernel leaves out shows itself."""
+    """Fill an array with values that no result should have, so that a place which a kernel skips is seen."""
     array[...] = np.iinfo(array.dtype).max // 2 if array.dtype.kind in "iu" else array.dtype.type(np.nan)
     return array
 
@@ -55,7 +55,7 @@ class Launcher:
         raise NotImplementedError
 
     def put(self, array: Any) -> Any:
-        """An array on the device, without gaps and aligned for 16-byte reads; the same one if it is that already."""
+        """An array on the device, without gaps and aligned for 16-byte reads; the same one if nothing has to change."""
         raise NotImplementedError
 
     def get(self, array: Any) -> np.ndarray:
@@ -191,8 +191,8 @@ class Cuda(Launcher):
                  shared_mem=shared_bytes)
 
     def pointer_table(self, arrays: Sequence[Any]) -> Any:
-        """The addresses of arrays, on the GPU. Kept: the same arrays come with every token, and the kernel reads the
-        table after this function has returned.
+        """The addresses of arrays, on the GPU. They are kept, because the same arrays come with every token, and the
+        kernel reads the table after this function has returned.
         """
         pointers = tuple(array.data.ptr for array in arrays)
         if pointers not in self.tables:

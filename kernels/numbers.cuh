@@ -48,7 +48,7 @@ __device__ __forceinline__ void store16(__nv_bfloat16* to, const float (&from)[8
   *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-// Read as many numbers as `to` has room for, 8 or 16 bytes at a time: numbers that go with 16 bytes of another type.
+// Fill `to` with numbers, 8 or 16 bytes at a time: those that belong to 16 bytes of another type.
 __device__ __forceinline__ void load_beside(const float* from, float (&to)[2]) {
   float2 bits = *reinterpret_cast<const float2*>(from);
   to[0] = bits.x, to[1] = bits.y;

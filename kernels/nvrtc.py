@@ -41,7 +41,7 @@ def libraries(folders: Sequence[Path]) -> list[tuple[int, Path]]:
 
 
 def headers(library: Path, folders: Sequence[Path]) -> list[Path]:
-    """The include folders for one NVRTC: its own, and in the wheels of CUDA 12, which part them, its neighbours'."""
+    """The include folders for one NVRTC: its own and, for the wheels of CUDA 12, which split them, its neighbours'."""
     own = library.parent.parent
     parts = [root for root in folders if root.parent == own.parent and root.name.startswith("cuda_")]
     found = [own, *(parts if own.name == "cuda_nvrtc" else [])]
@@ -91,7 +91,7 @@ class Nvrtc:
                             "Check that the CUDA wheels are all of one version.")
 
     def check_arch(self, arch: int) -> None:
-        """Refuse GPUs that the kernels, or this NVRTC, are not made for. Raises TinyError."""
+        """Refuse a GPU that the kernels or this NVRTC do not support. Raises TinyError."""
         if arch < OLDEST:
             raise TinyError(f"sm_{arch} is older than sm_{OLDEST}, for which the kernels are written.",
                             "Use a GPU of the A100's generation or later, or --device emulator.")
@@ -164,7 +164,7 @@ def cubin(path: Path, arch: int, defines: Sequence[str] = (), newest: int | None
 
 
 def compile_options(arch: int, defines: Sequence[str]) -> list[str]:
-    """The options that change what a kernel becomes. There is no fast math among them."""
+    """The options that change the compiled code. Fast math is not among them."""
     return ["-std=c++17", "-default-device", "-lineinfo", f"--gpu-architecture=sm_{arch}",
             *[f"-D{define}" for define in defines]]
 

@@ -1,4 +1,4 @@
-"""The seam once more: the names and signatures of `tiny/ops.py`, five of them as kernels.
+"""The same operations as `tiny/ops.py`, by name and signature; five of them run as kernels.
 
 Arrays say where they run: CuPy's on the GPU, where the result stays, and NumPy's through the emulator. The other names
 are the NumPy functions themselves. A model gets its operations from `choose`, which brings arrays to a device and back.
@@ -21,7 +21,7 @@ from tiny.ops import adapter, feed_forward, linear, patch_embed, rope_2d_table, 
 __all__ = ["adapter", "attention", "experts", "feed_forward", "linear", "patch_embed", "rms_norm", "rope",
            "rope_2d_table", "rope_table", "route"]
 
-# The version of each kernel that is in use, where need be by precision.
+# The version of each kernel that is in use, by precision if they differ.
 SHIPPED: dict[str, str | dict[str, str]] = {
     "attention": {"float32": "v2", "bfloat16": "v3"}, "experts": "v3", "rms_norm": "v3", "rope": "v2", "route": "v3"}
 EXPERTS = {"w1", "w2", "w3"}  # parameters that hold a matrix of each expert
@@ -83,7 +83,7 @@ def device_launcher(device: str) -> Launcher:
 
 
 class Placed(Sequence):
-    """Matrices that are put on a device when an operation looks them up, and not before."""
+    """Matrices that are put on a device only when an operation looks them up."""
 
     def __init__(self, matrices: Sequence[Any], put):
         self.matrices, self.put = matrices, put
@@ -114,7 +114,7 @@ class DeviceWeights:
 def call_kernel(name: str, launcher: Launcher, put=None, **arguments: Any) -> Any:
     """Call the shipped version of a kernel's host function, its arrays put on the device.
 
-    put: what brings weights there, if not the launcher itself
+    put: how weights get there; by default the launcher's own
     """
     def to_device(key: str, value: Any) -> Any:
         bring = put if put and key in WEIGHTS else launcher.put
@@ -131,7 +131,7 @@ def call_kernel(name: str, launcher: Launcher, put=None, **arguments: Any) -> An
 def choose(kernels: str | Sequence[str], device: str | Launcher) -> ModuleType:
     """What a model takes as its operations: the named ones as kernels, the others NumPy's.
 
-    kernels: "all", "none", or names, as a list or parted by commas; device: "cuda", "emulator", or a launcher, such as
+    kernels: "all", "none", or names, as a list or comma-separated; device: "cuda", "emulator", or a launcher, such as
     one of another order of threads
 
     Raises:  TinyError for an unknown name or device, and if a compiler, CuPy or a GPU is missing
@@ -149,7 +149,7 @@ def choose(kernels: str | Sequence[str], device: str | Launcher) -> ModuleType:
 
 
 def kernel_names(kernels: str | Sequence[str]) -> list[str]:
-    """The kernels that are asked for. Raises TinyError that lists all names for one that is none."""
+    """The kernels that are asked for. Raises TinyError, with all names, for an unknown one."""
     if isinstance(kernels, str):
         kernels = {"all": list(SHIPPED), "none": []}.get(kernels, kernels.split(","))
     unknown = [name for name in kernels if name not in SHIPPED]

@@ -1,6 +1,6 @@
 // The PTX instructions that the kernels use, each as a small function.
 //
-// Tensor cores and asynchronous copies have no name in C++; inline assembly is how a kernel reaches them. What stands
+// Tensor cores and asynchronous copies have no name in C++; inline assembly is how a kernel reaches them. Everything
 // here is sm_80: every GPU since the A100 has it. The letters of mma are those of the PTX manual.
 #pragma once
 #include <cuda_bf16.h>

@@ -90,7 +90,7 @@ extern "C" __global__ void rms_norm_v2(const STORE* x, const WEIGHT* weight, STO
   }
 }
 
-// Normalise a row whose parts are in registers. A thread's parts lie blockDim.x apart: neighbours read neighbours.
+// Normalise a row whose parts are in registers. A thread's parts are blockDim.x apart: neighbours read neighbours.
 __device__ __forceinline__ void norm_of_registers(const float (&parts)[CHUNKS][WIDE<STORE>], const WEIGHT* weight,
                                                   STORE* out, int D, float eps, bool wide) {
   float squares = 0.0f;
@@ -107,7 +107,7 @@ __device__ __forceinline__ void norm_of_registers(const float (&parts)[CHUNKS][W
   }
 }
 
-// Read one part of a row, or zeros from behind its end.
+// Read one part of a row, or zeros from beyond its end.
 __device__ __forceinline__ void load_part(const STORE* row, int i, int D, bool wide, float (&part)[WIDE<STORE>]) {
   load_some(row + i, D - i, wide && i < D, part);
 }
@@ -127,8 +127,8 @@ extern "C" __global__ void __launch_bounds__(1024)
   norm_of_registers(parts, weight, out + row, D, eps, wide);
 }
 
-// The residual form of v3: sum = x + y, rounded to STORE and written, and out = norm(sum). Of the 5 passes over rows
-// that an addition and a norm of their own make, the one that reads the sum again is gone.
+// The residual form of v3: sum = x + y, rounded to STORE and written, and out = norm(sum). A separate
+// addition and norm make 5 passes over rows; this form saves the one that reads the sum again.
 extern "C" __global__ void __launch_bounds__(1024)
     rms_norm_v3_add(const STORE* x, const STORE* y, const WEIGHT* weight, STORE* sum, STORE* out, int D, float eps) {
   bool wide = rows_are_wide(x, weight, out, D) && is_aligned16(y) && is_aligned16(sum);

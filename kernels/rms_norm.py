@@ -74,7 +74,7 @@ def whole_warps(threads: int) -> int:
 
 def registers(D: int, width: int) -> tuple[int, int]:
     """Threads of a block of v3, and how many 16-byte parts of a row each keeps: as few as 256 threads need, and more
-    threads rather than more than 16 numbers, for with 1,024 threads each of them has 64 registers.
+    threads rather than more than 16 numbers, because with 1,024 threads each has only 64 registers.
     """
     parts, chunks = -(-D // width), 1
     while chunks * V3_THREADS < parts and chunks * width < 16:

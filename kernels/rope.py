@@ -63,7 +63,7 @@ def rope_into_cache(launcher: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, 
 
 def check_cache(k: np.ndarray, v: np.ndarray, rows: np.ndarray, keys: np.ndarray, values: np.ndarray,
                 precision: str) -> None:
-    """Refuse a cache that the keys and values do not fit into as they are: a converted copy would be filled instead."""
+    """Refuse a cache of another type or shape than the keys and values: a converted copy would be filled instead."""
     if v.shape != k.shape or keys.shape[1:] != k.shape[1:] or values.shape != keys.shape or rows.shape != k.shape[:1]:
         raise ValueError("rope_into_cache expects k, v (T, G, d), a cache (S, G, d) and rows (T,); got "
                          f"{k.shape}, {v.shape}, {keys.shape}, {values.shape} and {rows.shape}.")

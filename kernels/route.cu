@@ -92,7 +92,7 @@ __device__ __forceinline__ void choose(const float (&logits)[EXPERTS], int lane,
   if (lane < K) expert_ids[lane] = own_expert, expert_weights[lane] = expf(own - highest) / total;
 }
 
-// Route the tokens of a warp: MANY of them, or what is left of T. Those behind the end repeat the last one, unwritten.
+// Route the tokens of a warp: MANY of them, or what is left of T. Those past the end repeat the last one, unwritten.
 template <int MANY>
 __device__ __forceinline__ void route_tokens(const STORE* x, const WEIGHT* gate, float* logits, int* expert_ids,
                                              float* expert_weights, int T, int D, int K) {
@@ -136,7 +136,7 @@ extern "C" __global__ void route_v2(const STORE* x, const WEIGHT* gate, float* l
 
 // v3: TOKENS tokens share each read of the gate
 // Costs: TOKENS (E + WIDE<STORE>) registers; TOKENS times fewer warps, so few tokens keep a warp each (TOKENS = 1).
-// Saves: TOKENS times fewer loads of the gate: E D numbers for each token are E / TOKENS times those of its own row.
+// Saves: TOKENS times fewer loads of the gate: E D numbers for each token are E / TOKENS times those of its row.
 extern "C" __global__ void route_v3(const STORE* x, const WEIGHT* gate, float* logits, int* expert_ids,
                                     float* expert_weights, int T, int D, int K) {
   route_tokens<TOKENS>(x, gate, logits, expert_ids, expert_weights, T, D, K);
@@ -177,7 +177,7 @@ extern "C" __global__ void route_v3_count(const int* expert_ids, int* of_tiles, 
   }
 }
 
-// This one gives every pair its place: behind the pairs of lower experts, and behind earlier pairs of its own.
+// This one gives every pair its place: after the pairs of lower experts and the earlier pairs of its own expert.
 //   counts (E,); offsets (E + 1,), exclusive sums of counts; order (T * K,), pairs token * K + rank by expert, each
 //   expert's in ascending order.
 extern "C" __global__ void route_v3_place(const int* expert_ids, const int* of_tiles, int* counts, int* offsets,

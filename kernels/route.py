@@ -11,7 +11,7 @@ from tiny.router import check_route
 FILE = "route.cu"
 V1_THREADS, WARPS, TILE = 64, 4, 512
 MOST_EXPERTS, MOST_CHOSEN = 64, 32
-FEW_TOKENS = 512  # as many warps as a large GPU has schedulers for: up to here each token has a warp of its own
+FEW_TOKENS = 512  # as many warps as a large GPU has schedulers for: up to here each token gets its own warp
 
 
 def route(launcher: Any, x: np.ndarray, gate: np.ndarray, num_experts_per_tok: int, precision: str = "float32",
@@ -58,7 +58,7 @@ def group_by_expert(launcher: Any, expert_ids: np.ndarray,
     if not 1 <= num_experts <= MOST_EXPERTS:
         raise ValueError(f"group_by_expert expects between 1 and {MOST_EXPERTS} experts; got {num_experts}.")
     expert_ids = expert_ids.astype(np.int32, order="C", copy=False)
-    tiles = max(1, -(-expert_ids.size // TILE))  # of no pairs too: counts and offsets are to be written
+    tiles = max(1, -(-expert_ids.size // TILE))  # at least one: counts and offsets are always written
     pairs, options = np.int32(expert_ids.size), (f"EXPERTS={num_experts}",)
     of_tiles, counts = launcher.empty((tiles, num_experts), np.int32), launcher.empty((num_experts,), np.int32)
     offsets, order = launcher.empty((num_experts + 1,), np.int32), launcher.empty((expert_ids.size,), np.int32)
@@ -78,7 +78,7 @@ def check_version(E: int, K: int, version: str) -> None:
 
 
 def tokens_of_a_warp(T: int, E: int) -> int:
-    """How many tokens share a read of the gate in v3: 1 where tokens are few; else 4, or fewer with many experts."""
+    """How many tokens share a read of the gate in v3: 1 for few tokens; else 4, or fewer with many experts."""
     return 1 if T <= FEW_TOKENS else max(1, min(4, MOST_EXPERTS // E))
 
 

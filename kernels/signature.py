@@ -1,6 +1,6 @@
 """What a kernel's parameters are, read from its C++ declaration, and whether a launch fits them and a GPU.
 
-A GPU is told addresses and bytes and nothing else: a Python number of the wrong width, a float64 array or a slice with
+A GPU gets addresses and bytes and nothing else: a Python number of the wrong width, a float64 array or a slice with
 gaps gives wrong results and no message. So every argument of every launch is checked here, for both devices alike.
 """
 
@@ -165,7 +165,7 @@ def check_scalar(label: str, p: Parameter, arg: Any) -> None:
 
 
 def check_array(label: str, p: Parameter, arg: Any, array_type: Any, device: str) -> None:
-    """An array must lie on the launcher's device, without gaps, in the parameter's dtype, and let itself be written."""
+    """An array must be on the launcher's device, without gaps, in the parameter's dtype, and writeable."""
     if not isinstance(arg, array_type):
         raise TinyError(f"{label} is {describe(arg)}; this launcher's arrays are {kind(array_type)} arrays on "
                         f"{device}.", "Bring it there with launcher.put(array).")
@@ -176,7 +176,7 @@ def check_array(label: str, p: Parameter, arg: Any, array_type: Any, device: str
         raise TinyError(f"{label} is {describe(arg)}.", f"Pass {p.dtype}, for example from array.astype.")
     if not arg.flags.c_contiguous:
         raise TinyError(f"{label} is {describe(arg)} with gaps or turned axes.",
-                        "Kernels read rows that lie one behind another: make a copy with np.ascontiguousarray.")
+                        "Kernels read rows one after another: make a copy with np.ascontiguousarray.")
     if not p.const and not getattr(arg.flags, "writeable", True):
         raise TinyError(f"{label} is {describe(arg)} that may only be read, and the kernel writes it.",
                         "Pass a copy, or declare the parameter const.")

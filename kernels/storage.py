@@ -1,4 +1,4 @@
-"""How arrays lie in a kernel's memory: the storage types of a precision, and the conversions at its border.
+"""How arrays are stored for a kernel: the storage types of a precision, and the conversions at its border.
 
 Only methods of the arrays are called, so that NumPy's and CuPy's go through the same lines.
 """
@@ -13,7 +13,7 @@ CPP_NAMES = {STORES["float32"]: "float", STORES["bfloat16"]: "__nv_bfloat16"}
 
 
 def stored(precision: str) -> tuple[np.dtype]:
-    """What activations may be besides float32, for the guards: the storage type itself, as earlier kernels left it."""
+    """The dtypes that activations may have besides float32, for the guards: the storage type, as earlier kernels left it."""
     return (STORES.get(precision, STORES["float32"]),)
 
 

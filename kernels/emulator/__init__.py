@@ -3,7 +3,7 @@
     module = Module("saxpy.cu", check=True)
     module.launch("saxpy", (4,), (256,), (np.int32(n), np.float32(2), x, y))
 
-The `.cu` file is the very one that nvcc compiles; g++ compiles it here. Read on in this order: `fibers.cpp` (a thread
+The `.cu` file is the same one that nvcc compiles; here g++ does. Read on in this order: `fibers.cpp` (a thread
 is a fiber), `meetings.cpp` (a collective is a meeting), `copies.cpp` (cp.async is a promise), `watch.cpp` (every access
 can be watched), `fences.cpp` (what one thread hands to another), `profile.cpp` (what the addresses would cost);
 `device.h` is the language that kernels see, and `rewrite.py`, `ptx.py` and `build.py` bring a file from CUDA to g++.
@@ -14,8 +14,8 @@ What it does not model:
   atomic operation, or an access to volatile global memory; a missing fence is a race. Other scopes, weaker fences and
   cuda::atomic are not known.
 * Time, occupancy, registers, caches and replays. The profile counts addresses.
-* Rounding of the fast intrinsics and of tensor cores: the accurate functions and plain float sums stand in. There is
-  no contraction of a * b + c, no flush of denormals.
+* Rounding of the fast intrinsics and of tensor cores: the accurate functions and plain float sums replace them. No
+  contraction of a * b + c, no flush of denormals.
 * Blocks run one after another on a worker, so a barrier across the grid never ends. A thread is never interrupted: a
   loop without memory accesses that does not end, or, outside of checked mode, a loop that reads a flag, hangs until
   SIGALRM ends it with a report of its line.
@@ -116,7 +116,7 @@ class Module:
     "reverse" or "random:SEED". workers: how many blocks run at the same time; all cores if None; one with check or
     profile. portable: switch stacks by the system's functions. debug: compile for a debugger.
 
-    Raises: TinyError without g++, and where the file does not compile
+    Raises: TinyError without g++, or if the file does not compile
     """
 
     def __init__(self, path, defines: Sequence[str] = (), check: bool = False, profile: bool = False,
@@ -227,7 +227,7 @@ class Module:
 
 
 def load(library: Path, own: bool) -> ctypes.CDLL:
-    """Load a library; as a copy of its own, where it has variables that would outlive a module."""
+    """Load a library; a copy of it, if it has variables that would outlive a module."""
     if not own:
         return ctypes.CDLL(str(library))
     with tempfile.TemporaryDirectory() as folder:
@@ -235,7 +235,7 @@ def load(library: Path, own: bool) -> ctypes.CDLL:
 
 
 def symbols(library: Path) -> tuple[list[tuple[int, int, int, str]], int]:
-    """The variables of a library as (offset, bytes, kind, name), and where its dynamic shared memory lies."""
+    """The variables of a library as (offset, bytes, kind, name), and where its dynamic shared memory is."""
     text = subprocess.run(["readelf", "-SWsC", str(library)], capture_output=True, text=True).stdout
     sections = dict(re.findall(r"^\s+\[ *(\d+)\] (\.\S+)", text, re.M))
     pattern = r"^ *\d+: ([0-9a-f]+) +(\w+) (TLS|OBJECT) +\S+ +\S+ +(\d+) (.*?) *$"

@@ -1,4 +1,4 @@
-"""Run a kernel of your own on the CPU: python -m kernels.emulator FILE.cu --kernel NAME --grid 2 --block 64 --arg ...
+"""Run your own kernel on the CPU: python -m kernels.emulator FILE.cu --kernel NAME --grid 2 --block 64 --arg ...
 
 Exit status: 0 without a report, 1 with one, 2 if the kernel could not be run to its end. Reports, tables and
 summaries go to standard output; errors, in two lines, and notes to standard error.
@@ -50,7 +50,7 @@ def crash_remedy(args: argparse.Namespace) -> str:
 
 
 def guarded(work, debug: bool) -> int:
-    """The status of some work, with errors told in two lines."""
+    """The exit status of some work; its errors are printed in two lines."""
     try:
         return work()
     except Exception as error:
@@ -58,7 +58,7 @@ def guarded(work, debug: bool) -> int:
 
 
 def failed(error: Exception, debug: bool) -> int:
-    """Tell an error in two lines; return the exit status."""
+    """Print an error in two lines; return the exit status."""
     if debug:
         traceback.print_exc()
     if isinstance(error, TinyError):
@@ -91,7 +91,7 @@ def run_kernel(args: argparse.Namespace, arrays: list, unwritten: list[int], run
     seconds = time.perf_counter() - start
     running(False)
     if args.save and results.save(args.save, arrays):
-        note(f"bfloat16 lies in {args.save} as two bytes without a type: .view(ml_dtypes.bfloat16) reads them")
+        note(f"bfloat16 is stored in {args.save} as two bytes without a type: .view(ml_dtypes.bfloat16) reads them")
     if args.profile and not status:
         show_profile(module, kernel, args.file)
     elif not status:

@@ -1,9 +1,9 @@
 """Compile a .cu file with g++ into a library, and keep it by content.
 
-The kernel is compiled with device.h in front; the runtime (fibers.cpp and the other chapters) is a library of its own
-that all kernels share. A library is named after everything that shaped it: sources, options, the compiler and this
-package; so a change is never overlooked, and nothing is compiled twice. Files are written beside their names and moved
-into place, so that processes that build the same thing at the same time do no harm.
+The kernel is compiled with device.h in front; the runtime (fibers.cpp and the other chapters) is one library that
+all kernels share. A library is named after everything that shaped it: sources, options, the compiler and this package;
+so a change is never overlooked, and nothing is compiled twice. Files are written beside their names and moved into
+place, so that processes that build the same thing at the same time do no harm.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ COMMON = ["-std=c++17", "-g", "-fPIC", "-march=native", "-ffp-contract=off", "-f
 WATCHED = ["-O1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0", "-fno-tree-sra",
            "-fno-tree-vectorize", "-fno-store-merging", "--param=tsan-distinguish-volatile=1",
            "-fsanitize=bounds,integer-divide-by-zero,shift-exponent,alignment"]
-SPARE = 64  # bytes behind every variable in checked mode, so that an overrun does not hit the next one
+SPARE = 64  # bytes after every variable in checked mode, so that an overrun does not hit the next one
 
 
 @dataclass(frozen=True)
 class Built:
-    """A library, the file it was made of, and the kernels that stand there."""
+    """A library, the file it was made from, and the kernels in that file."""
 
     library: Path
     path: str
@@ -52,7 +52,7 @@ def compiler() -> str:
     """The path of g++."""
     found = shutil.which("g++")
     if not found:
-        raise TinyError("The emulator compiles kernels with g++, and there is none on this machine.",
+        raise TinyError("The emulator compiles kernels with g++, which is not on this machine.",
                         "Install it: `apt install g++` on Debian and Ubuntu, `dnf install gcc-c++` on Fedora, "
                         "`conda install gxx` anywhere.")
     return found
@@ -66,7 +66,7 @@ def machine(gxx: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where libraries are kept: the user's cache, or the temporary folder where that cannot be written."""
+    """Where libraries are kept: the user's cache, or the temporary folder if that cannot be written."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     for folder in (base / "tiny-mixtral" / "emulator", Path(tempfile.gettempdir()) / f"tiny-mixtral-{os.getuid()}"):
         try:
@@ -187,7 +187,7 @@ def compile_all(gxx: str, folder: Path, path: Path, sources: dict[Path, Source],
 
 
 def with_spare_bytes(assembly: str) -> str:
-    """Some bytes behind every variable that begins as zeros; and calls of ours in place of memcpy and memset."""
+    """Add some bytes after every variable that begins as zeros; call our functions in place of memcpy and memset."""
     def grow(match: re.Match) -> str:
         return f"{match[1]}{int(match[2]) + SPARE}"
     assembly = re.sub(r"(?m)^(\s+\.(?:local_)?comm\s+[^,\n]+,)(\d+)", grow, assembly)

@@ -1,4 +1,4 @@
-"""A kernel with a wild pointer takes its process along, and one that spins never ends: so it runs in a child process.
+"""A kernel with a wild pointer kills its process, and one that spins never ends: so it runs in a child process.
 
 The child says when the kernel starts and ends, so that the time limit holds for the kernel and not for the compiler.
 """
@@ -68,7 +68,7 @@ def run_in_child(work: Callable[[Callable[[bool], None]], int], limit: float) ->
 
 
 def serve(work: Callable, writing: int) -> None:
-    """The child's whole life: it leaves by _exit, because what the parent would do at its end is not the child's."""
+    """The child's whole life: it leaves by _exit, because the parent's clean-up is not the child's to do."""
     status = 2
     faulthandler.disable()  # what ends this process is told by the parent
     try:

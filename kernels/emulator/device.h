@@ -117,7 +117,7 @@ extern "C" { __attribute__((visibility("hidden"), aligned(1024))) __thread unsig
 constexpr int warpSize = 32;
 
 namespace emulator {
-// As the default value of a parameter: where the call stands.
+// As the default value of a parameter: where the call is.
 struct Place { const char* file; int line; };
 constexpr Place here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 

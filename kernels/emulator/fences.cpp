@@ -5,7 +5,7 @@
 // atomic operation on the same place, and from then on may read the data. Without the fence, nothing is handed over.
 //
 // So every place that atomic operations were done on keeps what has been released there: of a thread, the accesses
-// that its fence stands behind, and whatever had been handed to that thread before. Who does an atomic operation on the
+// that its fence comes after, and whatever had been handed to that thread before. Who does an atomic operation on the
 // place acquires all of it. A __syncwarp or a barrier shares among its threads what each of them has acquired. Accesses
 // to volatile global memory count as atomic.
 #include "runtime.h"

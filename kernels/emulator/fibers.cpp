@@ -1,6 +1,6 @@
 // fibers.cpp: a thread is a fiber.
 //
-// A CUDA block runs here on one processor core. Each of its threads is a fiber: a stack of its own, and a place to go
+// A CUDA block runs here on one processor core. Each of its threads is a fiber: its own stack, and a place to go
 // on at. A fiber runs until it needs other threads (a barrier, a shuffle), then parks: it saves its registers on its
 // stack and switches to the scheduler, which resumes the next one. Nothing runs at the same time as anything else, so
 // a launch can be repeated exactly; and the order in which fibers take turns is ours to choose: a kernel that forgets

@@ -191,7 +191,7 @@ bool release_barrier() {
   return true;
 }
 
-// bar.sync and bar.arrive with a number: a barrier of as many threads as they say. Who arrives does not wait.
+// bar.sync and bar.arrive with a number: a barrier of the number of threads that they name. Who arrives does not wait.
 EXPORT void emulator_named_barrier(unsigned number, unsigned threads, int waits, const char* file, int line) {
   Worker& w = *worker;
   Thread& me = *w.current;

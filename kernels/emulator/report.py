@@ -13,7 +13,7 @@ REMEDY = {
     "out-of-bounds": "Guard the access with the size of the array, or correct the index.",
     "uninitialised": "Write the place first, and put a barrier between the write and the read.",
     "divergent": "Every thread of the block must reach the same barrier, every lane of the mask the same operation.",
-    "misaligned": "A vector of n bytes must lie at a multiple of n.",
+    "misaligned": "A vector of n bytes must begin at a multiple of n.",
     "cp.async": "Wait with cp.async.wait_group, then __syncthreads().",
     "const": "Write to another array, or take const away from the parameter.",
 }
@@ -80,7 +80,7 @@ def is_shared_header(file: str) -> bool:
 
 
 def from_finding(finding, lines: Lines, kernel: str) -> TinyError:
-    """The report for what the runtime found; a TinyError that is none where the emulator lacks something."""
+    """Turn the runtime's finding into a Report, or a TinyError if the emulator simply does not support the feature."""
     what, file, line, callers = finding.what.decode(errors="replace"), finding.file.decode(), finding.line, []
     if not file or is_shared_header(file):
         (at, number), *callers = lines.chains([finding.code])[0]

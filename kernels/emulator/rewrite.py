@@ -2,14 +2,14 @@
 
 Lines keep their numbers, so that messages, reports and debuggers show the kernel as its author wrote it. Four things
 change: `extern __shared__` arrays become pointers to the block's dynamic shared memory, headers of CUDA are left out,
-for device.h stands in front of everything, behind every kernel comes a line that lists it, and what calls CUDA from the
-host (main, launches, cudaMalloc) is left out. `asm` statements come later (ptx.py), when macros have been replaced.
+because device.h comes before everything, a line after every kernel lists it, and what calls CUDA from the host (main,
+launches, cudaMalloc) is left out. `asm` statements come later (ptx.py), when macros have been replaced.
 """
 
 import re
 from dataclasses import dataclass, field
 
-# Headers of CUDA whose content is in device.h; and assert.h, for `assert` is a report here.
+# Headers of CUDA whose content is in device.h; and assert.h, because `assert` is a report here.
 HEADERS = re.compile(r"(cuda|mma|math_constants|cooperative_groups|vector_types|device_|driver_types|host_defines|"
                      r"sm_\d+_|crt/|cassert|assert\.h|nv/target)")
 HOST_HEADERS = re.compile(r"(cu(blas|rand|fft|dnn|sparse|solver)|nccl|nvToolsExt|nvtx|thrust/|torch/|ATen/|c10/|"
@@ -79,7 +79,7 @@ def in_function(code: str) -> bool:
 
 
 def find_kernels(code: str):
-    """Yield (name, parameters as written, whether it is a template, index behind its body) of the kernels of a file."""
+    """Yield (name, parameters as written, whether it is a template, index after its body) of the kernels of a file."""
     for match in KERNEL.finditer(code):
         head = re.compile(r"(?:\s|\b(?:static|inline|void|__launch_bounds__\s*\([^()]*(?:\([^()]*\)[^()]*)*\)|"
                           r"__cluster_dims__\s*\([^()]*\)|__restrict__)(?!\w))*(\w+)\s*\(").match(code, match.end())
@@ -111,7 +111,7 @@ def items(code: str):
 
 
 def host_items(code: str) -> list[tuple[int, int]]:
-    """Where code of the host stands: what calls CUDA's library, and what needs that in turn."""
+    """Where the host's code is: what calls CUDA's library, and what needs that in turn."""
     rest = [(begin, end) for begin, end in items(code) if not DEVICE.search(code, begin, end)]
     found, wanted = [], HOST
     while fresh := [place for place in rest if wanted.search(code, *place)]:

@@ -2,8 +2,8 @@
 //
 // Read fibers.cpp first (a thread is a fiber), then meetings.cpp (a collective is a meeting), then watch.cpp (every
 // access can be watched) and profile.cpp (what the watched addresses cost). This header only names the things that
-// pass between them. The kernels are a library of their own, compiled with device.h, which calls the functions that
-// are declared there.
+// pass between them. The kernels are a separate library, compiled with device.h, which calls the functions that are
+// declared there.
 #pragma once
 #include <atomic>
 #include <cstdarg>

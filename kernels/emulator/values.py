@@ -78,12 +78,12 @@ def random_array(shape: tuple[int, ...], dtype: np.dtype, random: np.random.Gene
 
 
 def poison(dtype: np.dtype) -> float | int:
-    """What stands where nobody has written: NaN, or a whole number that no index can be."""
+    """What memory holds that nobody has written: NaN, or a whole number that no index can be."""
     return int(np.iinfo(dtype).max) // 2 if dtype.kind in "iu" else 1 if dtype.kind == "b" else np.nan
 
 
 def parse_number(text: str, dtype: np.dtype, whole: str) -> np.generic:
-    """One number of that type, or a TinyError if it is none or does not fit."""
+    """Read one number of that type. Raises TinyError if it is not a number or does not fit."""
     try:
         value = int(text, 0) if dtype.kind in "iub" else float(text)
     except ValueError:

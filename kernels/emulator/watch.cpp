@@ -5,7 +5,7 @@
 // (at the end of this file). Each call says an address and a size, and the return address says which line. So every
 // access is looked at before it happens:
 //
-//   does it lie in an array, to the byte?          (bounds)
+//   is it inside an array, to the byte?            (bounds)
 //   may it be written?                             (const)
 //   is its address a multiple of its size?         (alignment)
 //   has somebody written what it reads?            (uninitialised memory)
@@ -173,7 +173,7 @@ static bool is_written(const Cell& cell, const Region& region) {
 }
 
 // atomic: it may happen at the same time as an atomic operation. So may a read whose value an atomicCAS then compares
-// with what stands there: the first step of every loop around an atomicCAS.
+// with what is there: the first step of every loop around an atomicCAS.
 static void check_cell(Cell& cell, const Region& region, Access access, Code code, bool atomic) {
   const Thread& me = *worker->current;
   const Event now{Stamp(worker->period, me.number, me.seen[me.lane]), uint32_t(offset_of(code))};
@@ -198,7 +198,7 @@ static void check_cell(Cell& cell, const Region& region, Access access, Code cod
 }
 
 // ---- the shadow ---------------------------------------------------------------------------------
-// Something narrower than a granule is accessed: give every part of it a cell of its own.
+// Something narrower than a granule is accessed: give every part of it its own cell.
 static void split(Region& region, unsigned granule) {
   Cells& old = *region.cells;
   auto finer = std::make_shared<Cells>(old.n * old.granule, granule);

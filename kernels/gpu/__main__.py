@@ -2,8 +2,8 @@
 
     python -m kernels.gpu [--out runs/gpu] [--steps agree,time]
 
-It needs a CUDA image with CuPy and torch, and ends by itself within 8 minutes. Every step runs in a process of its own
-under its own limit of time, so that a crash or a hang costs one step; OUT/results.json is written after each.
+It needs a CUDA image with CuPy and torch, and ends by itself within 8 minutes. Every step runs in its own process
+with its own time limit, so that a crash or a hang costs one step; OUT/results.json is written after each.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def plan() -> list[tuple[str, tuple[str, ...], float]]:
 def run_step(command: Sequence[str], seconds: float) -> dict:
     """Run one step: {"ok", "seconds", "rows", "error" if it failed}. Rows printed before a crash or the limit count.
 
-    The step has a process group of its own, which ends with it, whatever it has started.
+    The step has its own process group, so that whatever it started ends with it.
     """
     start, late = time.monotonic(), False
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the steps. 0: all worked; 1: some did not; 2: there is no GPU, or nothing to reach it with."""
     parser = argparse.ArgumentParser(prog="python -m kernels.gpu", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu", help="folder for results.json")
-    parser.add_argument("--steps", default="", help="names or beginnings of names, parted by commas; default: all")
+    parser.add_argument("--steps", default="", help="names or beginnings of names, comma-separated; default: all")
     arguments = parser.parse_args(argv)
     try:
         steps = plan()

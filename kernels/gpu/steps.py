@@ -1,7 +1,7 @@
-"""The steps of the script for a GPU, each run in a process of its own: python -m kernels.gpu.steps NAME
+"""The steps of the script for a GPU, each run in its own process: python -m kernels.gpu.steps NAME
 
 A step prints one JSON object for each thing it finds, as soon as it has it, so that a later crash costs no earlier
-result. What a step cannot do it raises.
+result. A step that cannot do something raises.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from kernels.nvrtc import nvrtc
 from tiny.config import TinyError
 
 LAUNCHES, WARM_UPS, REPLAYS = 20, 10, 50
-GRAPH_MS, TOTAL_MS = 200.0, 400.0  # what is slow is launched less often: about so long in a graph, and in all replays
+GRAPH_MS, TOTAL_MS = 200.0, 400.0  # slow runs are launched less often: about this long in a graph, and in all replays
 EMPTY = 'extern "C" __global__ void touch(int* x) { %s x[threadIdx.x] += 1; }'
 
 
@@ -45,7 +45,7 @@ class Recorder:
         self.launcher.launch(*args, **options)
 
     def again(self) -> None:
-        """Launch the same kernels once more, with the same arguments."""
+        """Launch the same kernels again, with the same arguments."""
         for args, options in self.calls:
             self.launcher.launch(*args, **options)
 
@@ -220,7 +220,7 @@ def time_runs(cupy: Any, runs: list[Callable]) -> dict:
 
 
 def sanitizer(tool: str) -> Iterator[dict]:
-    """compute-sanitizer over the small cases. Where it is absent, or does not work on this machine, that is said."""
+    """compute-sanitizer over the small cases. Yields "absent" if it is not installed. Raises TinyError if it fails."""
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not Path(program).is_file():
         yield {"tool": tool, "absent": "compute-sanitizer is not installed here; it comes with the CUDA toolkit."}

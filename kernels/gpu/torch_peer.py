@@ -14,7 +14,7 @@ LAUNCHES, REPLAYS, TOTAL_MS = 20, 50, 400.0
 
 
 def time_runs(torch: Any, runs: list[Callable]) -> dict:
-    """Microseconds of one run, in a graph that goes through all runs in turn; see `kernels.gpu.steps.measure`."""
+    """Microseconds of one run, in a graph that goes through all runs in turn; see `kernels.gpu.steps.time_runs`."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
