@@ -13,7 +13,7 @@ CPP_NAMES = {STORES["float32"]: "float", STORES["bfloat16"]: "__nv_bfloat16"}
 
 
 def stored(precision: str) -> tuple[np.dtype]:
-    """The dtypes that activations may have besides float32, for the guards: the storage type, as earlier kernels left it."""
+    """For the guards: the dtypes besides float32 of activations, which earlier kernels leave in the storage type."""
     return (STORES.get(precision, STORES["float32"]),)
 
 
