@@ -1,5 +1,7 @@
 """Attention on the device: the host side of `attention.cu` (many queries) and `attention_decode.cu` (one a sequence).
 
+The NumPy function is `attention` of `tiny/attention.py`.
+
 A small table, made here and read on the device, tells each block of threads its queries and its keys.
 """
 

@@ -1,5 +1,7 @@
 """The experts as kernels, for few tokens: matrices are read where they are, through a table of pointers.
 
+The NumPy functions are `feed_forward` and `experts` of `tiny/experts.py`.
+
 The kernels are in `experts.cu`. They read every matrix once for each token that wants it (from the cache, where tokens
 agree), which is right for decoding; a prompt of many tokens wants a grouped product instead.
 """

@@ -1,4 +1,7 @@
-"""RMSNorm on the device: the host side of `rms_norm.cu`, and the form that adds the residual first."""
+"""RMSNorm on the device: the host side of `rms_norm.cu`, and the form that adds the residual first.
+
+The NumPy function is `rms_norm` of `tiny/rms_norm.py`.
+"""
 
 from typing import Any
 

@@ -1,4 +1,7 @@
-"""Rotary positions on the device: the host side of `rope.cu`, and the form that fills the cache on its way."""
+"""Rotary positions on the device: the host side of `rope.cu`, and the form that fills the cache on its way.
+
+The NumPy function is `rope` of `tiny/rope.py`.
+"""
 
 from typing import Any
 

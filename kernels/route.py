@@ -1,4 +1,7 @@
-"""The router on the device: the host side of `route.cu`, and the sorting of tokens by expert."""
+"""The router on the device: the host side of `route.cu`, and the sorting of tokens by expert.
+
+The NumPy function is `route` of `tiny/router.py`.
+"""
 
 from typing import Any
 

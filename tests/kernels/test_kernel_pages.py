@@ -50,6 +50,17 @@ def test_the_tables_are_up_to_date():
     assert kernels_page.PAGE.read_text(encoding="utf-8") == kernels_page.page(), "run python -m tutorial.pages.kernels"
 
 
+def test_from_a_kernel_to_its_numpy_function_in_one_click():
+    """The table links to both, and the host file names the function."""
+    for operation in operations():
+        assert re.search(rf"^\| \[{operation.name}\]\(\w+\.cu\) \| \[\w+\]\(\.\./tiny/\w+\.py#L\d+\) \|",
+                         kernels_page.PAGE.read_text(encoding="utf-8"), re.M), operation.name
+    for name in FILES:
+        host = ROOT / f"kernels/{name.removesuffix('_decode')}.py"
+        for path, _ in side_by_side.numpy_functions(FILES[name])[:1]:
+            assert f"`tiny/{path.name}`" in host.read_text(encoding="utf-8").split('"""')[1], host
+
+
 def test_the_table_has_every_version_of_the_sources():
     """A version that is added to a source, and not to the cases that are run, would be shown by nobody."""
     listed = {(operation.name, version) for operation in operations() for version in operation.versions}

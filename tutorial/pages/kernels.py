@@ -16,6 +16,8 @@ from pathlib import Path
 from kernels.cases import Operation, operations
 from kernels.ops import SHIPPED
 from tiny.tools.markdown import fill, refresh, table
+from tutorial.pages.side_by_side import numpy_functions
+from tutorial.source import source_of
 
 RECORDS = Path(__file__).parent / "records"
 HERE = Path(__file__).parents[2] / "kernels"
@@ -36,6 +38,15 @@ def idea(operation: Operation, version: str | None) -> str:
         return FORMS[operation.name]
     text = (HERE / f"{SOURCES.get(operation.name, operation.name)}.cu").read_text(encoding="utf-8")
     return dict(IDEA.findall(text))[version]
+
+
+def numpy_link(operation: Operation) -> str:
+    """A link to the NumPy function that an operation stands for, as its source names it."""
+    file = HERE / f"{SOURCES.get(operation.name, operation.name)}.cu"
+    path, name = {name: (path, name) for path, name in numpy_functions(file)}.get(
+        operation.name, numpy_functions(file)[0])
+    source = source_of(f"{path.relative_to(HERE.parent).as_posix()}:{name}")
+    return f"[{name}](../{source.path}#L{source.first})"
 
 
 def in_use(operation: Operation, version: str | None) -> str:
@@ -65,11 +76,11 @@ def versions_table() -> str:
         for version in operation.versions:
             row = found[operation.name, version]
             file = f"{SOURCES.get(operation.name, operation.name)}.cu"
-            rows.append([f"[{operation.name}]({file})", version or "", idea(operation, version),
+            rows.append([f"[{operation.name}]({file})", numpy_link(operation), version or "", idea(operation, version),
                          in_use(operation, version), number(row["errors"].get("float32")),
                          number(row["errors"].get("bfloat16")), share(row["efficiency"].get("global")),
                          share(row["efficiency"].get("shared"))])
-    head = ["operation", "version", "idea", "in use", "error, float32", "error, bfloat16", "sectors used",
+    head = ["operation", "in NumPy", "version", "idea", "in use", "error, float32", "error, bfloat16", "sectors used",
             "banks used"]
     return f"{table(head, rows)}\n\nMeasured by the emulator, {record['date']}, {record['machine']}."
 
