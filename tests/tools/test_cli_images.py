@@ -330,7 +330,7 @@ def test_what_is_wrong_with_an_image_stays_in_the_chat(capsys, monkeypatch, shor
     out, notes = talk(capsys, monkeypatch, "".join(f"/image{path}\n" for path in bad) + f"/image {COFFEE}\n"
                       f"/image {CHELSEA}\n!\n/image {COFFEE}\n" + "long " * 60 + "\n?\n", short)
     assert out == "yes\nyes\n" and fake.asked[0][1] == [(3, 64, 144)] and fake.asked[1][1] == []
-    for words in ("stands alone", "none.png does not exist", "Is a directory", "cut.png cannot be decoded",
+    for words in ("has no path", "none.png does not exist", "Is a directory", "cut.png cannot be decoded",
                   "110 of them for its images", "58 of them for its images", "add its images again"):
         assert sum(words in note for note in notes) == 1, words
 

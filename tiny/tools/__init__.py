@@ -1,1 +1,1 @@
-"""What one does with a model: the commands of `python -m tiny`, and what they share."""
+"""What you can do with a model: the commands of `python -m tiny`, and what they share."""

@@ -1,7 +1,7 @@
 """The command `chat`: several turns with a model, answers streamed.
 
 /image PATH adds an image to the next message, /reset forgets the conversation, /quit ends, Ctrl-C stops an answer and
-not the program. Whatever is wrong with a message or an image is said, and the chat goes on without it.
+not the program. If something is wrong with a message or an image, the chat says so and goes on without it.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def open_for_chat(args: argparse.Namespace):
-    """Open the model of `--model` and get it ready; its chat format is checked now, not at the first message."""
+    """Open the model of `--model` and get it ready; check its chat format now, not at the first message."""
     model = session.open_model(args)
     model.tokenizer.encode_chat([{"role": "user", "content": ""}])
     session.load_weights(model, min(model.config.max_seq_len, PREFILL + args.max_tokens))
@@ -58,7 +58,7 @@ def open_for_chat(args: argparse.Namespace):
 
 
 def try_model(args: argparse.Namespace):
-    """Open the embedded model that sees, in place of the one that only reads; None, with a note, if it cannot be."""
+    """Open the embedded model that reads images, in place of the one for text. None, with a note, if that fails."""
     before, args.model = args.model, SEES
     try:
         model = open_for_chat(args)
@@ -66,15 +66,15 @@ def try_model(args: argparse.Namespace):
         args.model = before
         session.note(f"{error.cause} {error.remedy}")
         return None
-    session.note(f"{SEES} reads images and takes over; what was said to {before} is forgotten")
+    session.note(f"{SEES} reads images and takes over; the conversation with {before} is forgotten")
     return model
 
 
 def add_image(model, args: argparse.Namespace, images: list, path: str) -> list:
-    """Open one more image for the next message; return all of them, or those before if it is none or too large."""
+    """Add an image to those of the next message. Returns the list as it was if the image is unreadable or too large."""
     try:
         if not path:
-            raise TinyError("/image stands alone.", "Put the path of a picture behind it.")
+            raise TinyError("/image has no path.", "Put the path of a picture after it.")
         path = str(Path(path.strip("'\"")).expanduser())  # as a terminal writes a file that is dropped into it
         picture = measure_picture(path, vision_of(model, args.model))
         check_room(model, [user_turn("", [*images, path])], room_of(model, args.max_tokens))
@@ -110,7 +110,7 @@ def read_line() -> str | None:
 
 
 def take_turn(model, messages: list[dict], args: argparse.Namespace, seed: int | None) -> list[dict]:
-    """Answer the last message. Return the conversation with the answer, or without both if there is none."""
+    """Answer the last message. Return the conversation with the answer, or without both if no text came."""
     try:
         kept, ids, pixels = fit(model, messages, args.max_tokens)
     except TinyError as error:
@@ -122,7 +122,7 @@ def take_turn(model, messages: list[dict], args: argparse.Namespace, seed: int |
     clock = session.Clock()
     text, stopped = answer(clock.watch(session.stream(model, ids, args, seed, pixels)))
     session.note("stopped" if stopped else f"{len(ids):,} prompt tokens; {clock.summary(len(ids))}")
-    # An answer without text is no message: the chat format has none, so its question is forgotten too.
+    # The chat format has no answers without text, so the question is forgotten too.
     return [*kept, {"role": "assistant", "content": text}] if text else kept[:-1]
 
 

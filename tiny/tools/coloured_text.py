@@ -33,7 +33,7 @@ def digit(expert: int) -> str:
 class Painter:
     """Writes text as it comes: coloured, or plain with the experts' numbers in a line beneath.
 
-    A number stands under the first visible character of its token. Full lines break at the next space: textwrap breaks
+    The number is under the first visible character of its token. Full lines break at the next space: textwrap breaks
     whole texts, and here tokens come one at a time.
     """
 
@@ -56,7 +56,7 @@ class Painter:
         print(on + out + off if out else "", end="", file=self.stream, flush=True)
 
     def line_end(self) -> str:
-        """What ends a line: its numbers beneath, if there are any."""
+        """End a line, and print the numbers below it, if there are any."""
         marks, self.marks, self.column = self.marks.rstrip(), "", 0
         return f"\n{marks}\n" if marks and not self.colour else "\n"
 

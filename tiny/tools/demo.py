@@ -69,7 +69,7 @@ TASKS = ("Reverse the words: green apple boat", "boat apple green",
          "What is 9 minus 3?", "6",
          "Say these words backwards: old king", "king old")
 
-# What is asked of each stored picture, and the right answers. The second one is no whole number of patches.
+# What is asked of each stored picture, and the right answers. The second one is not a whole number of patches.
 PICTURES = {
     "picture1.png": {"what does the image show ?": "a blue star left of a pink ring",
                      "what color is the star": "blue",
@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
     if model.config.moe is not None:
         show_shares(model)
     show_pictures(args.vision_model)
-    python = Path(sys.executable)  # the one that works here, as short as it can be said
+    python = Path(sys.executable)  # the shortest command that works here
     command = f"{python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python.name} -m tiny"
     print(f"""
 Four things to try next:
@@ -133,7 +133,7 @@ def show_text(model, prompt: str, painter: Painter, layer: int, chat: bool = Fal
     painter.write(f"[INST] {prompt} [/INST] " if chat else prompt)
     clock = session.Clock()
     for token in clock.watch(tiny.generate(model, ids, **options)):
-        # A text loses the space before its first word; between prompt and continuation it belongs.
+        # Decoding drops the space before a text's first word; between prompt and continuation it is needed.
         joint = " " if clock.tokens == 1 and not chat and tokenizer.pieces([token.id])[0].startswith(SPACE) else ""
         painter.write(joint + token.text, None if token.experts is None else int(token.experts[layer, 0]))
     painter.finish()

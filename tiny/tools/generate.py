@@ -1,4 +1,4 @@
-"""The command `generate`: continue a text, or answer as one user turn, with images or without."""
+"""The command `generate`: continue a text, or answer it as one user turn, with images or without."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ def encode_prompt(model, prompt: str, images: Sequence[str], chat: bool) -> tupl
 def open_with_images(args: argparse.Namespace, paths: Sequence[str]) -> tuple:
     """Open the model of a command, by default the embedded one that can read the prompt, and measure the images.
 
-    Raises:  TinyError for images that the model cannot read, or that are none
+    Raises:  TinyError for files that are not images, or a model that reads text only
     """
     args.model = args.model or ("tiny-pixtral" if paths else "tiny-mixtral")
     model = session.open_model(args)
@@ -38,7 +38,7 @@ def open_with_images(args: argparse.Namespace, paths: Sequence[str]) -> tuple:
 
 def answer(args: argparse.Namespace, model, ids: list[int], pixels: list, pictures: Sequence[Picture],
            tell: Callable[[str], None]) -> None:
-    """Tell what the pictures are cut into, and write what follows the prompt, as text or as JSON."""
+    """Say how the pictures are cut, and write the answer as text or as JSON."""
     room = check_prompt(model, ids, args.max_tokens)
     session.load_weights(model, len(ids) + room, [picture.columns * picture.rows for picture in pictures])
     for picture in pictures:

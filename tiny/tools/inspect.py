@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def show_sizes(sizes: dict, indent: int) -> None:
-    """Print the sizes of a configuration; those of a part of it stand below its name, indented."""
+    """Print the sizes of a configuration; those of a part of it are below its name, indented."""
     for name, value in sizes.items():
         if isinstance(value, dict):
             print(f"{'':{indent}}{name}")

@@ -14,7 +14,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def fill(text: str, blocks: Mapping[str, Callable[[], str]], page: str = "README.md") -> str:
-    """The text of a page with every generated part made anew."""
+    """The text of a page with every generated part replaced."""
     for name, block in blocks.items():
         pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.S)
         found = pattern.findall(text)

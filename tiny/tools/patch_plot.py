@@ -14,7 +14,7 @@ ENDS = {"[IMG_BREAK]": "0.78", "[IMG_END]": "0.35"}  # greys of the tokens besid
 
 
 def levels(pixels: np.ndarray) -> np.ndarray:
-    """Undo the normalisation of an image: levels from 0 to 1, clipped, for cubics overshoot.
+    """Undo the normalisation of an image: levels from 0 to 1, clipped, because cubics overshoot.
 
     Shapes:  (3, H, W) -> (H, W, 3)
     """

@@ -78,7 +78,7 @@ def repeated_choices(repeats: Mapping[str, tuple[np.ndarray, np.ndarray]], chanc
 
 
 def shade(n: int, of: int) -> tuple:
-    """One of several colours that differ in brightness; the brightest of the map are left out, for paper is white."""
+    """One of several colours that differ in brightness; not the brightest of the map, because paper is white."""
     from matplotlib import colormaps
 
     return colormaps["cividis"](0.8 * n / max(1, of - 1))
@@ -127,7 +127,7 @@ def draw_tokens(panel, cells: Sequence[tuple[int, int, str]], experts: Sequence[
 
 
 def place_tokens(pieces: Sequence[str], columns: int) -> list[tuple[int, int, str]]:
-    """Row, column and shown text of each token on a page of so many columns; a line end is shown by its sign."""
+    """Row, column and shown text of each token on a page of this many columns; a line end is shown by its sign."""
     cells, row, column = [], 0, 0
     for piece in pieces:
         text = piece.replace(SPACE, " ").replace("\t", " ")

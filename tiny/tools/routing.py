@@ -44,7 +44,7 @@ def chance(num_experts: int, num_experts_per_tok: int) -> tuple[float, float]:
 
 
 def measure_routing(expert_ids: list[np.ndarray], num_experts: int) -> Routing:
-    """The measures of a text that was read in several parts; tokens of different parts are no pair.
+    """The measures of a text that was read in several parts; tokens of different parts do not form a pair.
 
     Shapes:  expert_ids: for each part (L, t, K) int
     """

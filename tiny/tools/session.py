@@ -1,5 +1,5 @@
-"""What the commands share around a run: opening a model and saying so, loading its weights in sight, streaming
-text, and measuring it.
+"""What the commands share around a run: opening a model, showing how its weights load, streaming text, and
+measuring it.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from tiny.files.weights import Tensors
 from tiny.sampling import check_sampling
 from tiny.tools.memory import amount, parameters, require_fit
 
-LARGE = 200_000_000  # bytes of a file from which on loading it is announced also without a terminal
+LARGE = 200_000_000  # bytes of a file whose loading is announced even without a terminal
 PATIENCE = 0.5  # seconds before progress shows itself in a terminal
 
 
 def note(text: str) -> None:
-    """Tell the user something beside the text, on standard error."""
+    """Print a message to the user on standard error, apart from the text."""
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 
@@ -34,7 +34,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def choose_seed(args: argparse.Namespace) -> int | None:
-    """The seed that was asked for; else, if one is needed, a new one, printed so that the text can be repeated."""
+    """The seed that was asked for; or, if one is needed, a new one, printed so that the text can be repeated."""
     if args.seed is not None or args.temperature == 0:
         return args.seed
     seed = int.from_bytes(os.urandom(4), "little")
@@ -51,7 +51,7 @@ def open_model(args: argparse.Namespace):
     """Open the model of `--model` and say what was found. Only headers are read."""
     model: Any = tiny.load(args.model, ops=getattr(args, "ops", tiny.ops),
                            precision=getattr(args, "precision", "float32"), weights=getattr(args, "weights", "auto"))
-    tokenizer = model.tokenizer  # A missing one is said now, and not after loading.
+    tokenizer = model.tokenizer  # Fail now, before loading, if there is none.
     layout = {"mistral": "Mistral's", "hf": "HF's"}[model.checkpoint.layout]
     total, active = parameters(model.config)
     note(f"{args.model}: {layout} layout, {count(total)} parameters, {count(active)} active for a token; "
@@ -191,7 +191,7 @@ def print_json(args: argparse.Namespace, model, ids: list[int], tokens: list, cl
 def peak_memory() -> int:
     """The most memory that this process has held at once, in bytes, pages of mapped files included.
 
-    getrusage also counts what the parent held when it started this process; Linux says better in /proc.
+    getrusage also counts what the parent held when it started this process; Linux has the better number in /proc.
     """
     import resource
 

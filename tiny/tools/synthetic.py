@@ -23,10 +23,10 @@ SIZES = {"dim": 1024, "n_layers": 8, "head_dim": 64, "hidden_dim": 3584, "n_head
 
 
 class RandomTensors(Tensors):
-    """The tensors of a model by Mistral's names, random; each is made anew whenever it is looked up.
+    """The tensors of a model by Mistral's names, random; each is made again whenever it is looked up.
 
     Norms are ones, embeddings and biases have standard deviation 1, matrices 1 / sqrt(their inputs): what goes
-    into a layer with unit variance comes out so.
+    into a layer with unit variance comes out with it.
     """
 
     def __init__(self, config: Config, seed: int):

@@ -1,4 +1,4 @@
-"""The command `trace`: run a prompt once and show every array on the way, a row for each.
+"""The command `trace`: run a prompt once and show every array on the way, one row each.
 
 A row says the name that the golden files have too, the shape, the root mean square, the largest magnitude, and how many
 numbers are NaN. It finds where damage begins, and shows how the residual stream grows.
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
     trace = RowTrace()
     with np.errstate(all="ignore"):  # Damaged weights overflow; the table shows it.
         model(ids, images=pixels, trace=trace)
-    if args.json:  # JSON has no infinity; null is no number at all.
+    if args.json:  # JSON has no infinity; null means that there was no number.
         rows = [row | {key: row[key] if np.isfinite(row[key] or 0) else None for key in ("rms", "largest")}
                 for row in trace.rows]
         print(json.dumps({"model": str(args.model), "prompt_ids": list(ids), "arrays": rows}, allow_nan=False))

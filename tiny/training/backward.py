@@ -1,10 +1,10 @@
 """The backward passes: from the gradient of what an operation returned to the gradients of what it was given.
 
 Each function is named after the operation of the book that it differentiates and starts from that operation's inputs:
-what it needs of the forward pass it computes again (activation checkpointing). Where that costs much, in attention and
-the experts, an operation stands beside it that gives what the book's gives, and keeps it. Gradients of activations are
-returned; gradients of weights are written into the arrays that the caller gives as `dw`. Every function keeps the dtype
-of its input: float32 in training, float64 in the tests. Read `gradients.py` next.
+what it needs of the forward pass it computes again (activation checkpointing). That would be slow for attention and
+the experts; they have an operation here that returns what the book's does and keeps what is needed. Gradients of
+activations are returned; gradients of weights are written into the arrays that the caller gives as `dw`. Every function
+keeps the dtype of its input: float32 in training, float64 in the tests. Read `gradients.py` next.
 
 >>> rope_backward(np.ones((1, 1, 2), np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32))
 array([[[ 1., -1.]]], dtype=float32)
@@ -126,9 +126,9 @@ def blocks(lengths: Sequence[int], R: int) -> Iterator[tuple[int, slice, slice]]
 
 
 def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, ...]:
-    """Attention of one block of queries, and what its backward pass needs beside the result.
+    """Attention of one block of queries, and what its backward pass needs as well.
 
-    All scores lie transposed, a row for each key: sums over keys then run along whole rows of memory, which is faster.
+    All scores are transposed, a row for each key: sums over keys then run along whole rows of memory, which is faster.
     The probabilities e / l, exponentials over their sum, are never formed: 1 / l goes into the narrower result.
 
     Shapes:  q (G, n, d) with n = t R, keys, values (G, s, d), mask (t, n) or (G, t, n), for the last t keys, or None
@@ -148,8 +148,8 @@ def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray
 def keeping_attention(kept: list[list[tuple[np.ndarray, ...]]]) -> Callable[..., np.ndarray]:
     """The book's causal `attention` without a cache, in float32, that also keeps the exponentials of every block.
 
-    In training it stands in the place of `tiny.ops.attention`: the backward pass needs them. A test holds it to the
-    book's.
+    Training calls it in place of `tiny.ops.attention`, because the backward pass needs them. A test compares it with
+    the book's.
     """
     def attention(q, keys, values, lengths, spans=(), causal=True, precision="float32"):
         T, H, _ = q.shape
@@ -258,12 +258,12 @@ def route_backward(dweights: np.ndarray, logits: np.ndarray, expert_ids: np.ndar
 
 
 def swiglu(x: np.ndarray, w1: np.ndarray, w3: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The hidden states of a SwiGLU network, silu(w1 x) * w3 x, and what its backward pass needs beside them.
+    """The hidden states of a SwiGLU network, silu(w1 x) * w3 x, and what its backward pass needs as well.
 
     Shapes:  x (n, D), w1 (F, D), w3 (F, D) -> hidden, sigmoid(w1 x), silu(w1 x), w3 x, all (n, F)
     """
     a, b = x @ w1.T, x @ w3.T
-    with np.errstate(over="ignore"):  # exp(100) is infinity in float32, and its sigmoid the zero that belongs there.
+    with np.errstate(over="ignore"):  # exp(100) is infinity in float32, and its sigmoid rightly zero.
         s = np.exp(-a)
     s += 1
     np.reciprocal(s, out=s)
@@ -314,8 +314,8 @@ def feed_forward_backward(dout: np.ndarray, x: np.ndarray, w1: np.ndarray, w2: n
 def keeping_experts(kept: list[dict[int, tuple[np.ndarray, ...]]]) -> Callable[..., np.ndarray]:
     """The book's `experts`, in float32, that also keeps every expert's hidden states, one dict for each call.
 
-    In training it stands in the place of `tiny.ops.experts`, because multiplying by w1 and w3 once more takes longer
-    than keeping what they gave. A test holds it to the book's.
+    Training calls it in place of `tiny.ops.experts`, because multiplying by w1 and w3 again takes longer than keeping
+    what they gave. A test compares it with the book's.
     """
     def experts(x, expert_ids, expert_weights, w1, w2, w3, precision="float32"):
         out, states = np.zeros_like(x), {}

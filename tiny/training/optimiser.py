@@ -1,6 +1,6 @@
 """AdamW over one flat array, gradient clipping, the learning-rate schedule and the initial weights.
 
-All parameters lie in one float32 array, and so do the gradients and the two moments; a weight by its name is a view
+All parameters are in one float32 array, and so are the gradients and the two moments; a weight by its name is a view
 of it. An update is then a few passes over memory, and a checkpoint of the training is four arrays.
 Read `text/train.py` next.
 
@@ -79,7 +79,7 @@ def adamw(parameters: np.ndarray, gradients: np.ndarray, moment1: np.ndarray, mo
     Source:  arXiv:1711.05101 alg. 2; torch.optim.AdamW
     """
     scratch = np.empty(BLOCK, parameters.dtype)
-    # Constants are folded together: size is that of the step where m / (sqrt(v) + small) is one.
+    # Constants are folded together: size is the size of a step if m / (sqrt(v) + small) is one.
     root = (1 - betas[1] ** step) ** 0.5
     size, small = rate / (1 - betas[0] ** step) * root, eps * root
     for start in range(0, len(parameters), BLOCK):

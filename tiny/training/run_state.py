@@ -1,4 +1,4 @@
-"""What one sees and keeps of a training run: progress line, log, loss curve, its state; and a clean end on a signal."""
+"""What a training run shows and keeps: progress line, log, loss curve, its state; and a clean end on a signal."""
 
 import json
 import os
@@ -25,7 +25,7 @@ class Clock:
         return (tokens - self.first) / max(1e-9, time.monotonic() - self.start)
 
     def due(self, minutes: float) -> bool:
-        """Whether so many minutes have passed since this last was true."""
+        """Whether this number of minutes has passed since this was last true."""
         if time.monotonic() - self.last < 60 * minutes:
             return False
         self.last = time.monotonic()
@@ -84,7 +84,7 @@ def log_line(trainer, result: dict, clock: Clock) -> dict:
 
 
 def progress_text(line: dict) -> str:
-    """One progress line. Each stays on the screen, where a moving bar would show the last one only."""
+    """One progress line. Each stays on the screen; a moving bar would show only the last one."""
     return (f"step {line['step']:,}/{line['steps']:,}  {line['tokens'] / 1e6:.2f} M tokens  loss {line['loss']:.3f}  "
             f"aux {line['aux']:.3f}  {line['tokens_per_second']:,} tokens/s  left {line['seconds_left'] // 60} min  "
             f"experts {line['smallest_share']:.1%} to {line['largest_share']:.1%}  rate {line['rate']:.2e}")

@@ -1,4 +1,4 @@
-"""What transformers reaches on a checkpoint in HF's layout: the peer of `bench`, a program of its own.
+"""What transformers reaches on a checkpoint in HF's layout: the peer of `bench`, a separate program.
 
     python -I peer_text.py FOLDER --prefill=512 --decode=16 --repeats=3
 

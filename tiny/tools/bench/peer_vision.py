@@ -1,4 +1,4 @@
-"""What transformers' PixtralVisionModel needs for one picture: the peer of `bench --vision`, a program of its own.
+"""What transformers' PixtralVisionModel needs for one picture: the peer of `bench --vision`, a separate program.
 
     python -I peer_vision.py FOLDER --attention=sdpa --repeats=3 --size=1024
 

@@ -22,7 +22,7 @@ def busy_seconds() -> float:
 
 
 def run_child(command: list[str], threads: int) -> dict:
-    """Run one measurement in a process of its own, on so many threads; its last line is a JSON object.
+    """Run one measurement in its own process, with this many threads; its last line is a JSON object.
 
     `first_token` becomes seconds since the process was started; `other_cores` is what others used meanwhile.
     """

@@ -52,11 +52,11 @@ Matplotlib and the font that comes with Pillow.
 One question about each of {scenes} fresh scenes a cell, in all its wordings, in per cent; an answer counts if it is
 right to its end. Half of the words are letters at random; "held_word" rows have words that were never trained.
 
-* seen: sizes that were trained. between: sizes that never were, also such as are no whole number of patches.
+* seen: sizes that were trained. between: sizes that never were, some of them not a whole number of patches.
 * aspect: about three to one and one to three and a half, which were never trained for these questions; texts about
   four to one. larger: sides of 104 to 144 pixels, never trained either, with small things and with large ones.
 * mixed: images of different sizes, each of them trained, in one prompt; in training those of a prompt have one size.
-* blind: the questions of "seen" with every picture replaced by its mean colour. What is right there was guessed.
+* blind: the questions of "seen" with every picture replaced by its mean colour. Right answers were guessed.
 * worst wording: the lowest share of any wording of the question, over seen and between.
 
 {results}
@@ -101,7 +101,7 @@ asked as often the other way round. So a new run gives a model of the same kind,
 It knows {shapes} shapes, {colors} colours, digits, lower-case letters and bars, and the questions above; a photograph
 is nothing to it. Capital letters, other scripts, texts of more than one line, things that overlap, more than five of
 them, things larger than a training picture, and questions that refer to earlier answers were never trained. It always
-answers, also where there is nothing to see. It is of no use but to show, to teach and to test.
+answers, also if there is nothing to see. It is made for showing, teaching and testing only.
 """
 
 
@@ -138,7 +138,7 @@ def result_table(skills: Mapping[str, Mapping]) -> str:
 
 
 def console_table(card: dict) -> str:
-    """The same for a terminal, with a mark at what was promised and is not reached."""
+    """The same for a terminal, with a mark at what was promised and not reached."""
     skills, lines = card["skills"], [f"{'skill':15}{'promised':>10}" + "".join(f"{name:>9}" for name in COLUMNS)]
     for skill, shares in skills.items():
         goal = (GATES | AIMS).get(skill)
@@ -209,7 +209,7 @@ def render(card: dict, seconds: float) -> str:
 
 
 def by_wordings() -> dict[tuple[str, ...], list[str]]:
-    """The skills that are asked for in the same words, by these."""
+    """The skills that are asked for in the same words, by these words."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for skill, wordings in WORDINGS.items():
         groups.setdefault(tuple(wordings), []).append(skill)

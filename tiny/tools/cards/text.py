@@ -68,8 +68,8 @@ Greedy, from held-out openings and prompts, the first of each, not picked.
 
 It knows a few hundred common words well and most others hardly; outside of its little stories it is not coherent,
 and inside them it makes mistakes at the rates above. It follows the phrasings of tasks that it was trained on, and
-no others. Many held-out sums were trained on in another phrasing. Its context is {context} tokens. It is of no use
-but to show, to teach and to test.
+no others. Many held-out sums were trained on in another phrasing. Its context is {context} tokens. It is made
+for showing, teaching and testing only.
 """
 
 
@@ -102,7 +102,7 @@ def share_table(card: dict) -> str:
 
 
 def cost(log: Path) -> tuple[float, int]:
-    """Seconds and steps of a run, from its log: what lies between two lines was done at the later line's speed."""
+    """Seconds and steps of a run, from its log: the steps between two lines were done at the later line's speed."""
     seconds, before, line = 0.0, 0, {}
     for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
         seconds += (line["tokens"] - before) / line["tokens_per_second"]

@@ -1,7 +1,7 @@
 """The backward passes of the vision half: patch embedding, attention inside images, adapter, and the merge with text.
 
-In training all images of a batch have one size and all its texts one length, so that attention is one product for all
-of them. What each function computes, and in which form, is as in `../backward.py`. Read `gradients.py` next.
+In training all images of a batch have one size and all its texts one length, so that one product computes the
+attention of all. What each function computes, and in which form, is as in `../backward.py`. Read `gradients.py` next.
 
 >>> gelu_backward(np.ones(1, np.float32), np.zeros(1, np.float32))
 array([0.5], dtype=float32)
@@ -27,7 +27,7 @@ State = tuple[np.ndarray, ...]
 
 
 def complex_rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precision: str = "float32") -> np.ndarray:
-    """The book's `rope`, in float32, as the product of complex numbers that it is, which takes a quarter of the time.
+    """The book's `rope`, in float32, computed as a product of complex numbers, which takes a quarter of the time.
 
     Shapes:  x (T, n, d), cos (T, d / 2), sin (T, d / 2) -> (T, n, d)
     """

@@ -1,7 +1,7 @@
 """From scenes to batches: the size and the kinds of a step's scenes, and the sequences of their questions.
 
-Several questions are asked of one picture without one giving another away: each follows the picture as if it stood
-there alone. It sees the picture and itself, and its positions count on from the end of the picture.
+Several questions are asked of one picture without one giving another away: each follows the picture as if it were
+the only one. It sees the picture and itself, and its positions count on from the end of the picture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from tiny.training.images.questions import Question
 
 BOS, EOS, INST, END_INST, IMG = 1, 2, 3, 4, 10
 SEVERAL = {"pair": 2, "triple": 3}  # Kinds of scenes with several images.
-NEVER = {(40, 56), (56, 40), (56, 56), (40, 72), (72, 40), (72, 56), (56, 72)}  # Sizes that are kept for measuring.
+NEVER = {(40, 56), (56, 40), (56, 56), (40, 72), (72, 40), (72, 56), (56, 72)}  # Sizes that only measurements use.
 
 
 class Batch(NamedTuple):
@@ -72,7 +72,7 @@ def draw_plan(rng: np.random.Generator, kinds: Mapping[str, float], sides: Seque
 
 
 def draw_scenes(rng: np.random.Generator, plan: Plan, images: int) -> list[scenes.Scene]:
-    """Draw scenes by a plan, about so many images in all."""
+    """Draw scenes by a plan, about this many images in all."""
     each = SEVERAL.get(next(iter(plan.kinds)), 1)
     return scenes.draw_batch(rng, plan.kinds, images // each, plan.width, plan.height)
 
@@ -89,7 +89,7 @@ def images_and_labels(drawn: Sequence[scenes.Scene]) -> tuple[list[np.ndarray], 
 
 def answer_batch(rng: np.random.Generator, drawn: Sequence[scenes.Scene], tokenizer, asked: Mapping[str, float],
                  questions: int, patch_size: int) -> Batch:
-    """Ask several questions of each scene; their answers, and the EOS behind each, are what is learnt.
+    """Ask several questions of each scene; their answers, each with its EOS, are what is learnt.
 
     Order:   of each scene: BOS, [INST], its images, then a block for each question: its words, [/INST], the answer.
              What fills up a shorter text is neither seen nor learnt
@@ -132,7 +132,7 @@ def choose(rng: np.random.Generator, questions: Sequence[Question], asked: Mappi
 
 
 def question_mask(owners: np.ndarray) -> np.ndarray:
-    """What a token sees: what stands before it, of its own question and of what all questions follow.
+    """What a token sees: the tokens before it, those of its own question and those before all questions.
 
     Shapes:  owners (B, T'), the number of the question that a token belongs to, 0 before the questions
              -> (B, T', T') float32, [text, key, query], 0 or -infinity

@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# Each name stands for all colours between two: a muted one, and the one that style sheets call so.
+# Each name stands for all colours between two: a muted one, and the one of this name in style sheets.
 COLORS = {"red": ((220, 40, 40), (255, 0, 0)), "green": ((40, 160, 60), (0, 128, 0)),
           "blue": ((50, 80, 220), (0, 0, 255)), "yellow": ((240, 210, 40), (255, 255, 0)),
           "purple": ((150, 60, 180), (128, 0, 128)), "orange": ((245, 140, 30), (255, 165, 0)),
@@ -31,7 +31,7 @@ CONTRAST = 60  # least distance of an object's colour from the background's, of 
 
 class Thing(NamedTuple):
     """Something in a picture: its name (a shape, a character, "bar", or "" for a line in ink, dark or light as the
-    background is not), its colour's name and value, its alpha mask, and where the mask lies on the canvas. `inner` is
+    background is not), its colour's name and value, its alpha mask, and where the mask is on the canvas. `inner` is
     the mask of what has the colour, if the rest is an outline. `part` is the place of a character or a bar's rank.
 
     Shapes:  rgb (3,), mask, inner (h, w)
@@ -113,7 +113,7 @@ def contrast(background: Sequence[float], things: Sequence[Thing]) -> bool:
     """Whether all things stand out: each at CONTRAST from the background and black never on dark; characters, which
     are thin, also in luminance.
 
-    Differs: nothing here measures human vision; the rule keeps out what a reader would call a bad picture.
+    Differs: nothing here measures human vision; the rule leaves out pictures that a reader would call bad.
     """
     r, g, b = background
     for thing in things:
@@ -181,7 +181,7 @@ def covers(shape: str, u: np.ndarray, v: np.ndarray, more: int) -> np.ndarray:
 
 def star(u: np.ndarray, v: np.ndarray, inner: float) -> np.ndarray:
     """A five-pointed star: every direction is folded into the 36 degrees between a tip, at 1.1, and a notch, at
-    `inner`, where the star lies on one side of the line that joins both.
+    `inner`, where the star is on one side of the line that joins both.
 
     Shapes:  u, v (n, n) -> (n, n) bool
     """

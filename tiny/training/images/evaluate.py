@@ -1,7 +1,7 @@
 """What tiny-pixtral sees, measured: one question each about fresh scenes, by skill and by the size of the pictures.
 
-An answer counts if all of it is right, its end too. Beside sizes that were trained stand sizes that never were, and
-the same questions with every picture replaced by its mean colour: what is answered then is not seen but guessed.
+An answer counts if all of it is right, its end too. It is measured at sizes that were trained, at sizes
+that never were, and with every picture replaced by its mean colour: right answers are then guessed, not seen.
 """
 
 import re
@@ -18,7 +18,7 @@ from tiny.training.images import scenes
 from tiny.training.images.batches import SEVERAL
 from tiny.training.images.questions import WORDINGS, Question, Seen, ask
 
-SEED = 20261123  # Training scenes are drawn with the small seed of their run in this place, and never with this one.
+SEED = 20261123  # Training scenes are drawn with the small seed of their run, never with this one.
 TOKENS = 1024  # of a packed batch, about
 Asked = tuple[list[np.ndarray], Question]
 
@@ -33,7 +33,7 @@ REST = ("word5", "word6", "held_word5", "held_word6", "text_color", "caption_tex
 SKILLS = (*GATES, *AIMS, *REST)
 
 # Sizes, (width, height), of each column. Shapes and bars were trained up to two to one, texts up to three to one, all
-# with sides of 24 to 96 that are multiples of 8. Sizes that are none pass through the resampling of `tiny.preprocess`.
+# with sides of 24 to 96 that are multiples of 8. `tiny.preprocess` resamples pictures of other sizes.
 SIZES: dict[str, tuple[tuple[int, int], ...]] = {
     "seen": ((64, 64), (48, 48), (80, 80), (32, 32), (64, 48), (48, 64), (80, 48), (96, 64)),
     "between": ((40, 56), (56, 40), (56, 56), (40, 72), (72, 40), (72, 56), (56, 72), (50, 50), (61, 45), (45, 61),
@@ -87,7 +87,7 @@ def draw_mixed(rng: np.random.Generator, skill: str, wanted: str) -> Asked:
 
 
 def plain(image: np.ndarray) -> np.ndarray:
-    """The picture as a blind man has it: everywhere its mean colour. Shapes:  (H, W, 3) -> same, uint8."""
+    """The picture for the blind baseline: everywhere its mean colour. Shapes:  (H, W, 3) -> same, uint8."""
     return np.broadcast_to(np.round(image.mean(axis=(0, 1))).astype(np.uint8), image.shape)
 
 

@@ -55,7 +55,7 @@ class ForwardStates:
         self.ops.attention = keeping_equal_attention(self.images, self.texts, mask)
         self.ops.feed_forward = keeping_feed_forward(self.networks)
         if positions is not None:
-            # questions about one picture all begin where the picture ends, whatever lies between in memory
+            # all questions about a picture have positions that begin where the picture ends
             self.ops.rope_table = lambda packed, head_dim, theta: rope_table(positions, head_dim, theta)
 
 
@@ -122,8 +122,8 @@ def answer_loss(model: Pixtral, batch: Batch, grads: Tensors, heads: Mapping[str
                 dense: float = 0.0) -> dict[str, float]:
     """Loss and gradients of the whole model on its answers, written into grads.
 
-    With heads the encoder learns too, and dense times the loss of its labels is kept on; without, it is frozen and
-    gets no gradients.
+    With heads the encoder learns too, and dense times the loss of its labels is added; without, it is frozen and gets
+    no gradients.
     """
     config, vision, weights = model.config, vision_of(model.config), model.weights
     trace: dict[str, np.ndarray] = {}

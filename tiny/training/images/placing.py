@@ -25,7 +25,7 @@ def draw_names(rng: np.random.Generator, names: Sequence[str], count: int) -> li
 def draw_objects(rng: np.random.Generator, frame: Frame, shapes: Sequence[str]) -> list[Thing]:
     """Draw shapes of different sizes, wholly inside and apart; two have clearly one relation: beside or above.
 
-    Where no free place is found for one, all are drawn again; from the fourth time on each gets a cell of a grid, from
+    If there is no free place for one, all are drawn again; from the fourth time on each gets a cell of a grid, from
     the seventh time on with the smallest radius, which has room by `fits`.
     """
     colors = draw_names(rng, tuple(COLORS), len(shapes))
@@ -79,7 +79,7 @@ def settle(rng: np.random.Generator, frame: Frame, thing: Thing) -> list[Thing]:
 
 
 def zone(x: float, y: float) -> int:
-    """The part of a picture, of nine numbered row by row, where the point lies that is x and y of its sides away."""
+    """The part of a picture, of nine numbered row by row, where the point at x and y, as shares of its sides, is."""
     return min(2, int(3 * x)) + 3 * min(2, int(3 * y))
 
 
@@ -114,7 +114,7 @@ def spread(rng: np.random.Generator, frame: Frame, things: Sequence[Thing]) -> l
 
 
 def inside(frame: Frame, thing: Thing) -> bool:
-    """Whether a thing lies wholly on the canvas."""
+    """Whether all of a thing is on the canvas."""
     h, w = thing.mask.shape
     return thing.left + w <= frame.width and thing.top + h <= frame.height
 
@@ -163,7 +163,7 @@ def draw_text(rng: np.random.Generator, frame: Frame, text: str) -> list[Thing]:
 def draw_bars(rng: np.random.Generator, frame: Frame) -> list[Thing]:
     """Draw two to five bars of different colours and clearly different heights: by 12 % and 3 pixels at least.
 
-    They stand on the picture's lower edge or above a margin, in half of the pictures on a line.
+    They rise from the picture's lower edge or from above a margin, in half of the pictures on a line.
     """
     W, H = frame.width, frame.height
     step = max(math.ceil(3 * frame.pixel), math.ceil(0.12 * H))

@@ -77,7 +77,7 @@ plant rabbit road rose salt shoe soup spoon stone sugar sun table tiger tree wag
 """.split()
 HELD_OUT = "bear coin ship wolf apple beach plate snail train basket kitten rocket".split()
 
-# Every word of a question or an answer, but for those that are read letter by letter.
+# Every word of a question or an answer, except those that are read letter by letter.
 VOCABULARY = frozenset(re.findall(r"[a-z]+", re.sub("{.*?}", " ", " ".join((
     *itertools.chain(*WORDINGS.values()), *SHAPES, *COLORS, *NUMBERS, *PLACES, *ROWS, *COLUMNS,
     "colour yes no a an and of above left objects bars number word in")))))
@@ -158,7 +158,7 @@ def ask(rng: np.random.Generator, pictures: Sequence[Sequence[Seen]], width: int
         if skill in ("left_of", "above") and rng.random() < 0.7:  # mostly as it is named: else yes and no cancel out
             chosen = [wording for wording in wordings if "{a}" in wording.split("{b}")[0]]
         asked.append(Question(skill, spoken(rng, pick(rng, chosen), **blanks), answer))
-        if skill in ("left_of", "above", "where"):  # the same once more in other words
+        if skill in ("left_of", "above", "where"):  # the same again, in other words
             asked.append(Question(skill, spoken(rng, pick(rng, chosen), **blanks), answer))
     return asked
 

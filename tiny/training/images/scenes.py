@@ -44,7 +44,7 @@ class Scene(NamedTuple):
     """One to three pictures, what their patches show, and all that can be asked about them.
 
     `labels` has an array for each picture, its rows in the order of HEADS, its columns the patches row by row; it is
-    empty if a side is no multiple of PATCH.
+    empty if a side is not a multiple of PATCH.
 
     Shapes:  images (height, width, 3), labels (8, patches)
     Dtypes:  uint8, int8
@@ -173,7 +173,7 @@ def draw_labels(frame: Frame, things: Sequence[Thing], width: int, height: int) 
 
 
 def classes(one: questions.Seen, seen: Sequence[questions.Seen], width: int, height: int) -> list[int]:
-    """The classes of a thing, in the order of HEADS; all zero for a line that bars stand on.
+    """The classes of a thing, in the order of HEADS; all zero for the line under bars.
 
     zone: 3 x 3, row by row. side and level: of two shapes the left one is 1 and the right one 2, the upper one 1 and
     the lower one 2, and 0 where they differ by less than 1.5 pixels. count: of the shapes in the picture.

@@ -1,9 +1,9 @@
 """The training run of tiny-pixtral: the patches first, then the words for them, then both together.
 
 (1) The encoder alone learns to say of every patch what it shows, through linear heads that are thrown away. (2) The
-encoder stays as it is while adapter and decoder learn to answer. (3) All of it learns, the encoder gently and with the
-labels of its patches kept on. As in `../text/train.py`, a step is a pure function of the state and of its number, so
-that a run can stop and go on at any moment. Read `evaluate.py` next.
+encoder stays as it is while adapter and decoder learn to answer. (3) All of it learns, the encoder at a lower rate and
+still with the labels of its patches. As in `../text/train.py`, a step is a pure function of the state and of its
+number, so that a run can stop and go on at any moment. Read `evaluate.py` next.
 """
 
 import dataclasses
@@ -57,10 +57,10 @@ class Stage:
     encoder_rate: highest rate of the encoder; 0: it is frozen
     dense:        weight of the patches' labels beside the answers
     pictures:     scenes of a shard; those of several images count their images
-    shards:       a step's gradient is the mean over so many batches
+    shards:       a step's gradient is the mean over this many batches
     kinds:        shares of the kinds of scenes
     sides:        pixels that a side can have; small: how much rarer large sizes are
-    asked:        how often a question is asked where it could be, 1 if nothing is said
+    asked:        how often a question is asked where it could be, 1 by default
     """
 
     name: str
@@ -154,7 +154,7 @@ class Group:
         sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
         self.decayed = sum(size for name, size in sizes.items() if len(shapes[name]) > 1)
         self.moment1, self.moment2 = np.zeros((2, sum(sizes.values())), np.float32)
-        # parameters and the gradients of every shard lie in memory that processes share
+        # parameters and the gradients of every shard are in memory that processes share
         self.parameters, *self.shards = shared((1 + SHARDS, sum(sizes.values())))
         self.weights, self.grads = views(self.parameters, shapes), [views(shard, shapes) for shard in self.shards]
         self.updates = 0
@@ -254,7 +254,7 @@ class Trainer:
             self.workers.append(ours)
 
     def serve(self, number: int, pipe) -> None:
-        """Compute one shard of every step that is asked for, in a process of its own."""
+        """Compute one shard of every step that is asked for, in a separate process."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run ends its last step; its end ends this process
         while True:
             self.step = pipe.recv()
@@ -317,7 +317,7 @@ def train(recipe: Recipe, out: Path, stop_after: int | None = None, save_minutes
 
 
 def export(trainer: Trainer, out: Path) -> None:
-    """Write the model as a checkpoint in Mistral's layout, in bfloat16; the tokenizer lies in the folder already."""
+    """Write the model as a checkpoint in Mistral's layout, in bfloat16; the tokenizer is already in the folder."""
     config = trainer.model.config
     params = {name: getattr(config, name) for name in ("dim", "n_layers", "head_dim", "hidden_dim", "n_heads",
                                                        "n_kv_heads", "rope_theta", "norm_eps", "vocab_size")}

@@ -70,7 +70,7 @@ def answer_tasks(model, kind: str, count: int, max_tokens: int = 64) -> list[tup
 
 
 def result_rows(card: dict, openings: int, prompts: int) -> list[dict]:
-    """The results in words, for a table."""
+    """The results in words, as rows of a table."""
     even = np.mean([np.array(share) for share in card["shares"].values()], axis=0)
     named = {"accepted": "accepted by the grammar's parser", "who_and_where": "consistent in who and where",
              "consistent": "consistent in every fact"}

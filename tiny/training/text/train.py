@@ -35,8 +35,8 @@ class Recipe:
 
     batch_tokens: tokens of a step, one value for each equal part of the run: small steps learn fastest at first
     windows:      longest sequence of a step, one value for each equal part of the run
-    answers:      the last part of the run, where of a chat only the answers are learnt, on answer_shares; it has a rate
-                  and a size of step of its own, for answering is a new task and wants more than the end of a fall
+    answers:      the last part of the run, where of a chat only the answers are learnt, on answer_shares; it has its own
+                  rate and step size, because answering is a new task and needs more than the end of a falling rate
     closing:      tokens after that, with all of the loss and the shares of before: answering alone lets the model
                   forget how prompts go
     aux:          coefficient of the load-balancing loss, which is K = 2 at even load and averaged over 4 layers: 0.02
@@ -214,7 +214,7 @@ def keep_freed_memory() -> None:
 
 
 def export(trainer: Trainer, out: Path) -> None:
-    """Write the model as a checkpoint in Mistral's layout, in bfloat16; the tokenizer lies in the folder already."""
+    """Write the model as a checkpoint in Mistral's layout, in bfloat16; the tokenizer is already in the folder."""
     params = {name: value for name, value in dataclasses.asdict(trainer.model.config).items() if name != "vision"}
     (out / "params.json").write_text(json.dumps(params, indent=1) + "\n", encoding="utf-8")
     save_safetensors(out / "consolidated.safetensors",
