@@ -129,7 +129,7 @@ print(queries @ keys.T)
 
 # %% [markdown]
 # Every diagonal holds one number. Both were turned by their own position, and what is left in the product is
-# the difference: the score depends on **how far apart** they stand, and not on where. No cell of this table was
+# the difference: the score depends on **how far apart** they are, and not on where. No cell of this table was
 # computed from a distance; it falls out of the rotation. Here is the same for a head of 32 numbers, all of them
 # 1, as a fraction of the score that a token has with itself.
 
@@ -162,7 +162,7 @@ for name, reader in (("with positions", model), ("without", without)):
     print(f"{name:16}{-np.mean(logprobs):5.2f} nats per token, over {len(logprobs)} tokens")
 
 # %% [markdown]
-# One nat more means that the next token is expected 2.7 times less, on average. Not all is lost, for the mask
+# One nat more means that the next token is expected 2.7 times less, on average. Not all is lost, because the mask
 # still lets a token see earlier ones only, and that betrays a little of the order. Now let both do something
 # that is about order.
 

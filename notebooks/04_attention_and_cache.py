@@ -60,7 +60,7 @@ print("sums of the rows", weights.sum(axis=1))
 # %% [markdown]
 # ## 2. Keep two texts apart in one array
 #
-# There is no batch axis and no padding: several texts lie behind each other, and `spans` says which keys each
+# There is no batch axis and no padding: several texts are packed one after the other, and `spans` says which keys each
 # may see. What do the weights look like for a text of 3 tokens and one of 1?
 
 # %%
@@ -119,7 +119,7 @@ Picture(plots.attention_map(weights, model.tokenizer.pieces(ids), f"layer {layer
 
 # %% [markdown]
 # Each row is a token that looks back; the brightness of a column says how much it looks there. Much weight
-# often rests on the very first token: a head that finds nothing has to put its weight somewhere, for a row sums
+# often rests on the very first token: a head that finds nothing has to put its weight somewhere, because a row sums
 # to 1.
 #
 # **Now change this:** go through all layers and heads. Can you find one that often looks at the token before?

@@ -9,7 +9,7 @@ from tutorial.source import source_of, split
 
 
 def show(function: Callable, first: int | None = None, last: int | None = None) -> None:
-    """Print a function's source as it stands in its file now, or its steps first to last, headed by its place."""
+    """Print a function's source as its file has it now, or its steps first to last, headed by its place."""
     path, name, _ = split(function)
     shown = source_of(f"{path}:{name}" + (f"#{first}-{last or first}" if first else ""))
     print(f"{shown.place}\n\n{shown.text}\n")

@@ -1,10 +1,10 @@
 """Carve the coursework: copies of the modules that hold an exercise, each with a hole to fill.
 
     python -m tutorial.make_coursework            write student/
-    python -m tutorial.make_coursework --force    write it anew, also over files that were worked on
+    python -m tutorial.make_coursework --force    write it again, also over files that were worked on
 
 There is no second tree to keep in step: `exercises.toml` names a function and its steps, and the hole is cut into the
-file of the book as it stands today. Signature, docstring and the other steps stay; the docstring is the assignment.
+file of today's book. Signature, docstring and the other steps stay; the docstring is the assignment.
 """
 
 import argparse
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Exercise {exercise.id}  {args.folder.name}/{exercise.file:13} {exercise.title} "
               f"(tutorial/{exercise.chapter})")
     if kept:
-        print(f"Left as they are, for they differ from fresh ones: {', '.join(kept)}. --force writes them anew.")
+        print(f"Not touched, because they differ from fresh ones: {', '.join(kept)}. --force overwrites them.")
     python = Path(sys.executable)
     python = python.relative_to(ROOT) if python.is_relative_to(ROOT) else Path("python")
     print(f"Test one with: {python} -m pytest --impl student --exercise {exercises[0].id}")

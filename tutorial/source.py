@@ -1,4 +1,4 @@
-"""Where things stand: finds a function, a method or one of its numbered steps in a source file.
+"""Find a function, a method or one of its numbered steps in a source file.
 
 A reference is `tiny/rope.py:rope`, `tiny/kv_cache.py:KVCache.append`, or with steps `tiny/rope.py:rope#2` and
 `tiny/attention.py:attend#3-5`. Chapters, notebooks and the carved exercises take the code from here, so that none of
@@ -33,7 +33,7 @@ class Source:
 
     @property
     def place(self) -> str:
-        """Where it stands: `tiny/rope.py:42`."""
+        """Its file and line: `tiny/rope.py:42`."""
         return f"{self.path}:{self.first}"
 
 

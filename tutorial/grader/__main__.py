@@ -1,9 +1,9 @@
-"""Grade submissions: offline, each in processes of its own, on numbers that its author has not seen.
+"""Grade submissions: offline, each in its own processes, on numbers that its author has not seen.
 
     python -m tutorial.grader SUBMISSIONS [--out DIR] [--seed N] [--seconds S] [--megabytes M] [--exercise ID]
 
 SUBMISSIONS holds one folder for each student, with the student's rope.py, attention.py and so on. Everything that
-grading needs is read before the first of them runs. For each, the tests are written anew into a temporary folder and
+grading needs is read before the first of them runs. For each, the tests are written again into a temporary folder and
 run in a process that never loads the submission; the functions answer from further processes (see isolated.py). An
 exercise gives its points if all its tests pass. DIR gets `grades.json` and for each student Gradescope's results file.
 """

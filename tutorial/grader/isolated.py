@@ -1,4 +1,4 @@
-"""Calls of a submission's function in a process of its own, under limits of time and memory.
+"""Calls of a submission's function in a separate process, under limits of time and memory.
 
 The tests run here, the submission there. Only arguments go over and only results come back, so that nothing a
 submission prints, returns early or changes can stand for a right answer: it is compared with the tests' numbers in

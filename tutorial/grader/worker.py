@@ -100,7 +100,7 @@ def decode(tree: object, body: bytes) -> dict:
 
 
 class Remote(Sequence):
-    """A sequence that lies in the other process: an element is asked for when it is used."""
+    """A sequence in the other process: an element is asked for when it is used."""
 
     def __init__(self, ask: Callable[[dict], dict], name: str, length: int):
         self.ask, self.name, self.length = ask, name, length

@@ -35,7 +35,7 @@ class Recipe:
 
     batch_tokens: tokens of a step, one value for each equal part of the run: small steps learn fastest at first
     windows:      longest sequence of a step, one value for each equal part of the run
-    answers:      the last part of the run, where of a chat only the answers are learnt, on answer_shares; it has its own
+    answers:      the last part of the run, where of a chat only the answers are learnt, on answer_shares; it has a new
                   rate and step size, because answering is a new task and needs more than the end of a falling rate
     closing:      tokens after that, with all of the loss and the shares of before: answering alone lets the model
                   forget how prompts go
