@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help demo test check pages notebooks figures student grade dev-data verify bench gpu train clean
+.PHONY: help demo test check pages notebooks figures student grade dev-data verify bench versions gpu train clean
 
 help:                       ## say what each command does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -41,6 +41,9 @@ verify: .venv/verify        ## tests against torch and transformers
 
 bench: .venv/core           ## prefill and decode speed on a synthetic 0.8 B Mixtral
 	$(PY) -m tiny bench
+
+versions: .venv/core        ## tests with the oldest and the newest packages that are allowed
+	$(PY) -m tutorial.pages.versions_record
 
 gpu:                        ## check and time the kernels on a GPU, within 8 minutes; needs CuPy and torch, no .venv
 	$(PYTHON) -m kernels.gpu

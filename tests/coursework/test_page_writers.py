@@ -4,7 +4,7 @@ import pytest
 
 import tiny
 from tiny.tools import markdown
-from tutorial.pages import measure, readme, records, reference
+from tutorial.pages import measure, readme, records, reference, security, versions_record
 
 
 def test_lines_of_code_are_counted_right():
@@ -41,3 +41,31 @@ def test_the_page_of_a_benchmark(tmp_path, monkeypatch):
     block = reference.bench_block()
     assert block.startswith("2026-01-02; M; K; numpy 2.4.\n\n1 thread:") and "2 threads:" in block
     assert "| prefill of 512 tokens | 1,234,567 tokens/s | median of 5 |" in block and "| 123 tokens/s |" in block
+
+
+def test_lower_limits_are_what_the_oldest_run_installs():
+    oldest, newest = versions_record.requirements(True), versions_record.requirements(False)
+    assert oldest.keys() == newest.keys() >= {"numpy", "pillow", "sentencepiece"}
+    for name, wanted in oldest.items():
+        assert newest[name].startswith(wanted.replace("==", ">=")) and "<" not in wanted
+
+
+def test_a_run_with_other_packages_is_recorded(tmp_path, monkeypatch):
+    report = tmp_path / "report.xml"
+    report.write_text('<testsuites><testsuite tests="9" skipped="3" failures="1" errors="1" /></testsuites>')
+    assert versions_record.counts(report) == {"passed": 4, "skipped": 3, "failed": 2}
+    listed = [{"name": "ml-dtypes", "version": "0.5.0"}, {"name": "Pillow", "version": "12.3.0"}]
+    versions = versions_record.versions_of(listed, {"pillow": "pillow==12.3", "ml_dtypes": "ml_dtypes==0.5"})
+    assert versions == {"pillow": "12.3.0", "ml_dtypes": "0.5.0"}
+    monkeypatch.setattr(records, "RECORDS", tmp_path)
+    assert "Not recorded yet" in reference.versions_block()
+    run = {"date": "2026-01-02", "machine": "M", "python": "3.11", "versions": versions, "tests": ["tests/book"],
+           "passed": 1234, "skipped": 3, "failed": 0}
+    records.keep("versions.json", {"oldest": run, "newest": run | {"failed": 5}})
+    block = reference.versions_block()
+    assert "| pillow | 12.3.0 | 12.3.0 |" in block and "| failed | 0 | 5 |" in block and "| passed | 1,234 |" in block
+
+
+def test_reasons_of_lower_limits_are_shown():
+    block = security.versions_block()
+    assert "| `pillow>=12.3` | older" in block and "| `sentencepiece>=0.2.3` | " in block

@@ -2,6 +2,7 @@
 
 import json
 import random
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,28 @@ def test_models_of_another_kind(tmp_path):
         path.write_bytes(train_small(**options))
         with pytest.raises(TinyError, match=cause):
             load_tokenizer(path)
+
+
+def test_text_never_becomes_a_control_token(small_bytes, tmp_path, monkeypatch):
+    """A second piece "<s>", as users define it, in a model of single characters: sentencepiece 0.2.2 makes BOS of the
+    text "<s>".
+    """
+    import sentencepiece
+
+    path = tmp_path / "tokenizer.model"
+    piece = b"\x0a\x03<s>" + b"\x15" + struct.pack("<f", 0.0) + b"\x18\x04"  # text, score, kind of a piece
+    characters = b"\x18\x04"  # kind of a model
+    path.write_bytes(small_bytes + b"\x0a" + bytes([len(piece)]) + piece + b"\x12\x02" + characters)
+    tokenizer = load_tokenizer(path)
+    assert not {tokenizer.bos_id, tokenizer.eos_id} & {*tokenizer.encode("<s>"), *tokenizer.encode("a</s>")}
+
+    class Old(sentencepiece.SentencePieceProcessor):
+        def encode(self, text):
+            return [self.bos_id()] if text == "<s>" else super().encode(text)
+    monkeypatch.setattr(sentencepiece, "SentencePieceProcessor", Old)
+    with pytest.raises(TinyError, match="turns the text '<s>' into the control token") as caught:
+        load_tokenizer(path)
+    assert caught.value.remedy
 
 
 def test_sentencepiece_is_imported_when_needed():

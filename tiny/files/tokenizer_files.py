@@ -87,7 +87,7 @@ def read_file(path: Path) -> bytes:
 def open_sentencepiece(path: Path, data: bytes) -> SentencePieceTokenizer:
     """Make a tokenizer of the bytes of a tokenizer.model; `path` is for messages only.
 
-    Raises:  TinyError if they are cut short, or not a SentencePiece model as Mixtral's
+    Raises:  TinyError if they are cut short, or not a SentencePiece model as Mixtral's, or make text a control token
     Differs: mistral-common takes the chat format from the file's name; here the name means nothing
     """
     # Imported here so that commands without text start without it.
@@ -105,7 +105,19 @@ def open_sentencepiece(path: Path, data: bytes) -> SentencePieceTokenizer:
     # A file cut before its last field loads, and then silently swallows spaces.
     if model.decode(model.encode("  ")) != "  ":
         raise TinyError(f"{path} does not keep spaces as Mixtral's file does, or it is cut short.", REMEDY)
+    check_control_pieces(path, model)
     return tokenizer
+
+
+def check_control_pieces(path: Path, model: Any) -> None:
+    """Refuse a file that turns what a user types into a control token, as a crafted one could before version 0.2.3.
+
+    Raises:  TinyError that names the piece
+    """
+    for id in filter(model.is_control, range(model.vocab_size())):
+        piece = model.id_to_piece(id)
+        if any(map(model.is_control, model.encode(piece))):
+            raise TinyError(f"{path} turns the text {piece!r} into the control token of that name.", REMEDY)
 
 
 def open_tekken(path: Path, data: bytes) -> TekkenTokenizer:

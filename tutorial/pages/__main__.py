@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from tutorial.pages import book_map, chapters, kernels, readme, reference, side_by_side
+from tutorial.pages import book_map, chapters, kernels, readme, reference, security, side_by_side
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tutorial.pages", description=(__doc__ or "").split(":")[0] + ".")
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if something would change")
     check = parser.parse_args(argv).check
-    pages = readme, book_map, reference, chapters, kernels, side_by_side
+    pages = readme, book_map, reference, security, chapters, kernels, side_by_side
     return max(page.main(["--check"] * check) for page in pages)
 
 

@@ -95,7 +95,21 @@ def verify_block() -> str:
     return f"{provenance(entry)}.\n\n{rows_table(entry['rows'])}"
 
 
-PAGES = {"evidence.md": {"verify": verify_block}, "models.md": {"sizes": sizes_block},
+def versions_block() -> str:
+    """The tests with the oldest and with the newest packages that are allowed."""
+    entry = record("versions.json")
+    if not entry:
+        return "Not recorded yet: `make versions` runs it."
+    runs = [entry["oldest"], entry["newest"]]
+    rows = [[name, *(run["versions"][name] for run in runs)] for name in runs[0]["versions"]]
+    rows.append(["Python", *(run["python"] for run in runs)])
+    rows.append(["tests", *(" ".join(run["tests"]) for run in runs)])
+    rows += [[state, *(f"{run[state]:,}" for run in runs)] for state in ("passed", "skipped", "failed")]
+    rows.append(["date", *(run["date"] for run in runs)])
+    return f"On {runs[0]['machine']}.\n\n{table(['package', 'oldest', 'newest'], rows)}"
+
+
+PAGES = {"evidence.md": {"verify": verify_block, "versions": versions_block}, "models.md": {"sizes": sizes_block},
          "memory.md": {"memory": memory_block}, "speed.md": {"bench": bench_block}}
 
 
