@@ -116,7 +116,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="measurements in a process; the median counts")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each kind, in turns")
     parser.add_argument("--peer", metavar="PYTHON", help="a Python that has torch and transformers: measure them too")
-    parser.add_argument("--save", action="store_true", help="keep the figures for the README")
+    parser.add_argument("--save", action="store_true", help="keep the figures for tutorial/reference/speed.md")
     parser.add_argument("--child", choices=("resident", "mapped", "two", "limits"), help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
