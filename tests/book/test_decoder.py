@@ -1,4 +1,4 @@
-"""One decoder layer: its parts in order, what it notes, and that it asks only for what it needs."""
+"""One decoder layer: its parts in order, what it keeps in the trace, and that it asks only for what it needs."""
 
 from types import SimpleNamespace
 

@@ -34,7 +34,7 @@ def ids(tokens):
 
 
 def test_each_token_is_what_the_whole_text_predicts(small):
-    """No cache, no generator: the text once more from its start for every token."""
+    """No cache, no generator: the text again from its start for every token."""
     text, tokens = list(PROMPTS[0]), list(tiny.generate(small, PROMPTS[0], max_tokens=9))
     assert len(tokens) == 9
     for token in tokens:

@@ -1,4 +1,4 @@
-"""Memory stays linear in the length of a prompt: a process of its own reads 8,192 tokens and reports its peak."""
+"""Memory stays linear in the length of a prompt: a separate process reads 8,192 tokens and reports its peak."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The tiny checkpoint that sees, in the released formats, and what the two references compute with it."""
+"""The tiny Pixtral checkpoint in the released formats, and what the two references compute with it."""
 
 from functools import lru_cache
 

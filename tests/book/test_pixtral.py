@@ -1,4 +1,4 @@
-"""The whole model that sees, against a float64 forward pass written in loops, and what a call refuses."""
+"""The whole Pixtral model against a float64 forward pass written in loops, and what a call refuses."""
 
 import numpy as np
 import pytest

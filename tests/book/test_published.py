@@ -1,4 +1,4 @@
-"""What others have published of the real weights, where these are: TINY_WEIGHTS names a folder that holds
+"""What others have published of the real weights, if they are here: TINY_WEIGHTS names a folder that holds
 
     Pixtral-12B-2409/   params.json, consolidated.safetensors, tekken.json
     Mixtral-tiny/       config.json, model.safetensors: hf-internal-testing/Mixtral-tiny

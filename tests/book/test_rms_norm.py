@@ -1,4 +1,4 @@
-"""RMSNorm against its definition in loops, and where epsilon stands."""
+"""RMSNorm against its definition in loops, and where epsilon is added."""
 
 import math
 

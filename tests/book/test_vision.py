@@ -1,4 +1,4 @@
-"""The vision encoder: printed values of a small one, loops in float64, and images that lie packed."""
+"""The vision encoder: printed values of a small one, loops in float64, and packed images."""
 
 import tracemalloc
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Every classic mistake of a model that sees must be refused by the very comparison that the model passes.
+"""Every classic mistake in a vision model must be refused by the very comparison that the model passes.
 
 A subject runs through prompts with one, two and three images: embeddings, logits and the logits of cached steps.
 """

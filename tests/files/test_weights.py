@@ -231,7 +231,7 @@ def test_a_checkpoint_written_by_the_book_loads(tmp_path):
     assert_close(tiny.load(folder)([1, 2, 3]), before, 0.0)
 
 
-# ---- a model that sees
+# ---- a vision model
 
 @pytest.fixture(params=["mistral", "released", "recent"])
 def sees(request, tmp_path):

@@ -2,7 +2,7 @@
 
 `bind` puts a function where the book's one is held, in every module that holds it. The plugin does so before the
 tests are collected, tells those of an exercise what a failure means, and reports which functions were the student's.
-With bfloat16 the book's own function serves: exercises are about float32.
+With bfloat16 the book's own function is used: exercises are about float32.
 """
 
 import functools
@@ -154,7 +154,7 @@ class Coursework:
 
     @pytest.hookimpl
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """With --seed, random numbers of their own for each test: whichever others run, it sees the same ones."""
+        """With --seed, each test gets its own random numbers: the same ones, whichever other tests run."""
         if self.seed is not None and hasattr(item.module, "RNG"):
             item.module.RNG = np.random.default_rng([self.seed, zlib.crc32(item.nodeid.encode())])
 
@@ -234,6 +234,6 @@ def options(parser: pytest.Parser) -> None:
     group.addoption("--hints", type=int, default=1, choices=(0, 1, 2), help="how many hints a failure gives")
     group.addoption("--seed", type=int, default=None, help="other random numbers for tests that draw some")
     group.addoption("--report", default=None, metavar="FILE", help="write the exercises' results as JSON")
-    group.addoption("--isolate", default=None, metavar="TREE", help="run the functions in processes of their own")
+    group.addoption("--isolate", default=None, metavar="TREE", help="run the functions in separate processes")
     group.addoption("--seconds", type=float, default=20.0, help="time of an isolated exercise")
     group.addoption("--megabytes", type=int, default=1024, help="memory of an isolated exercise")

@@ -67,7 +67,7 @@ def _host_key(key):
 
 
 def _new(host):
-    """A copy in memory of its own, which begins where a GPU's does."""
+    """A copy in separate memory, which begins where a GPU's does."""
     copy = kernels.launch.aligned(host.shape, host.dtype)
     copy[...] = host
     return ndarray(copy)

@@ -40,7 +40,7 @@ def random_images(*grids: tuple[int, int], patch_size: int = 4, seed: int = 0) -
 
 
 def image_tokens(columns: int, rows: int) -> list[int]:
-    """The tokens that stand for an image of so many patches."""
+    """The tokens that stand for an image of this many patches."""
     return (([IMAGE] * columns + [BREAK]) * rows)[:-1] + [END]
 
 
@@ -94,7 +94,7 @@ def hf_config(config: Config, **changed) -> dict:
 def hf_tensors(config: Config, tensors: dict[str, np.ndarray], recent: bool = False) -> dict[str, np.ndarray]:
     """The same weights by HF's names, with the rows of each head of wq and wk as even ones, then odd ones.
 
-    Those of a model that sees are named as in the released file, or as in the memory of recent transformers.
+    Those of a vision model are named as in the released file, or as in the memory of recent transformers.
     """
     out = {}
     for name, x in tensors.items():

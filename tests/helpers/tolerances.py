@@ -1,6 +1,6 @@
 """Tolerances of the comparisons with stored references: largest absolute error, float32.
 
-Each stands a few times above what was measured, and far below what a mistake costs. "Measured" is the largest error
+Each is a few times what was measured, and far below what a mistake costs. "Measured" is the largest error
 of this code over all cases of both reference checkpoints, both layouts (2026-11-23, Intel Xeon with AVX-512, NumPy
 2.4.6 with OpenBLAS 0.3.31); "references" is by how much the two reference implementations differ from each other.
 The logits have standard deviation 2 and reach 11.
@@ -23,7 +23,7 @@ ORACLE = {
     "rope":               2e-6,  # 5.5e-7   same angles; torch forms them in float32
 }
 
-# The same for the reference checkpoint that sees, whose embeddings of patches reach 25.
+# The same for the reference checkpoint of Pixtral, whose embeddings of patches reach 25.
 PIXTRAL = {
     "embed of text":      0.0,   # 0         0
     "patch_conv":         5e-6,  # 2.2e-7    0

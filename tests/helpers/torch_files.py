@@ -63,7 +63,7 @@ def archive(records: dict[str, bytes], wide: bool = False, align: int = 64, top:
 
 
 def torch_file(tensors: dict[str, np.ndarray], **options) -> bytes:
-    """A right file of these tensors, each with bytes of its own."""
+    """A right file of these tensors, each with its own bytes."""
     parts, records = {}, {}
     for n, (name, x) in enumerate(tensors.items()):
         strides = [stride // x.itemsize for stride in np.ascontiguousarray(x).strides]

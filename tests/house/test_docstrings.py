@@ -16,7 +16,7 @@ LETTERS = set(re.findall(r"(?:^|  )(\w)  (?=\w)", tiny.__doc__, re.M))
 
 
 def direct_array(annotation):
-    """Whether an annotation is an array, or a tuple or list of arrays; tensors by name have shapes of their own."""
+    """Whether an annotation is an array, or a tuple or list of arrays; tensors by name have their own shapes."""
     text = ast.unparse(annotation) if annotation else ""
     return "np.ndarray" in text and not re.search(r"dict|Mapping|Iterator", text)
 
@@ -43,7 +43,7 @@ def test_docstrings(name):
 
 @pytest.mark.parametrize("name", BOOK)
 def test_shapes(name):
-    """Functions that take or give arrays say their shapes, in letters of the legend, small ones, or of their own."""
+    """Functions that take or give arrays say their shapes, in letters of the legend, small ones, or explained ones."""
     methods_of = {function for function, node in functions(BOOK[name]) if isinstance(node, ast.ClassDef)}
     for function, node in functions(BOOK[name]):
         if not isinstance(node, ast.FunctionDef):

@@ -1,6 +1,6 @@
 """Every kernel compiles with the compiler of the GPU path, without spilling registers, for both architectures.
 
-NVRTC needs no GPU and no driver; the `dev` extra brings it. Each file is compiled in a process of its own, for an
+NVRTC needs no GPU and no driver; the `dev` extra brings it. Each file is compiled in its own process, because an
 internal error of this compiler ends the process.
 """
 

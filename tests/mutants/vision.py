@@ -1,4 +1,4 @@
-"""Classic wrong answers of a model that sees, each a few lines, that the comparison with the oracle must refuse.
+"""Classic wrong answers of a vision model, each a few lines, that the comparison with the oracle must refuse.
 
 A mutant spoils one part of a `Sight`: the operations, the weights, the class of the model, or, in `patches`, a name in
 a module of `tiny`.

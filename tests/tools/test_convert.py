@@ -220,7 +220,7 @@ def test_which_layout_is_read(capsys, tmp_path):
 
 
 def rewrite(folder: Path, n: int, change) -> None:
-    """Write one file of the form "copies of the ends" anew, changed."""
+    """Write one file of the form "copies of the ends" again, changed."""
     tensors = dict(FORMS["copies of the ends"][1][n])
     change(tensors)
     (folder / f"consolidated.{n:02}.pt").write_bytes(torch_file(tensors))
@@ -342,7 +342,7 @@ def test_memory_stays_small(tmp_path):
 
 
 def test_torch_tensors_by_name(tmp_path):
-    """A mapping that gives each tensor anew, joined where it lies in parts, and lists them all."""
+    """A mapping that gives each tensor a second time, joined if it comes in parts, and lists them all."""
     folder = write(tmp_path / "source", "parts, by columns")
     tensors = open_torch(sorted(folder.glob("*.pt")), tiny.load(GOLDEN / "mixtral-a/mistral").config)
     assert len(tensors) == len(WEIGHTS) and set(tensors) == set(WEIGHTS)

@@ -1,6 +1,6 @@
 """`verify check` on stored dumps of transformers: what is the same passes, each planted mistake is named where it is.
 
-The dumps lie in tests/golden/verify; tests/verify/make_dumps.py writes them again when an embedded model changes.
+The dumps are in tests/golden/verify; tests/verify/make_dumps.py writes them again when an embedded model changes.
 """
 
 import json

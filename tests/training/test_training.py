@@ -197,7 +197,7 @@ def streams():
 
 @pytest.fixture
 def run(monkeypatch, streams, tmp_path):
-    """Train in a folder of its own, on these streams and without a tokenizer."""
+    """Train in its own folder, on these streams and without a tokenizer."""
     monkeypatch.setattr(train, "tokenizer_file", lambda out, vocab_size: b"")
     monkeypatch.setattr(train.data, "load_streams", lambda model, out: (streams, None))
     return lambda recipe=RECIPE, folder="run", **options: train.train(recipe, tmp_path / folder, log_every=1, **options)
@@ -432,7 +432,7 @@ def test_answers_are_compared_exactly(monkeypatch):
 
 
 def test_the_closing_part_trains_on_everything_again(streams):
-    """After the answers: steps of their size, the first shares, all of the loss, and a rate that falls once more."""
+    """After the answers: steps of their size, the first shares, all of the loss, and a rate that falls again."""
     recipe = dataclasses.replace(RECIPE, closing=120)
     trainer = train.Trainer(recipe, streams)
     assert trainer.sizes[-3:].tolist() == [40] * 3 and trainer.total == trainer.ends[-4]

@@ -1,4 +1,4 @@
-"""What transformers computes with a LLaVA checkpoint and images; a program of its own, as reference.py.
+"""What transformers computes with a LLaVA checkpoint and images; a separate program, as reference.py.
 
     python -I images_reference.py FOLDER PROMPTS.npz TOKENS OUT.npz
 

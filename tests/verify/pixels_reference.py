@@ -1,4 +1,4 @@
-"""What mistral-common and transformers make of pictures; a program of its own.
+"""What mistral-common and transformers make of pictures; a separate program.
 
     python -I pixels_reference.py IN.npz OUT.npz
 

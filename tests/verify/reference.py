@@ -1,4 +1,4 @@
-"""What transformers computes with a checkpoint in Hugging Face's layout; a program of its own.
+"""What transformers computes with a checkpoint in Hugging Face's layout; a separate program.
 
     python -I reference.py FOLDER PROMPTS.json TOKENS OUT.npz
 

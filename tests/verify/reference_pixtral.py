@@ -1,4 +1,4 @@
-"""What transformers and mistral-common make of tiny-pixtral in Hugging Face's layout; a program of its own.
+"""What transformers and mistral-common make of tiny-pixtral in Hugging Face's layout; a separate program.
 
     python -I reference_pixtral.py FOLDER PROMPTS.npz TEKKEN.json CHATS.json TOKENS OUT.npz
 

@@ -1,4 +1,4 @@
-"""What PyTorch's kernels make of numbers that cancel almost completely; a program of its own.
+"""What PyTorch's kernels make of numbers that cancel almost completely; a separate program.
 
     python -I sums_reference.py OUT.npz
 
@@ -45,7 +45,7 @@ def linears(rng):
 
 
 def adapters(rng):
-    """The biases are as small as what is left of the sums, which GELU halves and the second map adds up anew."""
+    """The biases are as small as what is left of the sums, which GELU halves and the second map adds up again."""
     for rows in (1, 6):
         x, weight = cancelling(rng, rows, 40, 48)
         bias, last = numbers(rng, 40, scale=1e-6), numbers(rng, 5, scale=1e-8)

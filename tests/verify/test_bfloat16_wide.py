@@ -1,7 +1,7 @@
 """At the widths of real layers: torch run live, against the orders of addition of `torch_cpu`, bit by bit.
 
 Beside it what the book alone gives, whose sums differ in the last bits. On a processor with AMX, oneDNN is told to
-leave its tiles alone, which add in an order of their own.
+leave its tiles alone, which add in their own order.
 """
 
 import importlib.util

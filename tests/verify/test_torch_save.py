@@ -55,7 +55,7 @@ def test_what_torch_saves_is_read(tmp_path):
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_what_the_tests_write_is_read_by_torch(tmp_path, wide):
-    """Otherwise the tests would check the reader against a format of their own."""
+    """Otherwise the tests would check the reader against an invented format."""
     import torch
 
     tensors = {"a": np.arange(60, dtype=np.float32).reshape(3, 20).astype(ml_dtypes.bfloat16),

@@ -1,4 +1,4 @@
-"""A checkpoint that sees, converted to Hugging Face's layout, gives the same logits and tokens in transformers."""
+"""A vision checkpoint, converted to Hugging Face's layout, gives the same logits and tokens in transformers."""
 
 import importlib.util
 import subprocess

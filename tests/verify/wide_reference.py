@@ -1,10 +1,10 @@
-"""What transformers makes of a model in bfloat16, eager, on one thread; a program of its own.
+"""What transformers makes of a model in bfloat16, eager, on one thread; a separate program.
 
     python -I wide_reference.py FOLDER INPUTS.npz OUT.npz
 
-INPUTS has `ids`, `steps` (tokens that are then given one by one), and for a model that sees `pixelsN` (3, H, W). OUT
+INPUTS has `ids`, `steps` (tokens that are then given one by one), and for Pixtral `pixelsN` (3, H, W). OUT
 has `logits` of the prompt and of the steps, `hidden` (the residual stream after each layer), `experts` (L, T, K) of a
-Mixtral, `projector` and `vision` (after each layer of the encoder) of a model that sees.
+Mixtral, `projector` and `vision` (after each layer of the encoder) of Pixtral.
 """
 
 import sys

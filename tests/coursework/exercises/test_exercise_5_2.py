@@ -1,6 +1,6 @@
 """Exercise 5.2, run the experts and add up: one test for each idea.
 
-Four experts, four tokens, each expert with answers of its own; what one expert says is the book's feed_forward.
+Four experts, four tokens, each expert with its own answers; what one expert says is the book's feed_forward.
 """
 
 import numpy as np
