@@ -5,15 +5,12 @@ Text goes to standard output, notes to standard error. Each command is a module 
 
 import argparse
 import importlib
-import io
-import os
 import sys
-import traceback
 import warnings
 from types import ModuleType
-from typing import NoReturn
 
 from tiny.config import TinyError
+from tiny.tools.terminal import Parser, guarded, note, program
 
 VERSION = "0.1.0"
 EXAMPLES = """examples:
@@ -27,47 +24,15 @@ DIR is a folder in a released layout: params.json with consolidated*.safetensors
 model*.safetensors. Without --model an embedded model is used: tiny-pixtral if there is an image, else tiny-mixtral."""
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are TinyErrors: one line of cause, one of remedy."""
-
-    def error(self, message: str) -> NoReturn:
-        raise TinyError(message[0].upper() + message[1:] + ".", f"See {self.prog} --help.")
-
-
-def entry() -> None:
-    """Run the program: text is UTF-8 whatever the locale says, and a closed pipe ends it in silence."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8")
-    sys.exit(main())
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit status: 0, 2 after an error, 130 after Ctrl-C, 141 after a closed pipe."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", UserWarning)
-            # Arithmetic on damaged weights warns; the check of the logits says it better.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
-            status = run_command(argv)
-        sys.stdout.flush()
-        return status
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Python flushes its buffer at the end, which would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:
-        if "--debug" in argv:
-            traceback.print_exc()
-        for label, line in zip(("error", "remedy"), explain(error)):
-            print(f"{label}: {one_line(line)}", file=sys.stderr)
-        return 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        # Arithmetic on damaged weights warns; the check of the logits says it better.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.showwarning = lambda message, *_: note(str(message))
+        return guarded(lambda: run_command(argv), "--debug" in argv)
 
 
 def run_command(argv: list[str]) -> int:
@@ -75,10 +40,7 @@ def run_command(argv: list[str]) -> int:
     if argv[:1] == ["bench"]:
         return importlib.import_module("tiny.tools.bench").main(argv[1:]) or 0
     parser = build_parser()
-    try:
-        args = parser.parse_args(argv)
-    except SystemExit as stop:  # --help has printed its text
-        return int(stop.code or 0)
+    args = parser.parse_args(argv)
     if args.version:
         print(versions())
     elif args.command is None:
@@ -103,25 +65,6 @@ def choose_ops(args: argparse.Namespace) -> ModuleType:
         raise TinyError(f"The kernels cannot be imported: {error}.",
                         "Run from this project's folder, or install it with: pip install -e .") from error
     return kernels.ops.choose("all" if args.kernels is None else args.kernels, args.device)
-
-
-def explain(error: Exception) -> tuple[str, str]:
-    """Cause and remedy of any error."""
-    if isinstance(error, TinyError):
-        return error.cause, error.remedy
-    if isinstance(error, MemoryError):
-        return f"Memory ran out: {error}.", "Use --weights mapped, a shorter prompt, or fewer tokens."
-    if isinstance(error, UnicodeDecodeError):
-        return f"The input is not UTF-8 text: {error}.", "Convert it, for example with iconv."
-    if isinstance(error, OSError):
-        return f"{error}.", "Check the path, its permissions, and the space left."
-    return f"{type(error).__name__}: {error}", "This is unexpected: --debug shows where it happened."
-
-
-def one_line(text: str, limit: int = 1000) -> str:
-    """Text as one line that is safe to print: names in damaged files can hold anything."""
-    line = "".join(c if c.isprintable() else " " for c in text)
-    return line if len(line) <= limit else line[:limit] + " ..."
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -220,4 +163,4 @@ def versions() -> str:
 
 
 if __name__ == "__main__":
-    entry()
+    program(main)

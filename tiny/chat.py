@@ -162,12 +162,12 @@ def check_message(name: str, message: dict) -> None:
         if key not in message:
             raise TinyError(f"{name} has no {key!r}.", 'Write {"role": ..., "content": ...}.')
     role = message["role"]
-    if role == "tool" or "tool_calls" in message:
+    if role == "tool" or message.get("tool_calls"):  # The OpenAI client writes out an empty list, or null.
         raise TinyError(f"{name} is about tools, and chats are encoded without tools here.",
                         "Put what a tool returned into a user message, as text.")
     if role not in ROLES:
         raise TinyError(f"{name} has the role {role!r}.", f"Use one of: {', '.join(ROLES)}.")
-    known = {"role", "content", "prefix"} if role == "assistant" else {"role", "content"}
+    known = {"role", "content", "prefix", "tool_calls"} if role == "assistant" else {"role", "content"}
     unknown = sorted(map(str, set(message) - known))
     if unknown:
         raise TinyError(f"{name}, of the {role}, has a key {unknown[0]!r} that means nothing.",

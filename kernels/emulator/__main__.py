@@ -7,7 +7,7 @@ summaries go to standard output; errors, in two lines, and notes to standard err
 import argparse
 import sys
 import time
-import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,61 +16,40 @@ import numpy as np
 from kernels.emulator import Module, Parameter, Report, listing, results, values
 from kernels.emulator.child import run_in_child
 from kernels.emulator.options import build_parser, check_options
-from tiny.__main__ import one_line
 from tiny.config import TinyError
+from tiny.tools.terminal import guarded, note, program
+
+MEMORY = "Use smaller arrays, or a smaller grid."
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one kernel; return the exit status: 0, 1 after a report, 2 if it could not run, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    try:
-        args = build_parser().parse_args(argv)
-        check_options(args)
-        arrays, unwritten = values.read_values(args.arg, args.seed)
-        outcome = run_in_child(
-            lambda running: guarded(lambda: run_kernel(args, arrays, unwritten, running), args.debug), args.time_limit)
-        if outcome.late:
-            raise TinyError(f"The kernel {args.kernel} did not end within {args.time_limit:g} s.",
-                            "Look for a loop that waits for another thread, or give it longer with --time-limit.")
-        if outcome.crash:
-            raise TinyError(f"The kernel {args.kernel} crashed ({outcome.crash}).", crash_remedy(args))
-        return outcome.status
-    except SystemExit as stop:  # --help has printed its text
-        return int(stop.code or 0)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        return failed(error, "--debug" in argv)
+    return guarded(lambda: run_program(argv), "--debug" in argv, MEMORY)
+
+
+def run_program(argv: list[str]) -> int:
+    """Read the arguments, and run the kernel in a process of its own."""
+    args = build_parser().parse_args(argv)
+    check_options(args)
+    arrays, unwritten = values.read_values(args.arg, args.seed)
+
+    def work(running: Callable[[bool], None]) -> int:
+        return guarded(lambda: run_kernel(args, arrays, unwritten, running), args.debug, MEMORY)
+
+    outcome = run_in_child(work, args.time_limit)
+    if outcome.late:
+        raise TinyError(f"The kernel {args.kernel} did not end within {args.time_limit:g} s.",
+                        "Look for a loop that waits for another thread, or give it longer with --time-limit.")
+    if outcome.crash:
+        raise TinyError(f"The kernel {args.kernel} crashed ({outcome.crash}).", crash_remedy(args))
+    return outcome.status
 
 
 def crash_remedy(args: argparse.Namespace) -> str:
     if args.check:
         return "The checked mode should have seen this: if the kernel calls nothing unusual, it is a defect here."
     return "Run it with --check: it reports the line before the access happens."
-
-
-def guarded(work, debug: bool) -> int:
-    """The exit status of some work; its errors are printed in two lines."""
-    try:
-        return work()
-    except Exception as error:
-        return failed(error, debug)
-
-
-def failed(error: Exception, debug: bool) -> int:
-    """Print an error in two lines; return the exit status."""
-    if debug:
-        traceback.print_exc()
-    if isinstance(error, TinyError):
-        cause, remedy = error.cause, error.remedy
-    elif isinstance(error, MemoryError):
-        cause, remedy = "Memory ran out.", "Use smaller arrays, or a smaller grid."
-    elif isinstance(error, OSError):
-        cause, remedy = f"{error}.", "Check the path, its permissions, and the space left."
-    else:
-        cause, remedy = f"{type(error).__name__}: {error}", "This is unexpected: --debug shows where it happened."
-    print(f"error: {one_line(cause)}\nremedy: {one_line(remedy)}", file=sys.stderr)
-    return 2
 
 
 def run_kernel(args: argparse.Namespace, arrays: list, unwritten: list[int], running) -> int:
@@ -119,10 +98,6 @@ def fit(value, parameter: Parameter):
     return value
 
 
-def note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
-
-
 def choose(module: Module, name: str | None, file: Path) -> str:
     """The kernel that is meant: the one named, or the only one."""
     known = [*module.kernels, *(f"'{template}<...>'" for template in module.built.templates)]
@@ -141,4 +116,4 @@ def axes(sizes: tuple[int, ...]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -70,6 +70,7 @@ def run_in_child(work: Callable[[Callable[[bool], None]], int], limit: float) ->
 def serve(work: Callable, writing: int) -> None:
     """The child's whole life: it leaves by _exit, because the parent's clean-up is not the child's to do."""
     status = 2
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.disable()  # what ends this process is told by the parent
     try:
         status = work(lambda running: os.write(writing, b"s" if running else b"e"))

@@ -6,8 +6,8 @@ from math import prod
 from pathlib import Path
 
 from kernels.emulator.values import DTYPES
-from tiny.__main__ import Parser
 from tiny.config import TinyError
+from tiny.tools.terminal import Parser
 
 # What a GPU launches at most: CUDA C++ Programming Guide, technical specifications per compute capability.
 GRID, BLOCK, THREADS, SHARED = (2**31 - 1, 65535, 65535), (1024, 1024, 64), 1024, 227 << 10

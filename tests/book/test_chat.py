@@ -108,6 +108,13 @@ def test_turns():
     assert json.dumps(messages) == before
 
 
+@pytest.mark.parametrize("nothing", [None, []])
+def test_a_client_that_writes_out_that_no_tools_were_called(nothing):
+    """The OpenAI client does. Oracle: mistral-common 1.13.1 takes both and gives the ids of the plain messages."""
+    messages = [user("a"), answer("b"), user("c")]
+    assert shown([messages[0], messages[1] | {"tool_calls": nothing}, messages[2]]) == shown(messages)
+
+
 @pytest.mark.parametrize("messages, cause", [
     ([], "an empty list"), (None, "a NoneType"), ("hello", "a str"), (user("a"), "a dict"),
     (["hello"], "Message 1 is a str"),
@@ -115,7 +122,7 @@ def test_turns():
     ([user("a"), {"role": "user"}], "Message 2 has no 'content'"),
     ([{"role": "bot", "content": "a"}], "the role 'bot'"), ([{"role": ["user"], "content": "a"}], "the role"),
     ([user("a"), {"role": "tool", "content": "4"}], "Message 2 is about tools"),
-    ([user("a"), answer("", tool_calls=[])], "Message 2 is about tools"),
+    ([user("a"), answer("", tool_calls=[{"id": "1"}])], "Message 2 is about tools"),
     ([user("a") | {"prefix": True}], "key 'prefix'"), ([user("a") | {"name": "x"}], "key 'name'"),
     ([user("a") | {3: "x"}], "key '3'"),
     ([user("a"), answer("b", prefix=1)], "the prefix 1"),

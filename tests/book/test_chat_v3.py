@@ -217,7 +217,7 @@ def test_a_tokenizer_without_an_image_section(small):
 
 @pytest.mark.parametrize("messages, cause", [
     ([], "an empty list"), ([user("a"), {"role": "tool", "content": "4"}], "Message 2 is about tools"),
-    ([user("a"), answer("", tool_calls=[])], "Message 2 is about tools"),
+    ([user("a"), answer("", tool_calls=[{"id": "1"}])], "Message 2 is about tools"),
     ([{"role": "system", "content": [{"type": "image", "image": "1.png"}]}], "of the system, holds an image"),
     ([user("a"), answer([{"type": "image", "image": "1.png"}], prefix=True)], "of the assistant, holds an image"),
     ([user("a"), answer("b")], "nothing asks for an answer")])

@@ -5,6 +5,8 @@ not the program. If something is wrong with a message or an image, the chat says
 """
 
 import argparse
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from tiny.files.pictures import open_image
 from tiny.generate import PREFILL
 from tiny.tools import session
 from tiny.tools.prompt_images import check_room, count_tokens, measure_picture, user_turn, vision_of
+from tiny.tools.terminal import as_text
 
 HELP = ("Commands: /image PATH adds an image to the next message, /reset forgets the conversation, /quit ends (so does "
         "Ctrl-D); Ctrl-C stops an answer.")
@@ -41,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
                 if seeing is None:
                     continue
                 model, messages = seeing, []
-            images = add_image(model, args, images, rest.strip())
+            images = add_images(model, args, images, rest.strip())
         elif command.startswith("/"):
             session.note(f"{command} is not a command. {HELP}")
         elif command:
@@ -70,20 +73,43 @@ def try_model(args: argparse.Namespace):
     return model
 
 
-def add_image(model, args: argparse.Namespace, images: list, path: str) -> list:
-    """Add an image to those of the next message. Returns the list as it was if the image is unreadable or too large."""
+def add_images(model, args: argparse.Namespace, images: list, text: str) -> list:
+    """Add images to those of the next message. Returns the list as it was if one is unreadable or too large."""
     try:
-        if not path:
-            raise TinyError("/image has no path.", "Put the path of a picture after it.")
-        path = str(Path(path.strip("'\"")).expanduser())  # as a terminal writes a file that is dropped into it
-        picture = measure_picture(path, vision_of(model, args.model))
-        check_room(model, [user_turn("", [*images, path])], room_of(model, args.max_tokens))
-        image = open_image(path)
+        added: list = []
+        said = []
+        for path in paths_of(text):
+            picture = measure_picture(path, vision_of(model, args.model))
+            check_room(model, [user_turn("", [*images, *added, path])], room_of(model, args.max_tokens))
+            added.append(open_image(path))
+            said.append(f"{picture}; it belongs to your next message")
     except TinyError as error:
         session.note(f"{error.cause} {error.remedy}")
         return images
-    session.note(f"{picture}; it belongs to your next message")
-    return [*images, image]
+    for line in said:
+        session.note(line)
+    return [*images, *added]
+
+
+def paths_of(text: str) -> list[str]:
+    """The files that are meant after /image: one name as it is, or names as a terminal writes files dropped into it.
+
+    Terminals quote as shells do: a\\ b.png, 'a b.png', 'it'\\''s.png', and several with spaces between them.
+
+    Raises:  TinyError if there is no name, or it begins with ~ and a name that is no user's
+    """
+    if not text:
+        raise TinyError("/image has no path.", "Put the path of a picture after it.")
+    try:
+        words = shlex.split(text)
+    except ValueError:  # a quote that is not closed
+        words = [text]
+    try:
+        whole, paths = Path(text).expanduser(), [Path(word).expanduser() for word in words]
+    except RuntimeError:
+        raise TinyError(f"{text} begins with the name of a user who is not here.", "Give the whole path.") from None
+    exact = os.path.lexists(whole) or len(paths) != 1 and not all(map(os.path.lexists, paths))
+    return [str(whole)] if exact else [str(path) for path in paths]
 
 
 def room_of(model, max_tokens: int) -> int:
@@ -92,12 +118,21 @@ def room_of(model, max_tokens: int) -> int:
 
 
 def read_line() -> str | None:
-    """The next line of the user; None at the end of the input. Ctrl-C empties the line."""
-    if not sys.stdin.isatty():
-        line = sys.stdin.readline()
-        return line.removesuffix("\n") if line else None
-    import readline  # noqa: F401  Importing it makes `input` edit lines and remember them.
+    """The next line of the user; None at the end of the input. What is not UTF-8 is said and left out."""
+    while True:
+        line = ask_line() if sys.stdin.isatty() else sys.stdin.readline() or None
+        try:
+            return line if line is None else as_text(line, "A line").removesuffix("\n")
+        except TinyError as error:
+            session.note(f"{error.cause} It is left out: type it again, in UTF-8.")
 
+
+def ask_line() -> str | None:
+    """A line typed in a terminal; None at the end of the input. Ctrl-C empties the line."""
+    import readline  # Importing it makes `input` edit lines and remember them.
+
+    for setting in ("input-meta on", "output-meta on", "convert-meta off"):
+        readline.parse_and_bind(f"set {setting}")  # else a locale without UTF-8 makes commands of typed letters
     while True:
         try:
             return input("> ")

@@ -6,7 +6,7 @@ from typing import TextIO
 import numpy as np
 
 from tiny.generate import ExpertTrace
-from tiny.tools.session import printable
+from tiny.tools.terminal import printable
 
 # Backgrounds under black text, in the 256 colours of terminals: near the palette of Okabe and Ito, moved for contrast
 # with black, and apart from each other also for eyes without one kind of cone.

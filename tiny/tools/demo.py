@@ -18,6 +18,7 @@ from tiny.tools.memory import parameters
 from tiny.tools.patch_plot import patch_figure
 from tiny.tools.plots import routing_heat_map
 from tiny.tools.prompt_images import measure_picture, user_turn, vision_of
+from tiny.tools.terminal import printable
 
 STORED = Path(__file__).parent / "demo_pictures"
 FOLDER = Path("runs/demo")
@@ -195,4 +196,4 @@ def answer(model, image: Image.Image, question: str) -> str:
     """What a model says about a picture, on one line."""
     ids, pixels = model.tokenizer.encode_chat([user_turn(question, [image])])
     text = "".join(token.text for token in tiny.generate(model, ids, pixels, max_tokens=20))
-    return " ".join(session.printable(text).split())
+    return " ".join(printable(text).split())

@@ -42,7 +42,7 @@ def answer(args: argparse.Namespace, model, ids: list[int], pixels: list, pictur
     room = check_prompt(model, ids, args.max_tokens)
     session.load_weights(model, len(ids) + room, [picture.columns * picture.rows for picture in pictures])
     for picture in pictures:
-        tell(session.printable(str(picture)))
+        tell(str(picture))
     seed = session.choose_seed(args)
     clock = session.Clock()
     stream = clock.watch(session.stream(model, ids, args, seed, pixels))

@@ -11,6 +11,7 @@ from tiny.files.hf_names import hf_name, hf_prefixes
 from tiny.files.tokenizer_files import find_tokenizer
 from tiny.files.weights import expected_shapes
 from tiny.tools.memory import PARTS, amount, parameters, part_of, parts, read_headers
+from tiny.tools.terminal import one_line
 
 LAYOUTS = {"mistral": "Mistral's (params.json, consolidated*.safetensors)",
            "hf": "Hugging Face's (config.json, model*.safetensors)"}
@@ -39,13 +40,13 @@ def main(args: argparse.Namespace) -> None:
     checkpoint = read_headers(folder)
     print(f"layout     {LAYOUTS[checkpoint.layout]}")
     for file in checkpoint.files:
-        print(f"file       {file.name}, {amount(file.stat().st_size)}")
+        print(f"file       {one_line(file.name)}, {amount(file.stat().st_size)}")
     if not checkpoint.files:
         print("file       none: what follows is what the configuration says, in bfloat16 as released")
     try:
-        print(f"tokenizer  {find_tokenizer(folder).name}")
+        print(f"tokenizer  {one_line(find_tokenizer(folder).name)}")
     except TinyError as error:
-        print(f"tokenizer  none ({error.cause})")
+        print(f"tokenizer  none ({one_line(error.cause)})")
     print("configuration")
     show_sizes(asdict(checkpoint.config), 2)
     groups = {part: tensor_rows(checkpoint, part, args.all) for part in PARTS.values()}

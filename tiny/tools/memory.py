@@ -23,6 +23,7 @@ from tiny.generate import PREFILL
 from tiny.numerics import MANY_BYTES
 from tiny.tools.prompt_images import Picture, measure_picture, picture_of
 from tiny.tools.releases import stand_ins
+from tiny.tools.terminal import one_line
 
 TURN = 3  # tokens of a question without words: BOS, [INST], [/INST]
 PROGRAM = 100_000_000  # Python, NumPy, the tokenizer and the buffers of BLAS: 47 MB measured, more with more threads.
@@ -219,7 +220,7 @@ def main(args: argparse.Namespace) -> None:
     kinds = ", ".join(sorted({str(tensor.dtype) for tensor in tensors.values()}))
     where = f"in {len(checkpoint.files)} file(s)" if checkpoint.files else "as released; no weight files here"
     per_token = kv_bytes(config, 4) / 1024
-    print(f"{args.folder}: {total:,} parameters, {active:,} active for a token; a run of {context:,} tokens")
+    print(f"{one_line(args.folder)}: {total:,} parameters, {active:,} active for a token; a run of {context:,} tokens")
     if config.vision:
         print("  " + ", ".join(f"{count:,} in the {part}" for part, count in parts(config).items()))
     passes = "images and text in one pass" if patches else f"{min(context, PREFILL):,} tokens a pass"

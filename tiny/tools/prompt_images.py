@@ -10,6 +10,7 @@ from PIL import Image
 from tiny.config import TinyError, VisionConfig
 from tiny.files.pictures import MAX_PIXELS, open_image
 from tiny.image import image_grid
+from tiny.tools.terminal import one_line
 
 SPOT = 2  # tokens of a picture of one pixel: [IMG] [IMG_END]
 
@@ -42,8 +43,8 @@ class Picture(NamedTuple):
         wide, high = self.size
         change = "not resized" if (wide, high) == (self.width, self.height) else f"resized to {wide} x {high}"
         breaks = f" + {self.rows - 1:,} [IMG_BREAK]" if self.rows > 1 else ""
-        return (f"{self.path}: {self.width} x {self.height} pixels, {change}: {self.columns} x {self.rows} patches, "
-                f"{self.tokens:,} tokens ({self.columns * self.rows:,} [IMG]{breaks} + 1 [IMG_END])")
+        return (f"{one_line(self.path)}: {self.width} x {self.height} pixels, {change}: {self.columns} x {self.rows} "
+                f"patches, {self.tokens:,} tokens ({self.columns * self.rows:,} [IMG]{breaks} + 1 [IMG_END])")
 
 
 def vision_of(model, name: str | Path) -> VisionConfig:

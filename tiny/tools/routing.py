@@ -15,6 +15,7 @@ import numpy as np
 from tiny.config import TinyError
 from tiny.generate import PREFILL, ExpertTrace
 from tiny.tools import session
+from tiny.tools.terminal import one_line
 
 SHOWN = 120  # tokens of the first text that the figure of coloured tokens shows
 
@@ -92,7 +93,7 @@ def read_text(path: Path) -> str:
         raise TinyError(f"{path} {'is not a file' if path.exists() else 'does not exist'}.",
                         "Give text files, each of one kind of text.")
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise TinyError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}.",
                         "Give plain text files; convert other encodings, for example with iconv.") from None
@@ -120,7 +121,7 @@ def print_tables(measures: dict[str, Routing], moe) -> None:
           "tokens, in per cent.")
     head = "expert   " + "".join(f"{e:>6}" for e in range(moe.num_experts)) + f" |{'first':>7}{which:>12}"
     for name, m in measures.items():
-        print(f"\n{name}: {m.tokens:,} tokens, {m.pairs:,} pairs\n{head}")
+        print(f"\n{one_line(name)}: {m.tokens:,} tokens, {m.pairs:,} pairs\n{head}")
         for layer, shares in enumerate(m.shares):
             print(f"layer {layer:<3}" + "".join(f"{100 * share:6.1f}" for share in shares)
                   + f" |{100 * m.repeats_first[layer]:7.1f}{100 * m.repeats_any[layer]:12.1f}")

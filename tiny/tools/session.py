@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import time
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,10 @@ import tiny
 from tiny.files.weights import Tensors
 from tiny.sampling import check_sampling
 from tiny.tools.memory import amount, parameters, require_fit
+from tiny.tools.terminal import as_text, note, printable
 
 LARGE = 200_000_000  # bytes of a file whose loading is announced even without a terminal
 PATIENCE = 0.5  # seconds before progress shows itself in a terminal
-
-
-def note(text: str) -> None:
-    """Print a message to the user on standard error, apart from the text."""
-    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -43,8 +38,11 @@ def choose_seed(args: argparse.Namespace) -> int | None:
 
 
 def read_text(text: str) -> str:
-    """The text of an argument; - reads standard input, without the newline at its end."""
-    return sys.stdin.read().removesuffix("\n") if text == "-" else text
+    """The text of an argument; - reads standard input, without the line end at its end.
+
+    Raises:  TinyError if it is not UTF-8
+    """
+    return as_text(sys.stdin.read(), "Standard input").removesuffix("\n") if text == "-" else as_text(text, "The text")
 
 
 def open_model(args: argparse.Namespace):
@@ -151,11 +149,6 @@ class Clock:
         waited, prefill, decode = self.rates(prompt_tokens)
         text = f"first token after {waited:.2f} s ({prefill:,.0f} tokens/s)"
         return f"{text}, then {decode:,.1f} tokens/s; {self.tokens:,} tokens" if self.tokens > 1 else text
-
-
-def printable(text: str) -> str:
-    """Text without control characters, which could command a terminal; line ends and tabs stay."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
 
 
 def show(tokens: Iterable) -> list:

@@ -7,6 +7,7 @@ import sys
 import tiny
 from tiny.tools.coloured_text import RESET, colours_wanted, paint
 from tiny.tools.session import read_text
+from tiny.tools.terminal import clean
 
 ALTERNATE = (0, 3)  # two of the colours of the experts, easily told apart
 
@@ -20,8 +21,8 @@ def main(args: argparse.Namespace) -> None:
         print(json.dumps({"ids": ids, "pieces": pieces}))
     elif colours_wanted(sys.stdout):
         for row in (pieces, ids):
-            print("".join(f"{paint(ALTERNATE[n % 2])} {cell} {RESET}" for n, cell in enumerate(row)))
+            print("".join(f"{paint(ALTERNATE[n % 2])} {clean(str(cell))} {RESET}" for n, cell in enumerate(row)))
         print(f"{len(ids)} tokens, without BOS; \u2581 is a space")
     else:
         for id, piece in zip(ids, pieces):
-            print(f"{id}\t{piece}")
+            print(f"{id}\t{clean(piece)}")

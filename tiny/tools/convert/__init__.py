@@ -26,6 +26,7 @@ from tiny.tools.convert.torch_checkpoint import open_torch, read_torch_config, t
 from tiny.tools.convert.write import hf_config_json, let_go, params_json, save_checkpoint
 from tiny.tools.memory import amount
 from tiny.tools.session import note, progress
+from tiny.tools.terminal import one_line
 
 LAYOUTS = {"mistral": "Mistral's layout", "hf": "HF's layout", "torch": "files of torch.save"}
 CONFIGS = {"params.json", "config.json"}
@@ -58,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     note(f"{args.source}: {LAYOUTS[source.layout]}, {len(source.tensors)} tensors, {amount(total)}")
     for line in write(folder, source, out, args.to, int(args.shard_size * 1e9), progress(total, "converting")):
         note(line)
-    print(f"{out}: {LAYOUTS[args.to]}, {len(source.tensors)} tensors, {amount(total)}")
+    print(f"{one_line(out)}: {LAYOUTS[args.to]}, {len(source.tensors)} tensors, {amount(total)}")
 
 
 def write(folder: Path, source: Checkpoint, out: Path, to: str, shard: int, done: tqdm) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tiny.tools.terminal import one_line
 from tiny.tools.verify.compare import ChoiceOfExperts
 from tiny.tools.verify.names import layer_of
 from tiny.tools.verify.report import ArrayRow, Report
@@ -43,7 +44,7 @@ def described(record: dict) -> str:
 
 def printable(text) -> str:
     """A value of a file from anywhere, as a short piece of one line."""
-    return "".join(c if c.isprintable() else " " for c in str(text))[:80]
+    return one_line(text, 80)
 
 
 def verdict(report: Report) -> Iterator[str]:
