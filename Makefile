@@ -13,10 +13,10 @@ demo: .venv/core            ## run the embedded models on real input, within a m
 test: .venv/core            ## all tests that need neither torch nor the network
 	$(PY) -m pytest
 
-check: .venv/dev            ## style, types, the rules of the house and the tests of the book
+check: .venv/dev            ## style, types, the rules of the house, the tests of the book but the slow ones
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest tests/house tests/book
+	$(PY) -m pytest -m "not verify and not slow" tests/house tests/book
 
 pages: .venv/core           ## write the generated parts of all pages
 	$(PY) -m tutorial.pages

@@ -18,6 +18,7 @@ from tiny.tools.verify import torch_cpu, torch_sums
 # With sums in float64, NumPy's softmax and a stable choice of experts, so many cases of seven random models were equal
 # in every bit (29 in all, of which 12 are here). Any of the mistakes below leaves fewer.
 MIXTRAL_SHARE, PIXTRAL_SHARE, MEDIAN = 11 / 17, 5 / 12, 0.005
+pytestmark = pytest.mark.slow
 BOOK = Path(tiny.__file__).parent
 
 

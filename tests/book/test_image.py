@@ -88,6 +88,7 @@ def test_everything_stored_is_reproduced():
     assert found == 2 * (7 + 2) + 11 + 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_mutant_is_refused(mutant, monkeypatch):
     mutant(monkeypatch)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 LIMIT = 250_000_000  # bytes, all of the process: Python, NumPy, weights and activations
 

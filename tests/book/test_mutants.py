@@ -17,6 +17,7 @@ from tests.mutants.model import MUTANTS, Subject
 from tiny.config import TinyError
 from tiny.mixtral import Mixtral
 
+pytestmark = pytest.mark.slow
 CASES = ("text", "random60")
 # What a mistake shows in alone: the others run as if nothing were wrong.
 ONLY = {"cache_position_off_by_one": ("chunks", "token"), "positions_restarted_per_chunk": ("chunks", "token"),

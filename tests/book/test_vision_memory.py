@@ -17,6 +17,7 @@ from tiny import attention
 from tiny.decoder import ForwardPass
 from tiny.vision import vision_encoder
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 NONE = np.empty(0, np.float32)
 VISION = vision_sizes(hidden_size=16, intermediate_size=16, num_attention_heads=1, num_hidden_layers=1)

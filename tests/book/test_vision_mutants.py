@@ -12,6 +12,7 @@ from tolerances import PIXTRAL
 import tiny
 from tests.mutants.vision import VISION_MUTANTS, Sight
 
+pytestmark = pytest.mark.slow
 PIXELS = dict(np.load(GOLDEN / "images" / "preprocess.npz"))
 CASES = ("one_image", "two_images", "odd_modes")
 # What a mistake shows in alone: a single image is encoded as if nothing were wrong.
