@@ -212,7 +212,7 @@ def test_sources_are_found():
     import tiny.kv_cache
     import tiny.rope
     rope = source_of(tiny.rope.rope)
-    assert rope.text.startswith("def rope(x: np.ndarray") and rope.text.endswith("return round_to(out, precision)")
+    assert rope.text.startswith("def rope(x: np.ndarray") and rope.text.splitlines()[-1].startswith("    return ")
     assert rope == source_of("tiny/rope.py:rope") and rope.place == f"tiny/rope.py:{rope.first}"
     append = source_of(tiny.kv_cache.KVCache.append)
     assert append.text.startswith("def append(self") and append.text.splitlines()[1].startswith("    ")

@@ -43,6 +43,21 @@ def test_one_checker():
     assert not found, f"only tests/helpers/compare.py compares: {found}"
 
 
+def test_no_test_quotes_code_of_the_book():
+    """A mistake is a wrong function and no edited line, so that renaming a local variable breaks no test."""
+    code = set()
+    for path in BOOK.values():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Assign | ast.AugAssign | ast.Return):
+                code |= {line.strip() for line in lines[node.lineno - 1 : node.end_lineno] if len(line.strip()) > 15}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                quoted = {line.strip() for line in node.value.splitlines()} & code
+                assert not quoted, f"{place(path, node)} quotes {quoted}"
+
+
 def test_skips_say_why_and_nothing_may_fail():
     for path in sorted((ROOT / "tests").rglob("*.py")):
         for node in ast.walk(parsed(path)):
