@@ -35,7 +35,7 @@ class SentencePieceTokenizer:
 
     def __init__(self, model: Any):
         self._model = model
-        self._pieces: list[str] = [model.id_to_piece(id) for id in range(model.vocab_size())]
+        self._pieces: list[str] = model.id_to_piece(list(range(model.vocab_size())))
         self.vocab_size: int = len(self._pieces)
         self.bos_id: int = model.bos_id()
         self.eos_id: int = model.eos_id()

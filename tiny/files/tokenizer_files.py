@@ -114,8 +114,8 @@ def check_control_pieces(path: Path, model: Any) -> None:
 
     Raises:  TinyError that names the piece
     """
-    for id in filter(model.is_control, range(model.vocab_size())):
-        piece = model.id_to_piece(id)
+    ids = list(range(model.vocab_size()))
+    for piece in model.id_to_piece([id for id, control in zip(ids, model.is_control(ids)) if control]):
         if any(map(model.is_control, model.encode(piece))):
             raise TinyError(f"{path} turns the text {piece!r} into the control token of that name.", REMEDY)
 
