@@ -1,6 +1,7 @@
 """The command `verify`: is another implementation the same model? `dump` records it, `check` compares, `results` lists.
 
-The exit status of `check` is 0 if everything is within its tolerance, 1 if something differs, 2 if it could not be run.
+The exit status of `check` is 0 if enough was compared and is the same, 1 if something differs or too little was
+compared, 2 if it could not be run.
 """
 
 import argparse
@@ -42,6 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--plot", metavar="OUT.png", help="draw the error by layer")
     option("--all", action="store_true", help="one line for every array, not only for the notable ones")
     option("--weights", choices=("auto", "mapped", "resident"), default="auto", help="as for generate")
+    option("--partial", action="store_true", help="judge what the file holds, even if it is not the whole model")
     results.add_argument("files", nargs="*", metavar="FILE.json", help="outputs of check --json, one run each")
     results.add_argument("--out", default="RESULTS.md", metavar="FILE", help="default: %(default)s")
 

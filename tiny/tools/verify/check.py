@@ -19,16 +19,16 @@ def main(args: argparse.Namespace) -> int:
     """The command `verify check`: a table or JSON, and the exit status."""
     if args.plot and Path(args.plot).suffix.lower() not in (".png", ".pdf", ".svg"):
         raise TinyError(f"The errors would be drawn to {args.plot}.", "Name a file .png, .pdf or .svg.")
-    report = check(args.ours, Path(args.theirs), args.weights)
+    report = check(args.ours, Path(args.theirs), args.weights, args.partial)
     if args.plot:
         error_by_layer(report).savefig(args.plot, dpi=110)
     print(json.dumps(as_json(report), indent=1) if args.json else "\n".join(printed.lines(report, args.all)))
     return report.status
 
 
-def check(ours: str, path: Path, weights: str = "auto") -> Report:
+def check(ours: str, path: Path, weights: str = "auto", partial: bool = False) -> Report:
     """Compare a checkpoint, by its folder or name, or a file (.npz) with the file of another implementation."""
-    theirs = file.read(path)
-    if ours.endswith(".npz"):
-        return judge(gather_files(file.read(Path(ours)), theirs))
-    return judge(gather_model(ours, theirs, path, weights))
+    if not ours.endswith(".npz"):
+        return judge(gather_model(ours, path, weights), partial)
+    own, theirs = (file.headers_of(each) for each in (Path(ours), path))
+    return judge(gather_files(file.read(Path(ours), other=theirs), file.read(path, other=own)), partial)

@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,10 +22,10 @@ from PIL import Image
 
 import tiny
 from tiny.config import TinyError
-from tiny.files.checkpoint import find_layout, open_checkpoint, weight_files
+from tiny.files.checkpoint import find_layout, open_checkpoint, read_config, weight_files
 from tiny.files.pictures import open_image
 from tiny.files.tokenizer_files import find_tokenizer, load_tokenizer
-from tiny.files.weights import free_memory
+from tiny.files.weights import free_memory, open_tensors
 from tiny.tools import session
 from tiny.tools.machine import processor
 from tiny.tools.prompt_images import user_turn
@@ -56,14 +57,13 @@ def main(args: argparse.Namespace) -> int:
 def run_reference(args: argparse.Namespace, scratch: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """Everything of one run: the record and the arrays."""
     folder = tiny.model_folder(args.folder)
-    layout = find_layout(folder)
-    files = weight_files(folder, layout)
+    source, files = reference_files(folder, scratch)
     ids, pixels, images, tokenizer = own_inputs(args, folder)
     np.savez(scratch / "inputs.npz", ids=np.array(ids), **{f"pixels{n}": x for n, x in enumerate(pixels)})
-    source = convert(folder, scratch) if layout == "mistral" else folder
-    request = {"folder": str(source.resolve()), "inputs": str(scratch / "inputs.npz"), "prompt": args.prompt,
-               "chat": bool(images) or args.chat, "images": [str(Path(path).resolve()) for path in args.image],
-               "tokenizer": str(tokenizer.resolve()), "precision": args.precision, "attention": args.attention,
+    request = {"folder": absolute(source), "files": [absolute(path) for path in files],
+               "inputs": str(scratch / "inputs.npz"), "prompt": args.prompt,
+               "chat": bool(images) or args.chat, "images": [absolute(path) for path in args.image],
+               "tokenizer": absolute(tokenizer), "precision": args.precision, "attention": args.attention,
                "experts": args.experts, "layers": args.layers, "threads": args.threads, "positions": args.positions,
                "max_tokens": args.max_tokens, "load": loading(args, files)}
     (scratch / "request.json").write_text(json.dumps(request), encoding="utf-8")
@@ -71,7 +71,9 @@ def run_reference(args: argparse.Namespace, scratch: Path) -> tuple[dict, dict[s
     run_child(args.python, [CHILD, scratch / "request.json", scratch / "out.npz"], scratch)
     with np.load(scratch / "out.npz", allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    record = described(args, folder, layout) | json.loads(str(arrays.pop("record")))
+    record = described(args, folder, source, files) | json.loads(str(arrays.pop("record")))
+    for part, settings in record.get("configuration", {}).items():
+        session.note(f"{part}: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
     return record, arrays | {f"image{n}": np.asarray(image) for n, image in enumerate(images)}
 
 
@@ -90,15 +92,44 @@ def loading(args: argparse.Namespace, files: list[Path]) -> str:
     return args.load if args.load != "auto" else "whole" if needed <= free_memory() / 2 else "layers"
 
 
+def absolute(path: str | Path) -> str:
+    """An absolute path that keeps links: in a Hugging Face cache a file's real name is a hash without an ending."""
+    return os.path.abspath(path)
+
+
+def reference_files(folder: Path, scratch: Path) -> tuple[Path, list[Path]]:
+    """The folder in Hugging Face's layout that the reference reads, and the weight files that it takes from there.
+
+    If there is a whole model.safetensors, transformers takes it and passes over the index.
+    """
+    if find_layout(folder) == "mistral" and not weight_files(folder, "hf"):
+        folder = convert(folder, scratch)
+    whole = folder / "model.safetensors"
+    return folder, [whole] if whole.is_file() else weight_files(folder, "hf")
+
+
 def convert(folder: Path, scratch: Path) -> Path:
-    """Write a copy of a checkpoint in Mistral's layout in Hugging Face's, tensor by tensor."""
-    checkpoint = open_checkpoint(folder, "mistral")
+    """Write a copy of a checkpoint in Mistral's layout in Hugging Face's, tensor by tensor.
+
+    Raises:  TinyError if this code does not read all of params.json: then its copy would only repeat the mistake
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        checkpoint = open_checkpoint(folder, "mistral")
+    if caught and not (folder / "config.json").is_file():
+        raise TinyError(f"transformers would be given this code's reading of params.json, which is not whole: "
+                        f"{caught[0].message}",
+                        "Give the folder in Hugging Face's layout, or put its config.json beside params.json.")
     size, free = sum(x.nbytes for x in checkpoint.tensors.values()), shutil.disk_usage(scratch).free
     if size > free:
         raise TinyError(f"transformers reads Hugging Face's layout; the conversion of {folder} takes {size:,} bytes, "
                         f"and {free:,} are free in {scratch.parent}.",
                         "Give --scratch DIR on a larger disk, or the released folder in that layout.")
     save_checkpoint(scratch / "hf", "hf", checkpoint.config, checkpoint.tensors)
+    if (folder / "config.json").is_file():
+        shutil.copy(folder / "config.json", scratch / "hf" / "config.json")
+    else:
+        session.note("config.json is this code's reading of params.json; compare with what the release says:")
     return scratch / "hf"
 
 
@@ -123,19 +154,27 @@ def run_child(python: str, command: list, scratch: Path) -> None:
                         f"The whole of what it said: {' '.join(said.split())[-600:]}")
 
 
-def described(args: argparse.Namespace, folder: Path, layout: str) -> dict:
+def described(args: argparse.Namespace, folder: Path, source: Path, files: list[Path]) -> dict:
     """The record of a run, without what only the child knows."""
     return {"format": file.FORMAT, "precision": args.precision, "prompt": args.prompt,
             "chat": bool(args.image) or args.chat, "images": [Path(path).name for path in args.image],
-            "model": folder.resolve().name, "layout": layout, "fingerprint": fingerprint_of(folder),
+            "model": model_name(folder), "layout": "hf" if source == folder else "mistral", "layers": args.layers,
+            "fingerprint": fingerprint_of(source, files),
             "processor": processor(), "system": f"{platform.system()} {platform.machine()}",
             "date": datetime.date.today().isoformat()}
 
 
-def fingerprint_of(folder: Path) -> str | None:
-    """The fingerprint of a folder; None for one that this code refuses, which the reference may run all the same."""
+def model_name(folder: Path) -> str:
+    """What a model is called: the name of its folder, or in a Hugging Face cache OWNER/NAME."""
+    path = Path(absolute(folder))
+    cached = [part for part in path.parts if part.startswith("models--")]
+    return cached[-1].removeprefix("models--").replace("--", "/") if cached else path.name
+
+
+def fingerprint_of(folder: Path, files: list[Path]) -> str | None:
+    """The fingerprint of the weights in some files of Hugging Face's layout; None for what this code cannot read."""
     try:
-        return fingerprint(tiny.load(folder, weights="mapped").weights)
+        return fingerprint(open_tensors("hf", files, read_config(folder, "hf")[1]))
     except TinyError as error:
         session.note(f"this code would not run it: {error.cause}")
         return None

@@ -1,32 +1,37 @@
 """Files of intermediate arrays, as `verify dump` writes them and any implementation can: tests/golden/FORMAT.md.
 
-A file is data from anywhere: nothing is unpickled, and every size is checked before anything is read.
+A file can come from anywhere, so sizes are checked before arrays are unpacked, and unknown arrays are not unpacked.
 """
 
 import json
 import os
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tiny.config import Config, TinyError
+from tiny.files.weights import free_memory
 from tiny.tools.verify.names import ARRAY, INPUT, kind, shape_of
+from tiny.tools.verify.npz import REMEDY, Header, archive, read_array, read_headers
 
 FORMAT = "tiny-verify 1"
-MAX_MEMBERS, MAX_BYTES, MAX_RECORD = 20_000, 16 << 30, 1 << 20  # arrays, bytes of all of them, letters of the record
-REMEDY = "Write the file again as tests/golden/FORMAT.md says."
+MAX_BYTES, MAX_RECORD, MAX_NUMBERS = 16 << 30, 1 << 20, 1 << 20  # all arrays; letters of the record; ids and the like
+MAX_PICTURES = 64 * 10**6  # pixels of all pictures; preprocessing takes about 13 bytes for each
+MAX_PIXELS = 1 << 25  # preprocessed ones: 131,072 patches of 16 x 16
 
 
 class Dump(NamedTuple):
-    """What a file holds: the record, the inputs, the arrays of the trace by name, and unknown names."""
+    """What a file holds: the record, the inputs, the arrays of the trace, and the headers of all arrays by name.
+
+    Arrays that are unknown, or have another shape than the model's, have a header only.
+    """
 
     record: dict[str, Any]
     inputs: dict[str, np.ndarray]
     arrays: dict[str, np.ndarray]
-    unknown: list[str]
+    headers: dict[str, Header]
 
     @property
     def ids(self) -> np.ndarray:
@@ -38,9 +43,25 @@ class Dump(NamedTuple):
         """Which tokens the rows of the arrays are; keys and values have a row for every token."""
         return self.inputs.get("positions", np.arange(len(self.ids)))
 
+    @property
+    def names(self) -> set[str]:
+        """The names of all arrays of the trace, whatever their shape."""
+        return {name for name in self.headers if ARRAY.fullmatch(name)}
+
+    @property
+    def unknown(self) -> list[str]:
+        """The names that are in no table of the format."""
+        return sorted(self.headers.keys() - self.names - self.inputs.keys())
+
     def numbered(self, name: str) -> list[np.ndarray]:
         """The inputs `name0`, `name1` and so on."""
         return [self.inputs[f"{name}{n}"] for n in range(sum(key.startswith(name) for key in self.inputs))]
+
+    def shape_in(self, name: str, config: Config) -> tuple[int, ...] | None:
+        """The shape of an array in a model that runs on these inputs; None if the model has no such array."""
+        size = config.vision.patch_size if config.vision else 1
+        patches = sum(x.shape[1] * x.shape[2] // size**2 for x in self.numbered("pixels"))
+        return shape_of(name, len(self.ids), len(self.positions), patches, config)
 
 
 def save(path: Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -57,57 +78,61 @@ def save(path: Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
         part.unlink(missing_ok=True)
 
 
-def read(path: Path) -> Dump:
-    """Read a file and check what can be checked without the model.
+def read_precision(path: Path) -> str:
+    """The precision that a file was computed in. Raises TinyError as `read`."""
+    with archive(path) as opened:
+        headers = read_headers(path, opened)
+        return read_record(path, opened, headers)["precision"]
+
+
+def headers_of(path: Path) -> dict[str, Header]:
+    """The headers of all arrays but the record. Raises TinyError as `read`."""
+    with archive(path) as opened:
+        headers = read_headers(path, opened)
+    headers.pop("record", None)
+    return headers
+
+
+def read(path: Path, config: Config | None = None, other: Mapping[str, Header] | None = None) -> Dump:
+    """Read a file: the record, the inputs, and the arrays that can be compared.
+
+    config: of the model to compare with; arrays of another shape are not unpacked
+    other: the headers of the file to compare with; arrays that it has not, or in another shape, are not unpacked
 
     Raises:  TinyError for a file in another format, a size beyond the limits, or inputs that contradict each other
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            stored = read_members(path, archive)
-    except FileNotFoundError:
-        raise TinyError(f"{path} does not exist.", "`verify dump` writes such a file.") from None
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise TinyError(f"{path} is not a whole npz file: {error}.", REMEDY) from None
-    record = read_record(path, stored.pop("record", None))
-    inputs = {name: x for name, x in stored.items() if INPUT.fullmatch(name)}
-    arrays = {name: x for name, x in stored.items() if ARRAY.fullmatch(name)}
-    dump = Dump(record, inputs, arrays, sorted(stored.keys() - inputs.keys() - arrays.keys()))
-    check_inputs(path, dump)
-    return dump
+    with archive(path) as opened:
+        headers = read_headers(path, opened)
+        record = read_record(path, opened, headers)
+        headers.pop("record")
+        check_input_sizes(path, headers, config)
+        dump = Dump(record, unpack(path, opened, filter(INPUT.fullmatch, headers), headers), {}, headers)
+        check_inputs(path, dump)
+        wanted = [name for name in dump.names if comparable(dump, name, config, other)]
+        arrays = unpack(path, opened, wanted, headers)
+    check_experts(path, arrays, config)
+    return dump._replace(arrays=arrays)
 
 
-def read_members(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
-    """Every array of the archive; each must take exactly the bytes that its header declares."""
-    members, arrays = archive.infolist(), {}
-    if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_BYTES:
-        raise TinyError(f"{path} declares {len(members):,} arrays of {sum(m.file_size for m in members):,} bytes.",
-                        f"At most {MAX_MEMBERS:,} and {MAX_BYTES:,} are read: dump fewer --layers or --positions.")
-    for member in members:
-        name = member.filename.removesuffix(".npy")
-        if name in arrays or not member.filename.endswith(".npy"):
-            raise TinyError(f"{path} holds {member.filename!r} twice, or it is no array.", REMEDY)
-        with archive.open(member) as file:
-            try:
-                version = np.lib.format.read_magic(file)
-                header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                shape, _, dtype = header[version](file)
-                size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-            except (ValueError, KeyError, TypeError, SyntaxError) as error:
-                raise TinyError(f"{path}: {name} is no array: {error}.", REMEDY) from None
-            kinds = "U" if name == "record" else "biuf"
-            if dtype.kind not in kinds or min(shape, default=0) < 0 or size != member.file_size - file.tell():
-                raise TinyError(f"{path}: {name} is {shape} of {dtype} in {member.file_size:,} bytes.", REMEDY)
-        with archive.open(member) as file:
-            arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-    return arrays
+def comparable(dump: Dump, name: str, config: Config | None, other: Mapping[str, Header] | None) -> bool:
+    """Whether an array has the type and shape of the model's, or of the other file's."""
+    header = dump.headers[name]
+    if header.dtype.kind not in ("iu" if kind(name) == "experts" else "f"):
+        return False
+    if other is not None and (name not in other or other[name].shape != header.shape):
+        return False
+    return config is None or header.shape == dump.shape_in(name, config)
 
 
-def read_record(path: Path, text: np.ndarray | None) -> dict[str, Any]:
+def read_record(path: Path, opened, headers: Mapping[str, Header]) -> dict[str, Any]:
     """The record: a JSON object as one string."""
+    header = headers.get("record")
     try:
-        if text is None or text.ndim or text.dtype.itemsize > 4 * MAX_RECORD:
-            raise ValueError("no such string")
+        if header is None or header.shape or header.dtype.itemsize > 4 * MAX_RECORD:
+            raise ValueError("it is not one string")
+        text = read_array(path, opened, header)
+        if (np.frombuffer(text.tobytes(), header.dtype.byteorder + "u4") > 0x10FFFF).any():
+            raise ValueError("it has characters beyond the last of Unicode")
         record = json.loads(str(text))
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
@@ -118,40 +143,88 @@ def read_record(path: Path, text: np.ndarray | None) -> dict[str, Any]:
     return record
 
 
+def check_input_sizes(path: Path, headers: Mapping[str, Header], config: Config | None) -> None:
+    """Raise TinyError for inputs of another type or shape than the format's, or larger than a model can need."""
+    def need(right: bool, what: str) -> None:
+        if not right:
+            raise TinyError(f"{path}: {what}.", REMEDY)
+
+    area = {"image": 0, "pixels": 0}
+    for name, header in headers.items():
+        if not INPUT.fullmatch(name):
+            continue
+        what, shape = kind(name), header.shape
+        types = "f" if what in ("pixels", "greedy_gaps") else "iu"
+        need(header.dtype.kind in types and header.nbytes > 0, f"{name} is {header}")
+        axes = 3 if what in ("pixels", "image") else 2 if what == "grids" else 1
+        need(len(shape) == axes, f"{name} has the shape {shape}")
+        need(what != "grids" or shape[1] == 2, "grids are not pairs of columns and rows")
+        need(what != "pixels" or (shape[0] == 3 and header.dtype.itemsize <= 4),
+             f"{name} is {header}, not (3, height, width) of float32")
+        need(what != "image" or (shape[2] == 3 and header.dtype == np.uint8),
+             f"{name} is {header}, not (height, width, 3) of uint8")
+        if what in area:
+            area[what] += shape[0] * shape[1] * shape[2] // 3
+        need(axes == 3 or header.nbytes <= 8 * MAX_NUMBERS, f"{name} has the shape {shape}: too many numbers")
+    need("ids" in headers, "it has no ids")
+    tokens, most = headers["ids"].shape[0], MAX_PIXELS
+    if config is not None:
+        need(tokens <= config.max_seq_len, f"it has {tokens:,} ids, the context of the model is {config.max_seq_len:,}")
+        most = tokens * config.vision.patch_size**2 if config.vision else 0
+    for what, limit in (("image", MAX_PICTURES), ("pixels", most)):
+        need(area[what] <= limit, f"{what} arrays have {area[what]:,} pixels; at most {limit:,} are possible here")
+
+
 def check_inputs(path: Path, dump: Dump) -> None:
-    """Raise TinyError unless ids, positions, grids and pixels have their types and shapes and go together."""
+    """Raise TinyError unless the numbers of ids, positions and grids are possible and the inputs go together."""
     def need(right: bool, what: str) -> None:
         if not right:
             raise TinyError(f"{path}: {what}.", REMEDY)
 
     inputs = dump.inputs
     for name, x in inputs.items():
-        types = "f" if name.startswith(("pixels", "greedy_gaps")) else "iu"
-        need(x.dtype.kind in types and x.size > 0, f"{name} is {x.shape} of {x.dtype}")
-        need(x.ndim == (3 if name.startswith(("pixels", "image")) else 2 if name == "grids" else 1),
-             f"{name} has the shape {x.shape}")
         need(x.dtype.kind == "f" or int(x.max()) < 2**31, f"{name} holds numbers beyond 2**31")
-    need("ids" in inputs and int(dump.ids.min()) >= 0, "it has no ids, or negative ones")
-    positions = dump.positions
+    need(int(dump.ids.min()) >= 0, "it has negative ids")
+    positions = dump.positions.astype(np.int64)
     need(bool((np.diff(positions) > 0).all()) and 0 <= positions[0] and positions[-1] < len(dump.ids),
          f"positions are not rising numbers from 0 to {len(dump.ids) - 1}")
+    counts = {}
     for what in ("pixels", "image"):
-        count = sum(key.startswith(what) for key in inputs)
-        need({f"{what}{n}" for n in range(count)} <= inputs.keys(), f"{what} are not numbered from 0 on")
-    need("grids" not in inputs or inputs["grids"].shape[1] == 2, "grids are not pairs of columns and rows")
+        counts[what] = sum(key.startswith(what) for key in inputs)
+        need({f"{what}{n}" for n in range(counts[what])} <= inputs.keys(), f"{what} are not numbered from 0 on")
+    need(counts["image"] in (0, counts["pixels"]), f"image and pixels are {counts['image']} and {counts['pixels']}")
+    need("grids" not in inputs or len(inputs["grids"]) == counts["pixels"], "grids are not one row for each pixels")
+    need(("greedy_gaps" not in inputs) or len(inputs["greedy_gaps"]) == len(inputs.get("greedy_tokens", ())),
+         "greedy_gaps are not one number for each of greedy_tokens")
 
 
-def check_shapes(path: Path, dump: Dump, config: Config) -> None:
-    """Raise TinyError if an array has not the shape that the model gives it, or an id is not in its vocabulary."""
-    if dump.ids.max() >= config.vocab_size:
-        raise TinyError(f"{path}: id {dump.ids.max()} is not in the vocabulary of {config.vocab_size}.",
-                        "Dump and check the same model.")
-    size = config.vision.patch_size if config.vision else 1
-    patches = sum(x.shape[1] * x.shape[2] // size**2 for x in dump.numbered("pixels"))
-    for name, x in dump.arrays.items():
-        shape = shape_of(name, len(dump.ids), len(dump.positions), patches, config)
-        if shape is None or x.shape != shape or x.dtype.kind not in ("iu" if kind(name) == "experts" else "f"):
-            raise TinyError(f"{path}: {name} is {x.shape} of {x.dtype}; this model has {shape or 'no such array'}.",
-                            "Dump and check the same model, in the shapes of tests/golden/FORMAT.md.")
-        if kind(name) == "experts" and not (0 <= x.min() and config.moe and x.max() < config.moe.num_experts):
+def unpack(path: Path, opened, names: Iterable[str], headers: Mapping[str, Header]) -> dict[str, np.ndarray]:
+    """Read some of the arrays. Raises TinyError if they take more than the limit, or more than is free."""
+    names = sorted(names)
+    size, limit = sum(headers[name].nbytes for name in names), min(MAX_BYTES, free_memory())
+    if size > limit:
+        raise TinyError(f"{path} declares {len(names):,} arrays of {size:,} bytes.",
+                        f"At most {limit:,} are read here: dump fewer --layers or --positions.")
+    return {name: read_array(path, opened, headers[name]) for name in names}
+
+
+def check_experts(path: Path, arrays: Mapping[str, np.ndarray], config: Config | None) -> None:
+    """Raise TinyError for choices of experts that no router can make."""
+    for name, x in arrays.items():
+        if kind(name) != "experts":
+            continue
+        logits = arrays.get(name.replace("experts", "router_logits"))
+        count = config.moe.num_experts if config and config.moe else logits.shape[-1] if logits is not None else None
+        if x.ndim != 2 or x.min(initial=0) < 0 or (count is not None and x.max(initial=0) >= count):
             raise TinyError(f"{path}: {name} holds numbers that are no experts.", REMEDY)
+        if (np.diff(np.sort(x, axis=1), axis=1) == 0).any():
+            raise TinyError(f"{path}: {name} holds an expert twice for one token.", REMEDY)
+
+
+def check_ids(path: Path, dump: Dump, config: Config) -> None:
+    """Raise TinyError if an id is not in the vocabulary of the model."""
+    for name in ("ids", "greedy_tokens"):
+        largest = int(dump.inputs[name].max()) if name in dump.inputs else 0
+        if largest >= config.vocab_size:
+            raise TinyError(f"{path}: id {largest} of {name} is not in the vocabulary of {config.vocab_size}.",
+                            "Dump and check the same model.")

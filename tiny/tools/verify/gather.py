@@ -4,62 +4,90 @@ Inputs come first, because most differences are there. Then every operation on t
 layer and the operation that differ; then the whole run, array by array; then experts and predictions.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 import tiny
+from tiny.config import Config
 from tiny.tools.verify import compare as comparison
 from tiny.tools.verify import file
-from tiny.tools.verify.compare import ANGLE, EXACT, PIXELS, RUNS, STEPS, Comparison, compare
-from tiny.tools.verify.dump import fingerprint_of
+from tiny.tools.verify.compare import ANGLE, EXACT, LEAD, PIXELS, RUNS, STEPS, Comparison, compare
+from tiny.tools.verify.dump import fingerprint, model_name
 from tiny.tools.verify.file import Dump
 from tiny.tools.verify.guesses import explain, rotation_only, shared_expert
 from tiny.tools.verify.inputs import check_inputs
-from tiny.tools.verify.names import has_every_row, kind, order
+from tiny.tools.verify.names import has_every_row, kind, layer_of, order
 from tiny.tools.verify.report import Evidence, Greedy, Inputs, place
 from tiny.tools.verify.steps import Stage, Step, stages, steps
 
 
-def gather_model(name: str, theirs: Dump, path: Path, weights: str = "auto") -> Evidence:
-    """Run this code on a checkpoint and compare everything."""
-    folder = tiny.model_folder(name)
-    model = tiny.load(folder, precision=theirs.record["precision"], weights=weights)
-    file.check_shapes(path, theirs, model.config)
-    own = {"model": folder.resolve().name, "implementation": "tiny", "fingerprint": fingerprint_of(folder)}
-    found = Evidence(theirs, own, comparison.tolerances_of(theirs.record), check_inputs(model, theirs))
+def gather_model(name: str, path: Path, weights: str = "auto") -> Evidence:
+    """Run this code on a checkpoint and compare everything with the file at `path`."""
+    folder, precision = tiny.model_folder(name), file.read_precision(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model = tiny.load(folder, precision=precision, weights=weights)
+    theirs = file.read(path, model.config)
+    file.check_ids(path, theirs, model.config)
+    own = {"model": model_name(folder), "implementation": "tiny", "fingerprint": fingerprint(model.checkpoint.tensors)}
+    vision = model.config.vision
+    found = Evidence(theirs, own, comparison.tolerances_of(theirs.record), check_inputs(model, theirs),
+                     layers={"": model.config.n_layers, "vision_": vision.num_hidden_layers if vision else 0},
+                     misshapen=misshapen(theirs, model.config), warnings=[str(one.message) for one in caught])
     if not found.inputs.fits:
         return found
     with np.errstate(all="ignore"):  # A file may hold infinities.
         gather_steps(found, model)
-    trace: dict[str, np.ndarray] = {}
-    model(theirs.ids, images=theirs.numbered("pixels"), trace=trace)
-    gather_runs(found, {key: x if has_every_row(key) else x[theirs.positions] for key, x in trace.items()})
-    if "greedy_tokens" in theirs.inputs:
-        found.greedy = greedy(model, theirs)
+        trace: dict[str, np.ndarray] = {}
+        model(theirs.ids, images=theirs.numbered("pixels"), trace=trace)
+        gather_runs(found, {key: x if has_every_row(key) else x[theirs.positions] for key, x in trace.items()})
+        if "greedy_tokens" in theirs.inputs:
+            found.greedy = follow_greedy(model, theirs)
     return found
+
+
+def misshapen(theirs: Dump, config: Config) -> list[str]:
+    """What is wrong with the arrays of a file that have another shape or type than the model's, in words."""
+    return [f"{name} is {theirs.headers[name]}, this model has {theirs.shape_in(name, config) or 'no such array'}"
+            for name in sorted(theirs.names - theirs.arrays.keys(), key=order)]
 
 
 def gather_files(ours: Dump, theirs: Dump) -> Evidence:
     """Compare two files with each other: which arrays differ, without a model to say why."""
-    inputs = compare_file_inputs(ours, theirs)
+    wider = max((comparison.tolerances_of(dump.record) for dump in (ours, theirs)), key=list(RUNS).index)
+    inputs = compare_file_inputs(ours, theirs, LEAD[wider])
     arrays = {key: x for key, x in ours.arrays.items()
               if inputs.fits and key in theirs.arrays and x.shape == theirs.arrays[key].shape}
-    wider = max((comparison.tolerances_of(dump.record) for dump in (ours, theirs)), key=list(RUNS).index)
-    found = Evidence(theirs, ours.record, wider, inputs, two_files=True)
-    gather_runs(found, arrays)
+    found = Evidence(theirs, ours.record, wider, inputs, two_files=True, layers=layers_in(ours, theirs))
+    found.misshapen = [f"{name} is {ours.headers[name]} in one file and {theirs.headers[name]} in the other"
+                       for name in sorted(ours.names & theirs.names, key=order)
+                       if inputs.fits and name not in arrays]
+    found.one_sided = sorted(ours.headers.keys() ^ theirs.headers.keys())
+    with np.errstate(all="ignore"):
+        gather_runs(found, arrays)
     found.first_unequal = next((name for name in sorted(arrays, key=order)
                                 if not np.array_equal(arrays[name], theirs.arrays[name], equal_nan=True)), None)
     return found
 
 
-def compare_file_inputs(ours: Dump, theirs: Dump) -> Inputs:
-    """Compare ids, positions, pictures and pixels of two files; another order of the images comes first."""
+def layers_in(*dumps: Dump) -> dict[str, int]:
+    """How many layers the encoder and the decoder have, as far as two files tell."""
+    layers = {"": 1, "vision_": 0}
+    for name in set().union(*(dump.names for dump in dumps)):
+        label, layer = "vision_" if name.startswith("vision_") else "", layer_of(name)
+        layers[label] = max(layers[label], 0 if layer is None else layer + 1)
+    return layers
+
+
+def compare_file_inputs(ours: Dump, theirs: Dump, lead: float) -> Inputs:
+    """Compare ids, positions, pictures, pixels and greedy tokens of two files; another order of images comes first."""
     findings: list[str] = []
-    for key in sorted(ours.inputs.keys() & theirs.inputs.keys() - {"greedy_tokens", "greedy_gaps"}):
+    for key in sorted(ours.inputs.keys() & theirs.inputs.keys()):
         a, b = ours.inputs[key], theirs.inputs[key]
-        close = PIXELS if key.startswith("pixels") else 0.0
+        close = PIXELS if key.startswith("pixels") else lead if key == "greedy_gaps" else 0.0
         if a.shape != b.shape or not bool((np.abs(a.astype(np.float64) - b) <= close).all()):
             findings.append(f"{key}: the files differ")
     pixels = ours.numbered("pixels"), theirs.numbered("pixels")
@@ -111,14 +139,22 @@ def gather_runs(found: Evidence, ours: Mapping[str, np.ndarray]) -> None:
         found.predictions = comparison.predictions(ours["logits"], theirs["logits"])
 
 
-def greedy(model, theirs: Dump) -> Greedy:
-    """Compare the greedy tokens up to the first that differs, and say by how much theirs led there."""
-    tokens = theirs.inputs["greedy_tokens"].tolist()
+def follow_greedy(model, theirs: Dump) -> Greedy:
+    """Feed their greedy tokens to this model one by one: how far is each from our best token?"""
+    tokens, gaps = theirs.inputs["greedy_tokens"].tolist(), theirs.inputs.get("greedy_gaps")
     room = min(len(tokens), model.config.max_seq_len - len(theirs.ids))
+    found = Greedy(room, room, None, len(tokens))
     if room < 1:
-        return Greedy(0, 0, None)
-    own = [token.id for token in tiny.generate(model, theirs.ids.tolist(), theirs.numbered("pixels"), max_tokens=room,
-                                               stop_at_eos=False)]
-    equal = next((n for n, (a, b) in enumerate(zip(own, tokens)) if a != b), room)
-    gaps = theirs.inputs.get("greedy_gaps")
-    return Greedy(room, equal, float(gaps[equal]) if gaps is not None and equal < room else None)
+        return found
+    cache = model.new_cache(len(theirs.ids) + room)
+    logits = model(theirs.ids, images=theirs.numbered("pixels"), cache=cache, last_only=True)[-1]
+    for n, token in enumerate(tokens[:room]):
+        second, best = np.sort(logits)[-2:]
+        error = float(np.max([best - logits[token], 0.0 if gaps is None else abs(best - second - gaps[n])]))
+        if np.argmax(logits) != token and found.equal == room:
+            found.equal, found.gap = n, None if gaps is None else float(gaps[n])
+        if not error <= found.lead and not np.isnan(found.lead):
+            found.lead, found.at = error, n
+        if n + 1 < room:
+            logits = model([token], cache=cache)[-1]
+    return found

@@ -4,12 +4,13 @@ import re
 
 from tiny.config import Config
 
-TOKENS = "embed|norm|logits|" + "|".join(f"{name}\\d\\d+" for name in (
+NUMBER = "(?:[0-9]{2}|[1-9][0-9]{2,3})"  # of a layer: two digits at least
+TOKENS = "embed|norm|logits|" + "|".join(f"{name}{NUMBER}" for name in (
     "q", "k", "v", "attn", "layer", "router_logits", "experts", "expert_weights", "attention_norm", "ffn_norm", "mix"))
-PATCHES = "patch_conv|vision_ln_pre|projector|" + "|".join(f"vision_{name}\\d\\d+" for name in (
+PATCHES = "patch_conv|vision_ln_pre|projector|" + "|".join(f"vision_{name}{NUMBER}" for name in (
     "q", "k", "v", "attn", "layer", "attention_norm", "ffn_norm", "mix"))
 ARRAY = re.compile(f"(?:{TOKENS}|{PATCHES})")
-INPUT = re.compile(r"ids|positions|grids|(?:pixels|image)\d+|greedy_(?:tokens|gaps)")
+INPUT = re.compile("ids|positions|grids|(?:pixels|image)(?:0|[1-9][0-9]{0,3})|greedy_(?:tokens|gaps)")
 
 # What makes each array, in words; and the arrays of a layer and of the model in the order in which they are computed.
 MADE_BY = {"patch_conv": "the patch embedding", "vision_ln_pre": "the norm in front of the encoder",
@@ -26,7 +27,7 @@ IN_THE_MODEL = ("patch_conv", "vision_ln_pre", "vision", "projector", "embed", "
 
 def kind(name: str) -> str:
     """The name of an array without the number of its layer."""
-    return re.sub(r"\d+$", "", name)
+    return re.sub("[0-9]+$", "", name)
 
 
 def layer_of(name: str) -> int | None:

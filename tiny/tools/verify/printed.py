@@ -17,18 +17,15 @@ def lines(report: Report, every: bool = False) -> Iterator[str]:
     """The report as text."""
     yield f"theirs   {described(report.theirs)}"
     yield f"ours     {described(report.ours)}"
-    fingerprints = report.theirs.get("fingerprint"), report.ours.get("fingerprint")
-    if all(fingerprints):
-        yield "weights  " + ("the same fingerprint" if fingerprints[0] == fingerprints[1] else
-                             "other fingerprints: the files do not hold the same numbers")
+    if report.theirs.get("fingerprint") and report.ours.get("fingerprint"):
+        yield "weights  " + ("other fingerprints: the files do not hold the same numbers"
+                             if report.gaps.other_checkpoint else "the same fingerprint")
     for name in ("pixels", "grids", "ids"):
         if getattr(report.inputs, name) != "none":
             yield f"{name:<8} {getattr(report.inputs, name)}"
-    if report.unknown:
-        yield f"unknown  arrays in no table, not compared: {', '.join(map(printable, report.unknown[:8]))}"
     yield ""
     yield from verdict(report)
-    if report.inputs.fits:
+    if any(row.compared for row in report.arrays):
         yield ""
         yield from array_lines(report, every)
         yield from expert_lines(report)
@@ -39,12 +36,7 @@ def described(record: dict) -> str:
     """One side in a line."""
     parts = [record.get("model"), record.get("implementation"), record.get("precision")]
     parts += [f"{key} {record[key]}" for key in ("attention", "experts") if record.get(key)]
-    return ", ".join(printable(part) for part in parts if part)
-
-
-def printable(text) -> str:
-    """A value of a file from anywhere, as a short piece of one line."""
-    return one_line(text, 80)
+    return ", ".join(one_line(part, 80) for part in parts if part)
 
 
 def verdict(report: Report) -> Iterator[str]:
@@ -54,15 +46,40 @@ def verdict(report: Report) -> Iterator[str]:
     if not report.inputs.fits:
         yield "         nothing else was compared: give both the same inputs first"
         return
+    yield from (f"DIFFERS  shapes: {sentence}" for sentence in report.misshapen[:8])
+    if len(report.misshapen) > 8:
+        yield f"         and {len(report.misshapen) - 8} more arrays"
     yield from place_lines(report)
-    if not report.status:
-        yield f"SAME     all {sum(row.compared for row in report.arrays)} arrays are within their tolerances"
+    yield from conclusion(report)
+    yield from notes(report)
+
+
+def conclusion(report: Report) -> Iterator[str]:
+    """Whether what was compared proves the same model, and if not, what keeps it from that."""
+    compared = sum(row.compared for row in report.arrays)
+    within = f"{compared} arrays are within their tolerances"
+    if report.verdict == "same":
+        yield f"SAME     all {within}"
+    elif report.verdict == "same in part":
+        yield f"SAME     in part, as asked for with --partial: {within}, but"
+    elif report.verdict == "unproven":
+        yield f"UNPROVEN {within}, but that is too little" if compared else "UNPROVEN no array was compared"
+    yield from (f"         {one_line(sentence)}" for sentence in report.gaps.sentences())
+    if report.verdict == "unproven" and compared:
+        yield "         give the whole file, or ask with --partial about what there is"
+
+
+def notes(report: Report) -> Iterator[str]:
+    """What a reader should know besides."""
+    yield from (f"note     {one_line(sentence)}" for sentence in report.warnings)
+    if report.rows < report.tokens:
+        yield f"note     the file keeps the rows of {report.rows} of {report.tokens} tokens"
     if len(report.places) > max(5, sum(row.step_percent is not None for row in report.arrays) / 2):
         yield "note     most operations differ: this is another checkpoint, or another version of it"
-    if report.two_files:
+    if report.two_files and any(row.compared for row in report.arrays):
         yield ("note     two files: whole runs are compared, not single operations; "
                + (f"the first array that is not the same to the bit is {report.first_unequal}"
-                  if report.first_unequal else "all arrays are the same to the bit"))
+                  if report.first_unequal else "all arrays compared are the same to the bit"))
     if report.tie:
         yield (f"note     from {report.tie} on, tokens whose experts were nearly tied may take other experts; after "
                "that only operations alone are judged, not the whole run")

@@ -38,18 +38,28 @@ class Place:
 
 @dataclass
 class Greedy:
-    """Greedy tokens: how many were compared and are equal, and by how much theirs led at the first that is not."""
+    """Their greedy tokens, followed by our model.
+
+    tokens: how many were compared, of `given`; equal: how many of them, before the first that differs, are our best;
+    gap: the lead that theirs had there; lead: how far below our best one of theirs is, or how far its lead is off ours,
+    at the worst token, `at`
+    """
 
     tokens: int
     equal: int
     gap: float | None
+    given: int
+    lead: float = 0.0
+    at: int = 0
 
 
 @dataclass
 class Evidence:
     """All that was gathered, before anything is judged.
 
-    alone: each operation on the other's own inputs; runs: the two whole runs; places: operations over their tolerance
+    places: operations over their tolerance; alone: each operation on the other's own inputs; runs: the two whole runs;
+    layers: how many the decoder ("") and the encoder ("vision_") have; misshapen: arrays of another shape, in words;
+    one_sided: arrays that only one of two files has; warnings: what loading the model warned of
     """
 
     theirs: Dump
@@ -64,6 +74,10 @@ class Evidence:
     greedy: Greedy | None = None
     first_unequal: str | None = None
     two_files: bool = False
+    layers: dict[str, int] = field(default_factory=dict)
+    misshapen: list[str] = field(default_factory=list)
+    one_sided: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -88,9 +102,34 @@ class ArrayRow:
 
 
 @dataclass
-class Report:
-    """What `verify check` says, after judging."""
+class Gaps:
+    """What keeps a comparison in which nothing differs from proving the same model."""
 
+    missing: list[str]
+    not_judged: list[str]
+    unknown: list[str]
+    one_sided: list[str]
+    other_checkpoint: bool
+
+    def sentences(self) -> list[str]:
+        """Each of them in words, those that there are."""
+        listed = (("missing: ", self.missing), ("in the file, but not judged: ", self.not_judged),
+                  ("names that are in no table of the format: ", self.unknown),
+                  ("in one file only: ", self.one_sided))
+        found = [what + ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+                 for what, names in listed if names]
+        return found + ["the fingerprints of the weights differ: another checkpoint"] * self.other_checkpoint
+
+
+@dataclass
+class Report:
+    """What `verify check` says, after judging.
+
+    verdict: "same", "same in part" (asked for with --partial), "differs", or "unproven": too little was compared
+    status: 0 for the first two, else 1
+    """
+
+    verdict: str
     status: int
     tolerances: str
     inputs: Inputs
@@ -102,8 +141,11 @@ class Report:
     ours: dict[str, Any]
     tokens: int
     images: int
-    unknown: list[str]
+    rows: int
     two_files: bool
+    gaps: Gaps
+    misshapen: list[str]
+    warnings: list[str]
     distribution: Predictions | None = None
     greedy: Greedy | None = None
     first_unequal: str | None = None
@@ -122,6 +164,7 @@ def as_json(report: Report) -> dict:
     values["arrays"] = [{key: x for key, x in row.items() if x is not None} for row in values["arrays"]]
     if report.two_files:
         values["first_unequal"] = report.first_unequal
+    values |= {"unknown": report.gaps.unknown}
     return finite(values)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from tiny.config import TinyError
 from tiny.files.params import read_json
 from tiny.tools.markdown import table
-from tiny.tools.verify.printed import printable
+from tiny.tools.terminal import one_line
 from tiny.tools.verify.report import FORMAT
 
 HEAD = """# Results on real weights
@@ -44,10 +44,10 @@ def row_of(path: Path) -> list[str]:
         error = f"{worst['step_error']:.1e} ({worst['step_percent']:.0f} %), {worst['name']}" if worst else "-"
         found = report.get("distribution") or {}
         values = [theirs.get("model"), str(theirs.get("fingerprint", "-"))[:32], theirs.get("implementation"),
-                  theirs["precision"], "differs" if report["status"] else "same", error, report["tokens"],
+                  theirs["precision"], report["verdict"], error, report["tokens"],
                   f"{found['top1']} of {found['rows']}" if found else "-",
                   (theirs.get("processor") or {}).get("name", "-"), theirs.get("date", "-")]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise TinyError(f"{path} is not what `verify check --json` prints: {error}.",
                         "Give its standard output, as it was.") from None
-    return [printable(value).replace("|", "/") for value in values]
+    return [one_line(value, 80).replace("|", "/") for value in values]

@@ -21,9 +21,6 @@ from safetensors import safe_open
 NAMES = {"input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm", "self_attn": "attn",
          "attention": "attn", "attention_norm": "attention_norm", "ffn_norm": "ffn_norm", "": "layer"}
 OUTSIDE = {"patch_conv": "patch_conv", "ln_pre": "vision_ln_pre", "multi_modal_projector": "projector", "norm": "norm"}
-# From a name in memory to the name in a released file.
-RELEASED = ((r"^model\.language_model\.", "language_model.model."), (r"^lm_head\.", "language_model.lm_head."),
-            (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."))
 
 
 class Recorder:
@@ -118,15 +115,16 @@ def read_inputs(request):
         from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
     except ImportError:
         return sent["ids"].tolist(), pixels, "tiny"
-    if not request["tokenizer"]:
-        return sent["ids"].tolist(), pixels, "tiny"
     tokenizer = MistralTokenizer.from_file(request["tokenizer"])
     by = f"mistral-common {mistral_common.__version__}"
     if not request["chat"]:
         return tokenizer.instruct_tokenizer.tokenizer.encode(request["prompt"], bos=True, eos=False), [], by
     chunks = [*(ImageURLChunk(image_url=f"file://{path}") for path in request["images"]),
               TextChunk(text=request["prompt"])]
-    encoded = tokenizer.encode_chat_completion(ChatCompletionRequest(messages=[UserMessage(content=chunks)]))
+    try:
+        encoded = tokenizer.encode_chat_completion(ChatCompletionRequest(messages=[UserMessage(content=chunks)]))
+    except ImportError:  # mistral-common without OpenCV cannot resize pictures.
+        return sent["ids"].tolist(), pixels, "tiny"
     return encoded.tokens, [np.asarray(image, np.float32) for image in encoded.images], by
 
 
@@ -164,9 +162,9 @@ def load(request, dtype):
     with torch.device("meta"):
         model = getattr(kind, "_from_config" if hasattr(kind, "_from_config") else "from_config")(config, **options)
     files: dict = {}
-    for path in sorted(Path(request["folder"]).glob("model*.safetensors")):
+    for path in request["files"]:
         file = safe_open(path, "pt")
-        files |= dict.fromkeys(file.keys(), file)
+        files |= {plain(key): (file, key) for key in file.keys()}
     for name, module in list(model.named_modules()):
         if "inv_freq" in dict(module.named_buffers(recurse=False)):
             model.set_submodule(name, type(module)(module.config))
@@ -189,19 +187,36 @@ def read_when_called(name, module, files, dtype):
     module.register_forward_hook(lambda *_: module._parameters.update(empty))
 
 
+def plain(name):
+    """A tensor's name without the prefixes of its part, which differ between files and versions of transformers."""
+    name = re.sub(r"^(?:(?:model|language_model)\.)+", "", name)
+    return name.replace(".block_sparse_moe.", ".mlp.")
+
+
 def read_tensor(name, files):
-    """One tensor by its name in memory. Since version 5 the experts of a layer are stacked there, not in the files."""
-    if re.search(r"mlp\.experts\.", name):
-        prefix = name.split("mlp.experts.")[0] + "block_sparse_moe.experts."
-        count = sum(key.startswith(prefix) for key in files) // 3
-        parts = ("w1", "w3") if name.endswith("gate_up_proj") else ("w2",)
-        return torch.stack([torch.cat([files[key].get_tensor(key) for key in (
-            f"{prefix}{e}.{part}.weight" for part in parts)]) for e in range(count)])
-    name = name.replace(".mlp.gate.", ".block_sparse_moe.gate.")
-    if name not in files:
-        for pattern, released in RELEASED:
-            name = re.sub(pattern, released, name)
-    return files[name].get_tensor(name)
+    """One tensor by its name in memory. There the experts of a layer are stacked; in the files they may be."""
+    name = plain(name)
+    if name not in files and ".mlp.experts." in name:
+        prefix, _, part = name.rpartition(".")
+        count = len({key.split(".")[4] for key in files if key.startswith(prefix + ".")})
+        parts = ("w1", "w3") if part == "gate_up_proj" else ("w2",)
+        return torch.stack([torch.cat([read_tensor(f"{prefix}.{e}.{one}.weight", files) for one in parts])
+                            for e in range(count)])
+    file, key = files[name]
+    return file.get_tensor(key)
+
+
+def configuration(config):
+    """What the run was configured with, of the settings that implementations read differently."""
+    parts = {"decoder": getattr(config, "text_config", config), "encoder": getattr(config, "vision_config", None)}
+    found = {}
+    for label, part in parts.items():
+        if part is not None:
+            rope = dict(getattr(part, "rope_parameters", None) or {})
+            found[label] = {"theta": rope.pop("rope_theta", getattr(part, "rope_theta", None)), "scaling": rope or None}
+            names = {"rms_norm_eps": "eps", "sliding_window": "window", "max_position_embeddings": "context"}
+            found[label] |= {ours: getattr(part, key) for key, ours in names.items() if hasattr(part, key)}
+    return found
 
 
 def main(request_file: str, out: str) -> None:
@@ -237,6 +252,7 @@ def main(request_file: str, out: str) -> None:
     record = {"implementation": f"transformers {transformers.__version__}", "inputs": by,
               "versions": {"transformers": transformers.__version__, "torch": torch.__version__,
                            "numpy": np.__version__, "python": sys.version.split()[0]},
+              "configuration": configuration(model.config),
               "attention": request["attention"], "experts": request["experts"], "load": request["load"],
               "threads": torch.get_num_threads(), "instruction set": torch.backends.cpu.get_cpu_capability()}
     np.savez(out, record=np.array(json.dumps(record)), **arrays)
