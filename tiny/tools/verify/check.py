@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from tiny.config import TinyError
+from tiny.tools.terminal import one_line
 from tiny.tools.verify import file, printed
 from tiny.tools.verify.gather import gather_files, gather_model
 from tiny.tools.verify.judge import judge
@@ -22,7 +23,7 @@ def main(args: argparse.Namespace) -> int:
     report = check(args.ours, Path(args.theirs), args.weights, args.partial)
     if args.plot:
         error_by_layer(report).savefig(args.plot, dpi=110)
-    print(json.dumps(as_json(report), indent=1) if args.json else "\n".join(printed.lines(report, args.all)))
+    print(json.dumps(as_json(report), indent=1) if args.json else "\n".join(map(one_line, printed.lines(report, args.all))))
     return report.status
 
 
