@@ -449,7 +449,7 @@ def test_unknown_names_cost_the_verdict_and_command_no_terminal(tmp_path, capsys
     path = rewritten(tmp_path, "tiny-mixtral", **{"hidden\n\x1b[31m01": np.zeros(3, np.float32)})
     assert main(["verify", "check", "tiny-mixtral", str(path)]) == 1
     out = capsys.readouterr().out
-    assert "names that are in no table of the format: hidden  [31m01" in out and "\x1b" not in out
+    assert "names that are in no table of the format: hidden \ufffd[31m01" in out and "\x1b" not in out
 
 
 def test_the_page_of_the_format_lists_the_names():

@@ -23,7 +23,8 @@ def main(args: argparse.Namespace) -> int:
     report = check(args.ours, Path(args.theirs), args.weights, args.partial)
     if args.plot:
         error_by_layer(report).savefig(args.plot, dpi=110)
-    print(json.dumps(as_json(report), indent=1) if args.json else "\n".join(map(one_line, printed.lines(report, args.all))))
+    lines = [json.dumps(as_json(report), indent=1)] if args.json else map(one_line, printed.lines(report, args.all))
+    print("\n".join(lines))
     return report.status
 
 
