@@ -43,7 +43,7 @@ def plain(monkeypatch):
 
 
 def drawn(kinds, count, sizes=SIZES):
-    """Yield (kind, scene), each with its own seed, in every size that the kind fits."""
+    """Yield (kind, scene), each with its own seed; the sizes that the kind fits take turns."""
     for kind in kinds:
         fitting = [size for size in sizes if scenes.fits(kind, *size)]
         for seed in range(count):

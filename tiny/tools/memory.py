@@ -1,6 +1,6 @@
 """The command `memory`: what a run needs, from the configuration and the headers alone.
 
-The same estimate stands before `generate` and `chat`: a run that cannot fit says so before it loads.
+`generate` and `chat` make the same estimate first: a run that cannot fit says so before it loads.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def layer_numbers(T: int, context: int, width: int, hidden: int, heads: tuple[in
 
     Two places can be the peak. In attention: the residual stream, the layer's input, the normalised copy, the
     queries, keys and values, the rotated ones or the answer, the scores of one block of queries, and one head's keys
-    and values once more. In the experts, if one gets all tokens: stream, input, copy, sum, the tokens gathered, its
+    and values again. In the experts, if one gets all tokens: stream, input, copy, sum, the tokens gathered, its
     answer, and the hidden states of a block of tokens, twice, and those of the block before.
 
     heads: numbers of heads and KV heads, and the width of one
@@ -108,7 +108,7 @@ def layer_numbers(T: int, context: int, width: int, hidden: int, heads: tuple[in
 
 
 def activation_bytes(config: Config, context: int, patches: Sequence[int] = ()) -> int:
-    """The most that a prefill holds in arrays, in float32; with images, of so many patches each, it is one pass."""
+    """The most that a prefill holds in arrays, in float32; with images (of `patches` each) it is one pass."""
     heads = config.n_heads, config.n_kv_heads, config.head_dim
     T = context if patches else min(context, PREFILL)
     numbers = layer_numbers(T, context, config.dim, config.hidden_dim, heads, causal=True)
@@ -143,7 +143,7 @@ def scratch_bytes(tensors: Mapping[str, np.ndarray]) -> int:
 
 def estimate(config: Config, tensors: Mapping[str, np.ndarray], context: int,
              patches: Sequence[int] = ()) -> Estimate:
-    """What a run needs whose prompt and answer have `context` tokens together, and images of so many patches each."""
+    """What a run needs whose prompt and answer have `context` tokens together, and images with these numbers of patches."""
     resident = 4 * sum(tensor.size for name, tensor in tensors.items() if converted(name, tensor))
     return Estimate(stored=sum(tensor.nbytes for tensor in tensors.values()), resident=resident,
                     scratch=scratch_bytes(tensors), kv_cache=context * kv_bytes(config, 4),
@@ -177,7 +177,7 @@ def check_context(config: Config, context: int | None) -> int:
     """The number of tokens to answer for: what was asked, else the whole context. Raises TinyError."""
     context = config.max_seq_len if context is None else context
     if not 1 <= context <= config.max_seq_len:
-        raise TinyError(f"A context of {context:,} tokens is asked for; the model has {config.max_seq_len:,}.",
+        raise TinyError(f"The context asked for is {context:,} tokens; the model has {config.max_seq_len:,}.",
                         f"Give --context a number from 1 to {config.max_seq_len}.")
     return context
 

@@ -1,8 +1,7 @@
-"""The command `convert`: a checkpoint in any released layout, written anew in Mistral's or Hugging Face's.
+"""The command `convert`: write a checkpoint of any released layout in Mistral's or Hugging Face's.
 
-Read are Mistral's and Hugging Face's layout, and the consolidated.*.pth and .pt of Mixtral. Numbers stay what they are
-bit by bit; only rows of wq and wk change places, and stacked experts are taken apart. Nothing is written under the
-name OUT before all of it is there.
+It reads Mistral's and Hugging Face's layout, and the consolidated.*.pth and .pt of Mixtral. No bit of a number changes;
+only rows of wq and wk change places, and stacked experts are taken apart. OUT gets its name when all of it is written.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from tiny.files.params import read_json
 from tiny.files.safetensors import read_safetensors
 from tiny.files.weights import Tensors, expected_shapes, open_tensors
 from tiny.tools.convert.torch_checkpoint import open_torch, read_torch_config, torch_files
-from tiny.tools.convert.write import hf_config_json, let_go, params_json, save_checkpoint
+from tiny.tools.convert.write import hf_config_json, params_json, release_pages, save_checkpoint
 from tiny.tools.memory import amount
 from tiny.tools.session import note, progress
 from tiny.tools.terminal import one_line
@@ -47,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Convert one checkpoint. Raises TinyError before anything is written, if it can be known then."""
+    """Convert one checkpoint. Raises TinyError, where possible before anything is written."""
     folder, out = tiny.model_folder(args.source), Path(args.out)
     check_out(folder, out)
     if not 0 < args.shard_size < 1e6:
@@ -135,12 +134,12 @@ class Plain(Tensors):
         if tensor.shape == self.shapes[name]:
             return tensor
         plain = tensor.reshape(self.shapes[name])
-        let_go(tensor)
+        release_pages(tensor)
         return plain
 
 
 def copy_files(folder: Path, out: Path, source: Checkpoint) -> list[str]:
-    """Copy what is neither weights nor configuration: tokenizer, licence, card. Return what to say of the rest."""
+    """Copy what is neither weights nor configuration: tokenizer, licence, card. Return a line about the rest."""
     left, used = [], {*source.files, source.config_file}
     for path in sorted(folder.iterdir()):
         if path in used or path.name.startswith(".") or path == out:
@@ -156,7 +155,7 @@ def copy_files(folder: Path, out: Path, source: Checkpoint) -> list[str]:
 
 
 def keep_config(source: Checkpoint, to: str, out: Path) -> list[str]:
-    """Copy the configuration if it is in the form wanted; else return a line on what of it the other cannot say."""
+    """Copy the configuration if it is in the form wanted; else return a line about what the other form cannot say."""
     name = "params.json" if to == "mistral" else "config.json"
     values, config = read_json(source.config_file), source.config
     if source.config_file.name == name and (to == "hf" or "dim" in values):
@@ -168,7 +167,7 @@ def keep_config(source: Checkpoint, to: str, out: Path) -> list[str]:
 
 
 def flat(values: dict, prefix: str = "") -> dict:
-    """The values of a JSON object and of the objects in it, by keys with points."""
+    """The values of a JSON object and of the objects in it, by keys joined with points."""
     found: dict = {}
     for key, value in values.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}

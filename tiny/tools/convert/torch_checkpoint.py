@@ -14,7 +14,7 @@ from tiny.files.hf_config import HF_NAMES, read_hf_config
 from tiny.files.params import checked, number, read_json, read_params
 from tiny.files.weights import Tensors, expected_shapes
 from tiny.tools.convert.torch_file import read_torch_file
-from tiny.tools.convert.write import let_go
+from tiny.tools.convert.write import release_pages
 
 STACKED = re.compile(r"(layers\.\d+\.feed_forward)\.(w[123])")
 ROWS = 1 << 12  # rows that are compared at once
@@ -54,8 +54,8 @@ def read_torch_config(folder: Path) -> tuple[Config, Path]:
 def open_torch(files: list[Path], config: Config) -> "TorchTensors":
     """Map all files and return exactly the tensors of the model, by Mistral's names.
 
-    Stacked experts are taken apart, w2 among them transposed. What stands in several files must be the same in all,
-    or parts that make the whole when they are joined.
+    Stacked experts are taken apart, w2 among them transposed. A tensor in several files must be the same in all, or
+    come in parts that make the whole when they are joined.
 
     Raises:  TinyError that names a tensor which is missing, unexpected, misshapen, or not the same in all files
     """
@@ -123,15 +123,15 @@ def equal(one: np.ndarray, other: np.ndarray) -> bool:
     for start in range(0, len(one), ROWS):
         same = np.array_equal(np.ascontiguousarray(one[start:start + ROWS]).view(bits),
                               np.ascontiguousarray(other[start:start + ROWS]).view(bits))
-        let_go(one)
-        let_go(other)
+        release_pages(one)
+        release_pages(other)
         if not same:
             return False
     return True
 
 
 class TorchTensors(Tensors):
-    """Tensors by Mistral's names, joined when they are looked up if they lie in parts; nothing is kept."""
+    """Tensors by Mistral's names, joined when they are looked up if they come in parts; nothing is kept."""
 
     def __init__(self, parts: dict[str, tuple[list[np.ndarray], int]]):
         super().__init__(parts)
@@ -143,5 +143,5 @@ class TorchTensors(Tensors):
             return parts[0]
         whole = np.concatenate(parts, axis)
         for part in parts:
-            let_go(part)
+            release_pages(part)
         return whole

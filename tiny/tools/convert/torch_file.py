@@ -29,7 +29,7 @@ REMEDY = "Fetch the file again; it may be cut short."
 
 
 class Storage(NamedTuple):
-    """The bytes of one or several tensors, as so many numbers of one type."""
+    """The bytes of one or several tensors, as numbers of one type."""
 
     record: Record
     dtype: np.dtype
@@ -124,7 +124,7 @@ class Reader:
         return Storage(record, dtype, count)
 
     def tensor(self, storage, offset, sizes, strides) -> np.ndarray:
-        """A view of a storage. Raises ValueError if any of it lies outside, or elements lie over each other."""
+        """A view of a storage. Raises ValueError if any of it is outside, or elements overlap."""
         if not isinstance(storage, Storage) or not whole((offset,)) or not whole(sizes) or not whole(strides) or len(
                 sizes) != len(strides):
             raise ValueError("its pickle builds a tensor of something else than a storage and whole numbers")

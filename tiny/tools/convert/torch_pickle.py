@@ -1,7 +1,7 @@
 """A machine for pickles that imports nothing: it knows numbers, texts, tuples, lists, dicts, and a few names.
 
 A pickle is a program. Python's own machine fetches any function that the program names, and calls it. In this one a
-name is a text of a short list, and a call is handed to the reader, who knows what each name of the list stands for.
+name must be in a short list, and the reader handles a call, because it knows what each name of the list means.
 """
 
 import struct
@@ -14,7 +14,7 @@ LONGEST = 4096  # bytes of one text
 
 
 class NotTensors(ValueError):
-    """A pickle that wants more than tensors: it names something else, or makes objects of its own."""
+    """A pickle that wants more than tensors: it names something else, or makes other objects."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Name:
 class Machine:
     """One run over a pickle of protocol 2, as torch.save writes it.
 
-    names:    the names that may stand in it, "module name"
+    names:    the names that it may contain, "module name"
     call:     what to do for a call: (name, arguments) -> value
     storage:  what stands for a persistent id, which is how torch names a record beside the pickle
     """
@@ -43,7 +43,7 @@ class Machine:
         """The value that the pickle builds. Raises ValueError with the reason if it is damaged, or wants more."""
         while (code := self.take(1)) != b".":
             if code in OBJECTS:
-                raise NotTensors(f"its pickle makes objects of its own (opcode {code!r}); nothing of it was run")
+                raise NotTensors(f"its pickle makes other objects (opcode {code!r}); nothing of it was run")
             if code not in STEPS:
                 raise ValueError(f"its pickle has the opcode {code!r} at byte {self.position - 1}, which pickles of "
                                  "tensors do not have")
@@ -165,7 +165,7 @@ def protocol(machine: Machine) -> None:
         raise ValueError("its pickle has a later protocol than torch.save writes")
 
 
-# Opcodes that make or find objects by other ways than GLOBAL and REDUCE.
+# Opcodes that make or find objects in other ways than GLOBAL and REDUCE.
 OBJECTS = {b"i", b"o", b"\x81", b"\x92", b"\x93", b"\x82", b"\x83", b"\x84", b"P"}
 # Source: Python's pickletools, which says what each opcode does.
 STEPS: dict[bytes, Callable[[Machine], None]] = {

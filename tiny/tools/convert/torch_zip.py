@@ -1,4 +1,4 @@
-"""Where the records of a zip archive lie in a mapped file, when they are stored as they are.
+"""Where the records of a zip archive are in a mapped file, if they are stored uncompressed.
 
 Files of torch.save are such archives. Python's own module reads a whole directory before it checks it, and gives no
 places; this reader believes no number of the file before it has compared it with the file's size.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 END, END64, LOCATOR = struct.Struct("<4s4H2IH"), struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
 ENTRY, LOCAL = struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s5H3I2H")
-FULL = 0xFFFFFFFF  # what a field of 32 bits holds when the real number stands in 64 bits elsewhere
+FULL = 0xFFFFFFFF  # what a field of 32 bits holds if the real number is in 64 bits elsewhere
 MOST = 1 << 18  # records; an unstacked Mixtral has about a thousand
 
 
@@ -28,7 +28,7 @@ def find_records(data: mmap.mmap) -> dict[str, Record]:
     """All records of an archive by name.
 
     Raises:  ValueError with the reason, if the archive is cut short, a record is compressed or encrypted, reaches out
-             of the file or into another record, or a name stands twice
+             of the file or into another record, or a name occurs twice
     Source:  PKWARE's APPNOTE, 4.3 and 4.5.3
     """
     position, end, count = find_directory(data)
@@ -52,7 +52,7 @@ def find_records(data: mmap.mmap) -> dict[str, Record]:
 
 
 def find_directory(data: mmap.mmap) -> tuple[int, int, int]:
-    """Begin, end and number of entries of the directory. Raises ValueError if it does not lie in the file."""
+    """Begin, end and number of entries of the directory. Raises ValueError if it is not inside the file."""
     at = data.rfind(b"PK\5\6", max(0, len(data) - END.size - 0xFFFF))
     if at < 0 or at + END.size > len(data):
         raise ValueError("it has no directory at its end")

@@ -1,7 +1,7 @@
-"""Write a model in either released layout: names, order of rows, sizes, and files of at most so many bytes.
+"""Write a model in either released layout: names, order of rows, sizes, and files of a limited size.
 
 Tensors are asked for one at a time, converted if they must be, and written; nothing is kept, so that a model of any
-size needs the memory of its largest tensor. This is the way back of `tiny/files/weights.py`, and the only one.
+size needs the memory of its largest tensor. This is the inverse of `tiny/files/weights.py`, and the only one.
 """
 
 import json
@@ -42,7 +42,7 @@ class HFTensors(Tensors):
         if not ours.endswith(ROTATED):
             return tensor
         halves = pairs_to_halves(tensor, head_dim_of(ours, self.config))
-        let_go(tensor)
+        release_pages(tensor)
         return halves
 
 
@@ -81,7 +81,7 @@ def hf_config_json(config: Config, dtype: str = "bfloat16") -> dict:
 def llava_json(vision: VisionConfig, text: dict) -> dict:
     """The `config.json` of a LLaVA model around a text model.
 
-    Raises:  TinyError for images larger than image_size, which that file cannot tell
+    Raises:  TinyError for images larger than image_size, which that file cannot express
     """
     if vision.max_image_size != vision.image_size:
         raise TinyError(f"Images may have {vision.max_image_size} pixels, the encoder is for {vision.image_size}; "
@@ -143,7 +143,7 @@ def write_shards(folder: Path, heads: dict[str, Head], tensors: Mapping[str, np.
                  watch: Callable[[int], None]) -> None:
     """Write tensors in their order to files of at most `shard` bytes, and if these are several, an index.
 
-    A tensor that is larger has a file of its own.
+    A larger tensor gets its own file.
 
     Source: transformers save_pretrained; before version 5 transformers reads no file without this metadata
     """
@@ -183,13 +183,13 @@ def write_tensors(path: Path, heads: Mapping[str, Head], tensors: Mapping[str, n
         for name in sorted(heads):
             x = tensors[name]
             file.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
-            let_go(x)
+            release_pages(x)
             watch(x.nbytes)
         file.flush()
         os.fsync(file.fileno())
 
 
-def let_go(x: np.ndarray) -> None:
+def release_pages(x: np.ndarray) -> None:
     """Give the pages of a mapped file back, which otherwise count as this process's memory; they can be read again."""
     base: object = x
     while isinstance(base, (np.ndarray, memoryview)):
