@@ -143,7 +143,7 @@ def scratch_bytes(tensors: Mapping[str, np.ndarray]) -> int:
 
 def estimate(config: Config, tensors: Mapping[str, np.ndarray], context: int,
              patches: Sequence[int] = ()) -> Estimate:
-    """What a run needs whose prompt and answer have `context` tokens together, and images with these numbers of patches."""
+    """What a run needs: prompt and answer of `context` tokens together, images with these numbers of patches."""
     resident = 4 * sum(tensor.size for name, tensor in tensors.items() if converted(name, tensor))
     return Estimate(stored=sum(tensor.nbytes for tensor in tensors.values()), resident=resident,
                     scratch=scratch_bytes(tensors), kv_cache=context * kv_bytes(config, 4),
