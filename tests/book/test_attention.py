@@ -65,6 +65,7 @@ def test_with_earlier_keys(lengths, pasts, causal):
     check(lengths, pasts, 2, 1, 10, causal, gap=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scores", [1, 2 * 150 * 70, 1 << 20])
 def test_blocks_of_images(scores, monkeypatch):
     """Blocks of 64 queries, of 70, and of as many as there are; each sequence has its own."""

@@ -108,6 +108,7 @@ def test_normalising_first_shows_in_bytes_only(monkeypatch):
     assert {name.split()[0] for name in refused()} == {"hf"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 def test_largest_picture(style):
     """4096 x 4096, in less memory than the picture takes as float32: 192 MiB. Measured: 96 and 48.

@@ -137,6 +137,7 @@ def test_where_a_patch_stands_counts():
             assert np.abs(one - other).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_memory_is_linear_in_the_patches(count):
     """Images of 64 x 64 patches: the scores of all pairs of one would take 67 MB for each head."""
