@@ -12,6 +12,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -172,6 +173,9 @@ def damaged_model():
 OUTSIDE = [("outside of the vocabulary", 10**6)]
 OUTSIDE_ROW = [("outside of the vocabulary", [10**6]), ("not a whole number", [1.5])]
 MESSAGES = [("Message 2", [USER, 7]), ("Message 1", [{"role": "user"}])]
+# A model that reads the text of its control token as that token, as sentencepiece 0.2.2 does with a crafted file.
+CRAFTED = SimpleNamespace(vocab_size=lambda: 1, id_to_piece=lambda ids: ["<s>"] * len(ids), encode=lambda text: [0],
+                          is_control=lambda ids: [True] * len(ids) if isinstance(ids, list) else True)
 CONTROL = Made(lambda folder: subject("SentencePieceTokenizer"))
 TEXT_TEKKEN = TekkenTokenizer(list(SPECIAL_TOKENS), BYTES)
 IMAGE_TURN = [Turn("user", [{"type": "image", "image": Image.new("RGB", (4, 4))}])]
@@ -313,6 +317,7 @@ RAISES = {
     "read_file": [("does not exist", PATH), ("cannot be read", Made(lambda folder: folder)),
                   ("is empty", written("a", b"")), ("too many", Made(lambda folder: sparse(folder / "a", 2**26)))],
     "open_sentencepiece": [("damaged", PATH, b"\n\x05"), ("damaged", PATH, b"something else")],
+    "check_control_pieces": [("turns the text '<s>'", PATH, CRAFTED)],
     "open_tekken": [("not valid JSON", PATH, b"{"), ("do not go with", PATH, json.dumps(TEKKEN).encode()),
                     ("not a Tekken file", PATH, b"{}")],
     "token_bytes": [("entry 0", [entry], PATH) for entry in

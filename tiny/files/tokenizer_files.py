@@ -87,7 +87,7 @@ def read_file(path: Path) -> bytes:
 def open_sentencepiece(path: Path, data: bytes) -> SentencePieceTokenizer:
     """Make a tokenizer of the bytes of a tokenizer.model; `path` is for messages only.
 
-    Raises:  TinyError if they are cut short, or not a SentencePiece model as Mixtral's, or make text a control token
+    Raises:  TinyError if they are cut short, or not a SentencePiece model as Mixtral's
     Differs: mistral-common takes the chat format from the file's name; here the name means nothing
     """
     # Imported here so that commands without text start without it.
