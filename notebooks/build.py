@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from tiny.files.whole import write_whole
+
 FOLDER = Path(__file__).resolve().parent
 KINDS = {"# %%": "code", "# %% [markdown]": "markdown"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -84,7 +86,7 @@ def build(script: Path) -> list[str]:
     text = json.dumps(execute(notebook(script)), indent=1, ensure_ascii=False) + "\n"
     seconds = time.monotonic() - began
     same = target.exists() and target.read_text(encoding="utf-8") == text
-    target.write_text(text, encoding="utf-8")
+    write_whole(target, text)
     print(f"{target.name:32} {seconds:5.1f} s {len(text.encode()) / 1024:6.0f} KiB  {'as before' if same else 'new'}")
     slow = [f"{target.name} takes {seconds:.0f} s; the limit is {LIMIT_SECONDS}."] if seconds > LIMIT_SECONDS else []
     return slow + check(script)

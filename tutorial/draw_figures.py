@@ -4,12 +4,14 @@ They carry the checksum of the embedded models' weights, so that a test sees whe
 """
 
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 import tiny
+from tiny.files.whole import write_whole
 from tiny.tools import demo, plots
 from tiny.tools.demo import STORY, TEXTS
 from tiny.tools.memory import kv_bytes
@@ -120,12 +122,12 @@ def save(figure, file: Path, checksum: str) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     file.parent.mkdir(exist_ok=True)
-    figure.savefig(file, dpi=120)
-    note = PngInfo()
+    drawn, note = io.BytesIO(), PngInfo()
+    figure.savefig(drawn, format="png", dpi=120)
     note.add_text("Model", checksum)
-    with Image.open(file) as image:
+    with Image.open(drawn) as image:
         few = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    few.save(file, optimize=True, pnginfo=note)
+    write_whole(file, lambda out: few.save(out, format="png", optimize=True, pnginfo=note))
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tiny.files.whole import write_whole
 from tutorial.source import ROOT, definition, read, step_lines
 
 LIST = Path(__file__).with_name("exercises.toml")
@@ -149,7 +150,7 @@ def write(files: dict[str, str], folder: Path, force: bool) -> list[str]:
         if path.exists() and path.read_text(encoding="utf-8") != text and not force:
             kept.append(name)
         else:
-            path.write_text(text, encoding="utf-8")
+            write_whole(path, text)
     return kept
 
 

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 
 from kernels.emulator.listing import columns
+from tiny.files.whole import write_whole
 
 
 def summary(names: list[str], arrays: list) -> str:
@@ -36,6 +37,5 @@ def parts(names: list[str], arrays: list):
 def save(path: Path, arrays: list) -> bool:
     """Keep the arrays as arg0, arg1 and so on in a .npz; True if one is bfloat16, which NumPy stores untyped."""
     named = dict(parts([f"arg{i}" for i in range(len(arrays))], arrays))
-    with path.open("wb") as file:
-        np.savez(file, **named)
+    write_whole(path, lambda file: np.savez(file, **named))
     return any(array.dtype == ml_dtypes.bfloat16 for array in named.values())

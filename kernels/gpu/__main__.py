@@ -86,6 +86,8 @@ def run_all(steps: Sequence[tuple[str, tuple[str, ...], float]], path: Path, lim
 
     Returns early, and writes nothing, if the first step, which finds the GPU, fails.
     """
+    from tiny.files.whole import write_whole
+
     command = command or (lambda words: [sys.executable, "-m", "kernels.gpu.steps", *words])
     start = time.monotonic()
     steps_done: dict[str, dict] = {}
@@ -99,9 +101,7 @@ def run_all(steps: Sequence[tuple[str, tuple[str, ...], float]], path: Path, lim
             break
         print(f"{name:24} {steps_done[name]['seconds']:6.1f} s  {steps_done[name].get('error', 'ok')}", flush=True)
         results["table"] = rows_of_table(results)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_whole(path, json.dumps(results, indent=1) + "\n")
     return results
 
 

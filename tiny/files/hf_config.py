@@ -1,6 +1,6 @@
 """The sizes of a model, as Hugging Face's `config.json` states them, under other names and in other places.
 
-Read `safetensors.py` next.
+Read `whole.py` next.
 """
 
 import warnings

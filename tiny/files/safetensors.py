@@ -10,12 +10,13 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
 from tiny.config import TinyError
+from tiny.files.whole import write_whole
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 MAX_HEADER = 100 << 20  # bytes; the safetensors library has the same limit
@@ -100,11 +101,10 @@ def save_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         position += x.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
+
+    def write(file: BinaryIO) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in sorted(tensors):
             file.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+
+    write_whole(path, write)

@@ -16,7 +16,7 @@ from tiny.tools import session
 from tiny.tools.coloured_text import Painter, colours_wanted, expert_shares, legend
 from tiny.tools.memory import parameters
 from tiny.tools.patch_plot import patch_figure
-from tiny.tools.plots import routing_heat_map
+from tiny.tools.plots import routing_heat_map, write_figure
 from tiny.tools.prompt_images import measure_picture, user_turn, vision_of
 from tiny.tools.terminal import printable
 
@@ -155,7 +155,7 @@ def show_shares(model) -> None:
     for layer, row in enumerate(mean):
         print(f"layer {layer:<3}" + "".join(f"{100 * share:6.1f}" for share in row))
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    routing_heat_map(shares).savefig(FIGURE, dpi=150)
+    write_figure(FIGURE, routing_heat_map(shares), dpi=150)
     print(f"The same for each kind of text, as a figure: {FIGURE}")
 
 
@@ -182,7 +182,7 @@ def show_pictures(name: str) -> None:
             print("  " + "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
         pixels += model.tokenizer.encode_chat([user_turn("", [image])])[1]
     print(f"{right[0]} of {sum(map(len, PICTURES.values()))} answers are right, {right[1]} when blind.")
-    patch_figure(pixels, pictures).savefig(FOLDER / "patches.png")
+    write_figure(FOLDER / "patches.png", patch_figure(pixels, pictures))
     print(f"The pictures as the model gets them, cut into patches: {FOLDER / 'patches.png'}")
 
 

@@ -4,21 +4,20 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tiny.config import TinyError
 from tiny.tools import session
 from tiny.tools.generate import answer, open_with_images
+from tiny.tools.plots import check_figure_name, write_figure
 from tiny.tools.prompt_images import Picture, check_room, user_turn
 
 # What is asked of one image, and of several. The embedded model was trained with these words among others.
 QUESTIONS = ("Describe the image.", "Describe the images.")
-FORMATS = (".png", ".pdf", ".svg")
 
 
 def main(args: argparse.Namespace) -> None:
     """The command `describe`: size, grid and tokens of each image, then the answer."""
     session.check_options(args)
-    if args.patches and Path(args.patches).suffix.lower() not in FORMATS:
-        raise TinyError(f"The patches would be drawn to {args.patches}.", f"Name a file {', '.join(FORMATS)}.")
+    if args.patches:
+        check_figure_name(args.patches)
     question = QUESTIONS[len(args.images) > 1] if args.question is None else session.read_text(args.question)
     model, pictures = open_with_images(args, args.images)
     turns = [user_turn(question, args.images)]
@@ -34,5 +33,5 @@ def save_patches(path: Path, pixels: list, pictures: Sequence[Picture]) -> None:
     from tiny.tools.patch_plot import patch_figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    patch_figure(pixels, pictures).savefig(path)
+    write_figure(path, patch_figure(pixels, pictures))
     session.note(f"the patches, laid over the images as the model gets them: {path}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tiny.config import TinyError
+from tiny.files.whole import write_whole
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -33,5 +34,5 @@ def refresh(path: Path, new: str, check: bool, command: str) -> int:
         print(f"{path.name} is not up to date: run {command}", file=sys.stderr)
         return 1
     if new != old:
-        path.write_text(new, encoding="utf-8")
+        write_whole(path, new)
     return 0

@@ -6,16 +6,32 @@ dashes and are labelled where they end, and an expert's colour has its number be
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tiny.attention import attention
+from tiny.config import TinyError
+from tiny.files.whole import write_whole
 from tiny.rope import rope, rope_table
 from tiny.tokenizer import SPACE
 from tiny.tools.coloured_text import COLOURS, digit
 
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+FORMATS = (".png", ".pdf", ".svg")
+
+
+def check_figure_name(path: str | Path) -> None:
+    """Raise TinyError unless a figure can be written under this name."""
+    if Path(path).suffix.lower() not in FORMATS:
+        raise TinyError(f"The figure would be drawn to {path}.", f"Name a file {', '.join(FORMATS)}.")
+
+
+def write_figure(path: str | Path, figure: Any, dpi: float | str = "figure") -> None:
+    """Write a figure in the format that its name says, whole or not at all."""
+    check_figure_name(path)
+    write_whole(path, lambda file: figure.savefig(file, format=Path(path).suffix[1:].lower(), dpi=dpi))
 
 
 def routing_heat_map(shares: Mapping[str, np.ndarray], title: str = "Which experts are chosen"):

@@ -15,6 +15,7 @@ import numpy as np
 from tiny.config import TinyError
 from tiny.generate import PREFILL, ExpertTrace
 from tiny.tools import session
+from tiny.tools.plots import write_figure
 from tiny.tools.terminal import one_line
 
 SHOWN = 120  # tokens of the first text that the figure of coloured tokens shows
@@ -159,7 +160,7 @@ def save_figures(folder: Path, model, ids: list[int], chosen: np.ndarray, measur
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{kind}.png" for kind in figures]
     for file, figure in zip(files, figures.values()):
-        figure.savefig(file, dpi=150)
+        write_figure(file, figure, dpi=150)
     return files
 
 

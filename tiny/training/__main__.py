@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from tiny.config import TinyError
+from tiny.files.whole import write_whole
 from tiny.tools.machine import machine
 from tiny.training.run_state import plot_losses
 from tiny.training.text.evaluate import evaluate
@@ -66,7 +67,7 @@ def run_mixtral(options: argparse.Namespace) -> int:
     card = {"recipe": dataclasses.asdict(recipe), "parameters": len(trainer.parameters), "context": CONTEXT,
             "date": time.strftime("%Y-%m-%d"), "machine": machine(),
             "streams": {domain: len(stream.ids) for domain, stream in trainer.streams.items()}} | evaluate(out)
-    (out / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / "card.json", json.dumps(card, indent=1) + "\n")
     for domain, loss in card["held_out"].items():
         print(f"{domain:12} {loss['nats_per_token']:.3f} nats a token  "
               f"{loss['bits_per_character']:.3f} bits a character")
@@ -97,7 +98,7 @@ def run_pixtral(options: argparse.Namespace) -> int:
     image_training.export(trainer, out)
     print("the checkpoint is written; measuring it", flush=True)
     card = image_card.facts(trainer, machine()) | evaluation.evaluate(out, options.scenes)
-    (out / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / "card.json", json.dumps(card, indent=1) + "\n")
     image_card.plot_stages(out / "log.jsonl", out / "loss.png")
     print(image_card.console_table(card))
     return 0

@@ -1,7 +1,6 @@
 """What a training run shows and keeps: progress line, log, loss curve, its state; and a clean end on a signal."""
 
 import json
-import os
 import signal
 import time
 import zipfile
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tiny.config import TinyError
+from tiny.files.whole import write_whole
 
 
 class Clock:
@@ -51,12 +51,7 @@ class Signals:
 
 def save_state(path: Path, **arrays) -> None:
     """Write named arrays; a crash at any moment leaves the old state or the new one, both whole."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_whole(path, lambda file: np.savez(file, **arrays))
 
 
 def load_state(path: Path, names: Iterable[str], identity: str) -> dict[str, np.ndarray]:
@@ -105,9 +100,7 @@ def read_log(path: Path, last_step: int | None = None) -> list[dict]:
 
 def cut_log(path: Path, last_step: int) -> None:
     """Drop what a killed run logged after its state was saved: those steps are run, and logged, again."""
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in read_log(path, last_step)), encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in read_log(path, last_step)))
 
 
 def plot_losses(log: Path, path: Path) -> None:
@@ -124,4 +117,4 @@ def plot_losses(log: Path, path: Path) -> None:
     rate = loss.twinx()
     rate.plot(tokens, [line["rate"] for line in lines], color="tab:orange")
     rate.set(ylabel="learning rate (orange)", ylim=(0, None))
-    figure.savefig(path, dpi=120)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 
+from tiny.files.whole import write_whole
 from tutorial.pages.measure import ROOT
 from tutorial.pages.records import RECORDS
 
@@ -24,4 +25,4 @@ def demo_text() -> str:
 
 
 if __name__ == "__main__":
-    RECORD.write_text(demo_text(), encoding="utf-8")
+    write_whole(RECORD, demo_text())

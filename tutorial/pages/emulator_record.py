@@ -15,6 +15,7 @@ import numpy as np
 from kernels.cases import BF16, BFLOAT16, STORAGES, Draw, Operation, agree, one, operations
 from kernels.emulator import Module, Row
 from kernels.launch import Emulator
+from tiny.files.whole import write_whole
 from tiny.tools.machine import machine
 
 RECORD = Path(__file__).parent / "records/emulator.json"
@@ -79,4 +80,4 @@ def measure_kernels() -> dict:
 
 
 if __name__ == "__main__":
-    RECORD.write_text(json.dumps(measure_kernels(), indent=1) + "\n", encoding="utf-8")
+    write_whole(RECORD, json.dumps(measure_kernels(), indent=1) + "\n")

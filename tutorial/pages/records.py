@@ -8,6 +8,7 @@ import sys
 import xml.etree.ElementTree
 from pathlib import Path
 
+from tiny.files.whole import write_whole
 from tiny.tools.machine import cpu_name
 from tiny.tools.markdown import table
 
@@ -23,7 +24,7 @@ def record(name: str) -> dict:
 def keep(name: str, entry: dict) -> None:
     """Write a record."""
     RECORDS.mkdir(exist_ok=True)
-    (RECORDS / name).write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+    write_whole(RECORDS / name, json.dumps(entry, indent=1) + "\n")
 
 
 def provenance(entry: dict) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tiny.files.whole import write_whole
 from tiny.tools.bench.rounds import rounds, show, synthetic
 from tiny.tools.machine import blas_kernel, machine
 
@@ -149,5 +150,5 @@ def main(argv: list[str]) -> int:
         show(record, threads)
     if args.save:
         RECORD.parent.mkdir(exist_ok=True)
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+        write_whole(RECORD, json.dumps(record, indent=1) + "\n")
     return 0

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
+from tiny.files.whole import write_whole
 from tiny.tools.bench.rounds import rounds, show
 from tiny.tools.machine import blas_kernel, machine
 
@@ -205,5 +206,5 @@ def main(args: Namespace) -> int:
         show(record, threads)
     if args.save:
         RECORD.parent.mkdir(exist_ok=True)
-        RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_whole(RECORD, json.dumps(record, indent=1) + "\n")
     return 0

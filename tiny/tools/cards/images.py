@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tiny.files.whole import write_whole
 from tiny.pixtral import vision_of
 from tiny.tools.markdown import table
+from tiny.tools.plots import write_figure
 from tiny.training.images.drawing import COLORS, SHAPES
 from tiny.training.images.evaluate import AIMS, COLUMNS, GATES, draw
 from tiny.training.images.questions import WORDINGS
@@ -237,7 +239,7 @@ def plot_stages(log: Path, path: Path) -> None:
                 axes.axvline(before["step"], color="black", linewidth=0.5)
     upper.set(ylabel="loss, nats", yscale="log", title="Training, stage by stage")
     lower.set(xlabel="step", ylabel="share right", ylim=(0, 1.02))
-    figure.savefig(path, dpi=110)
+    write_figure(path, figure, dpi=110)
 
 
 def plot_samples(card: dict, path: Path) -> None:
@@ -256,7 +258,7 @@ def plot_samples(card: dict, path: Path) -> None:
         axes.set(xticks=[], yticks=[])
     for axes in figure.axes[len(samples):]:
         axes.set_axis_off()
-    figure.savefig(path, dpi=90)
+    write_figure(path, figure, dpi=90)
 
 
 def main() -> None:
@@ -266,8 +268,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     args = parser.parse_args()
     card, log = json.loads((args.run / "card.json").read_text(encoding="utf-8")), args.run / "log.jsonl"
-    (args.folder / "README.md").write_text(render(card, cost(log)), encoding="utf-8")
-    (args.folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_whole(args.folder / "README.md", render(card, cost(log)))
+    write_whole(args.folder / "card.json", json.dumps(card, indent=1) + "\n")
     plot_stages(log, args.folder / "loss.png")
     plot_samples(card, args.folder / "samples.png")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tiny.files.whole import write_whole
 from tiny.tools.markdown import table
 
 TEXT = """# tiny-mixtral
@@ -145,8 +146,8 @@ def main() -> None:
     if args.baseline:
         base = json.loads((args.baseline / "card.json").read_text(encoding="utf-8"))
         card["baseline"] = {"tokens": base["recipe"]["tokens"], "held_out": base["held_out"]}
-    (args.folder / "README.md").write_text(render(card, *cost(args.run / "log.jsonl")), encoding="utf-8")
-    (args.folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_whole(args.folder / "README.md", render(card, *cost(args.run / "log.jsonl")))
+    write_whole(args.folder / "card.json", json.dumps(card, indent=1) + "\n")
 
 
 if __name__ == "__main__":

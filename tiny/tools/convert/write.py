@@ -21,6 +21,7 @@ from tiny.files.hf_names import hf_name, hf_prefixes
 from tiny.files.params import VISION_SIZES
 from tiny.files.safetensors import DTYPES
 from tiny.files.weights import ROTATED, Tensors, expected_shapes, head_dim_of, pairs_to_halves
+from tiny.files.whole import write_whole
 
 SHARD = 5 * 10**9  # bytes of one file of Hugging Face's layout, as in the released ones
 
@@ -136,7 +137,7 @@ def main_dtype(heads: Mapping[str, Head]) -> str:
 
 
 def write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_shards(folder: Path, heads: dict[str, Head], tensors: Mapping[str, np.ndarray], shard: int,

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tiny.config import TinyError
+from tiny.tools.plots import check_figure_name, write_figure
 from tiny.tools.terminal import one_line
 from tiny.tools.verify import file, printed
 from tiny.tools.verify.gather import gather_files, gather_model
@@ -18,11 +18,11 @@ from tiny.tools.verify.report import Report, as_json
 
 def main(args: argparse.Namespace) -> int:
     """The command `verify check`: a table or JSON, and the exit status."""
-    if args.plot and Path(args.plot).suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise TinyError(f"The errors would be drawn to {args.plot}.", "Name a file .png, .pdf or .svg.")
+    if args.plot:
+        check_figure_name(args.plot)
     report = check(args.ours, Path(args.theirs), args.weights, args.partial)
     if args.plot:
-        error_by_layer(report).savefig(args.plot, dpi=110)
+        write_figure(args.plot, error_by_layer(report), dpi=110)
     lines = [json.dumps(as_json(report), indent=1)] if args.json else map(one_line, printed.lines(report, args.all))
     print("\n".join(lines))
     return report.status

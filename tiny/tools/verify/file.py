@@ -4,7 +4,6 @@ A file can come from anywhere, so sizes are checked before arrays are unpacked, 
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 
 from tiny.config import Config, TinyError
 from tiny.files.weights import free_memory
+from tiny.files.whole import write_whole
 from tiny.tools.verify.names import ARRAY, INPUT, kind, shape_of
 from tiny.tools.verify.npz import REMEDY, Header, archive, read_array, read_headers
 
@@ -66,16 +66,8 @@ class Dump(NamedTuple):
 
 def save(path: Path, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write a file under another name and then rename it, so that a file that exists is whole."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            everything: dict[str, Any] = {"record": np.array(json.dumps(record)), **arrays}
-            np.savez_compressed(file, **everything)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    everything: dict[str, Any] = {"record": np.array(json.dumps(record)), **arrays}
+    write_whole(path, lambda file: np.savez_compressed(file, **everything))
 
 
 def read_precision(path: Path) -> str:

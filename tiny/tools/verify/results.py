@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tiny.config import TinyError
 from tiny.files.params import read_json
+from tiny.files.whole import write_whole
 from tiny.tools.markdown import table
 from tiny.tools.terminal import one_line
 from tiny.tools.verify.report import FORMAT
@@ -27,7 +28,7 @@ COLUMNS = ("model", "index", "implementation", "precision", "verdict", "worst er
 def main(args: argparse.Namespace) -> int:
     """The command `verify results`: write the table of all files."""
     rows = sorted(row_of(Path(name)) for name in args.files)
-    Path(args.out).write_text(HEAD + (table(list(COLUMNS), rows) + "\n" if rows else EMPTY), encoding="utf-8")
+    write_whole(args.out, HEAD + (table(list(COLUMNS), rows) + "\n" if rows else EMPTY))
     print(f"{args.out}: {len(rows)} rows")
     return 0
 

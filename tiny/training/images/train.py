@@ -19,6 +19,7 @@ import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
 from tiny.files.safetensors import save_safetensors
+from tiny.files.whole import write_whole
 from tiny.pixtral import Pixtral, vision_of
 from tiny.training.images import batches
 from tiny.training.images.gradients import Head, answer_loss, encoder_loss
@@ -325,7 +326,7 @@ def export(trainer: Trainer, out: Path) -> None:
     vision = dataclasses.asdict(vision_of(config))
     params["vision_encoder"] = {name: vision[name] for name in vision
                                 if name not in ("moe", "norm_eps", "max_image_size")}
-    (out / "params.json").write_text(json.dumps(params, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / "params.json", json.dumps(params, indent=1) + "\n")
     save_safetensors(out / "consolidated.safetensors",
                      {name: weight.astype(ml_dtypes.bfloat16) for name, weight in trainer.weights.items()
                       if not name.startswith("heads.")})

@@ -9,12 +9,12 @@ So the words of a sentence are tokens, and an answer that starts at once, as a w
 
 import base64
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from tiny.files.tokenizer_files import load_tokenizer
+from tiny.files.whole import write_whole
 from tiny.tekken import PATTERN, TekkenTokenizer
 from tiny.training.images.questions import VOCABULARY, WORDINGS
 
@@ -57,9 +57,7 @@ def write_tokenizer(path: Path, patch_size: int, max_image_size: int) -> TekkenT
     value = {"config": config, "vocab": entries,
              "image": {"image_patch_size": patch_size, "max_image_size": max_image_size}}
     if not path.exists():
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(value, indent=0) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_whole(path, json.dumps(value, indent=0) + "\n")
     tokenizer = load_tokenizer(path)
     assert isinstance(tokenizer, TekkenTokenizer)
     return tokenizer

@@ -11,6 +11,8 @@ import platform
 import sys
 import sysconfig
 
+from tiny.files.whole import write_whole
+
 CORPUS = pathlib.Path(__file__).parents[1] / "corpus"
 RAW_TEXTS = ("shakespeare", "paradise_lost", "web_bible", "wordnet_glosses")
 PYTHON_VERSION = "3.11.7"
@@ -42,7 +44,7 @@ def write(name: str, text: str) -> None:
     """Compress one text; the same text gives the same bytes with the same liblzma."""
     text = text.replace("\r\n", "\n").rstrip("\n") + "\n"
     data = lzma.compress(text.encode("utf-8"), preset=9 | lzma.PRESET_EXTREME)
-    (CORPUS / f"{name}.txt.xz").write_bytes(data)
+    write_whole(CORPUS / f"{name}.txt.xz", data)
     print(f"{name}: {len(text):,} characters, {len(data):,} bytes compressed")
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import sentencepiece
 
+from tiny.files.whole import write_whole
 from tiny.training.text import stories, tasks
 
 BOS, EOS = 1, 2
@@ -185,10 +186,7 @@ def load_streams(model: bytes, folder: str | os.PathLike) -> tuple[dict[str, Str
                 build_streams(tokenizer, split, {"stories": 30_000, "tasks": 20_000}, True))
         arrays = {f"{side}.{domain}.{field}": array for side, streams in enumerate(both)
                   for domain, stream in streams.items() for field, array in stream._asdict().items()}
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
+        write_whole(path, lambda file: np.savez(file, **arrays))
     with np.load(path, allow_pickle=False) as stored:
         train, held = ({domain: Stream(*(stored[f"{side}.{domain}.{field}"] for field in Stream._fields))
                         for domain in SHARES} for side in (0, 1))

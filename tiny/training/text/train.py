@@ -7,7 +7,6 @@ run that is stopped at any moment and started again gives the weights that it wo
 import ctypes
 import dataclasses
 import json
-import os
 import sys
 import zlib
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from tiny.config import Config, MoeConfig, TinyError
 from tiny.files.safetensors import save_safetensors
+from tiny.files.whole import write_whole
 from tiny.mixtral import Mixtral
 from tiny.training.gradients import loss_and_gradients
 from tiny.training.optimiser import adamw, clip_factor, initialise, learning_rate, views, weight_shapes
@@ -216,7 +216,7 @@ def keep_freed_memory() -> None:
 def export(trainer: Trainer, out: Path) -> None:
     """Write the model as a checkpoint in Mistral's layout, in bfloat16; the tokenizer is already in the folder."""
     params = {name: value for name, value in dataclasses.asdict(trainer.model.config).items() if name != "vision"}
-    (out / "params.json").write_text(json.dumps(params, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / "params.json", json.dumps(params, indent=1) + "\n")
     save_safetensors(out / "consolidated.safetensors",
                      {name: weight.astype(ml_dtypes.bfloat16) for name, weight in trainer.weights.items()})
 
@@ -225,7 +225,5 @@ def tokenizer_file(out: Path, vocab_size: int) -> bytes:
     """The tokenizer.model of a run: the one in its folder, else trained now and stored there."""
     path = out / "tokenizer.model"
     if not path.exists():
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(data.train_tokenizer(data.texts(), vocab_size))
-        os.replace(part, path)
+        write_whole(path, data.train_tokenizer(data.texts(), vocab_size))
     return path.read_bytes()
