@@ -1,7 +1,7 @@
 """Carve the coursework: copies of the modules that hold an exercise, each with a hole to fill.
 
     python -m tutorial.make_coursework            write student/
-    python -m tutorial.make_coursework --force    write it again, also over files that were worked on
+    python -m tutorial.make_coursework --force    overwrite also the files that were worked on
 
 There is no second tree to keep in step: `exercises.toml` names a function and its steps, and the hole is cut into the
 file of today's book. Signature, docstring and the other steps stay; the docstring is the assignment.
@@ -12,6 +12,7 @@ import ast
 import sys
 import textwrap
 import tomllib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,6 @@ class Idea:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Lines that fill a hole: a mutant with the idea that it misses, or a right answer in other words."""
-
-    name: str
-    lines: str
-    idea: str = ""
-
-
-@dataclass(frozen=True)
 class Exercise:
     """One entry of exercises.toml."""
 
@@ -54,8 +46,7 @@ class Exercise:
     tests: list[str]
     hints: list[str]
     ideas: list[Idea] = field(default_factory=list)
-    mutants: list[Answer] = field(default_factory=list)
-    equals: list[Answer] = field(default_factory=list)
+    one_way: bool = False
 
     @property
     def module(self) -> str:
@@ -85,10 +76,8 @@ class Exercise:
 
 def load_exercises(path: Path = LIST) -> list[Exercise]:
     """All exercises, in order."""
-    parts: dict[str, type[Idea | Answer]] = {"ideas": Idea, "mutants": Answer, "equals": Answer}
     def read_entry(entry: dict[str, Any]) -> Exercise:
-        lists = {key: [part(**values) for values in entry.get(key, ())] for key, part in parts.items()}
-        return Exercise(**{**entry, **lists})
+        return Exercise(**{**entry, "ideas": [Idea(**idea) for idea in entry["ideas"]]})
 
     return [read_entry(entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["exercise"]]
 
@@ -122,23 +111,52 @@ def carve(exercises: list[Exercise], answers: dict[str, str] | None = None, root
     return carved
 
 
-def is_finished(exercise: Exercise, text: str) -> bool:
-    """Whether the hole is gone from a student's file: its own NotImplementedError is no longer raised there."""
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Raise) and node.exc is not None:
-            words = [leaf.value for leaf in ast.walk(node.exc) if isinstance(leaf, ast.Constant)]
-            if any(str(word).startswith(f"Exercise {exercise.id}:") for word in words):
-                return False
-    return True
+def is_finished(exercise: Exercise, source: bytes | str) -> bool:
+    """Whether the hole is gone from a student's function: no line that is reached raises its NotImplementedError.
+
+    Raises:  SyntaxError or ValueError if this is no Python
+    """
+    node: ast.AST | None = ast.parse(source)
+    for part in exercise.name.split("."):
+        named = [child for child in getattr(node, "body", ()) if getattr(child, "name", "") == part]
+        node = named[-1] if named else None
+    raised = [leaf.value for line in reached(getattr(node, "body", ())) if isinstance(line, ast.Raise) and line.exc
+              for leaf in ast.walk(line.exc) if isinstance(leaf, ast.Constant)]
+    return not any(str(words).startswith(f"Exercise {exercise.id}:") for words in raised)
+
+
+def reached(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a block and of the blocks inside it, but for those below a `return` or `raise`."""
+    for line in body:
+        yield line
+        for inner in ("body", "orelse", "finalbody"):
+            yield from reached(getattr(line, inner, ()))
+        if isinstance(line, ast.Return | ast.Raise | ast.Continue | ast.Break):
+            return
 
 
 def same_as_book(exercise: Exercise, folder: Path) -> bool:
-    """Whether a student's function is the book's, comments and docstring aside."""
+    """Whether a student's function is the book's; comments, docstring and the names of variables do not count.
+
+    Never of an exercise whose text leaves one way to write it.
+    """
+    if exercise.one_way:
+        return False
     try:
         ours, theirs = definition(exercise.path, exercise.name, ROOT), definition(exercise.file, exercise.name, folder)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return False
-    return [ast.dump(node) for node in ours.body[1:]] == [ast.dump(node) for node in theirs.body[1:]]
+    return shape_of(ours) == shape_of(theirs)
+
+
+def shape_of(function: ast.FunctionDef | ast.ClassDef) -> list[str]:
+    """A function without its docstring, with its variables numbered in the order in which they come."""
+    stored = {leaf.id for leaf in ast.walk(function) if isinstance(leaf, ast.Name) and isinstance(leaf.ctx, ast.Store)}
+    numbers: dict[str, str] = {}
+    for leaf in ast.walk(function):
+        if isinstance(leaf, ast.Name) and leaf.id in stored:
+            leaf.id = numbers.setdefault(leaf.id, f"v{len(numbers)}")
+    return [ast.dump(node) for node in function.body[1:]]
 
 
 def write(files: dict[str, str], folder: Path, force: bool) -> list[str]:
@@ -166,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Exercise {exercise.id}  {args.folder.name}/{exercise.file:13} {exercise.title} "
               f"(tutorial/{exercise.chapter})")
     if kept:
-        print(f"Not touched, because they differ from fresh ones: {', '.join(kept)}. --force overwrites them.")
+        print(f"Left as they are, for they differ from fresh ones: {', '.join(kept)}. --force overwrites them.")
     python = Path(sys.executable)
     python = python.relative_to(ROOT) if python.is_relative_to(ROOT) else Path("python")
     print(f"Test one with: {python} -m pytest --impl student --exercise {exercises[0].id}")

@@ -1,24 +1,30 @@
-"""The exercises are exercised: holes fail as they should, right answers pass, and mistakes get the hint that fits.
-
-Each run binds one answer to every exercise at once. That is no shortcut: a test of one exercise that used the function
-of another would fail with that one's message, and be seen here.
-"""
+"""The exercises are exercised: holes fail as they should, right answers pass, and mistakes get the hint that fits."""
 
 import ast
+import functools
+import importlib.util
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import impl
 import pytest
+from answers import ANSWERS, RIGHT, Answer, submit
+from answers import EXERCISES as BY_ID
 
 from tutorial import make_coursework
-from tutorial.make_coursework import carve, is_finished, load_exercises, same_as_book, write
+from tutorial.grader import __main__ as grade
+from tutorial.grader.isolated import Isolated, Limits
+from tutorial.grader.tree import read_tree, write_files
+from tutorial.grader.wall import find_wall
+from tutorial.make_coursework import carve, is_finished, same_as_book, write
 from tutorial.source import ROOT, source_of, step_lines, steps_of
 
-EXERCISES = load_exercises()
-BY_ID = {exercise.id: exercise for exercise in EXERCISES}
-MUTANTS, EQUALS = (max(len(getattr(e, kind)) for e in EXERCISES) for kind in ("mutants", "equals"))
+EXERCISES = list(BY_ID.values())
+WRONG = [answer for answer in ANSWERS if not answer.is_right]
+GOOD = [answer for answer in ANSWERS if answer.is_right]
 
 
 def run(folder, *more):
@@ -27,13 +33,9 @@ def run(folder, *more):
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--impl={folder}", f"--report={report}"]
     result = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode in (0, 1), result.stdout + result.stderr
-    return {verdict["id"]: verdict for verdict in json.loads(report.read_text())}, result.stdout
-
-
-def answer_all(folder, answers):
-    """Carved files with these answers; exercises without one are left out."""
-    write(carve([e for e in EXERCISES if e.id in answers], answers), folder, False)
-    return folder, [f"--exercise={id}" for id in answers]
+    verdicts = {verdict["id"]: verdict for verdict in json.loads(report.read_text())}
+    assert result.returncode == any(v["failed"] for v in verdicts.values()) or "unfinished" in result.stdout
+    return verdicts, result.stdout
 
 
 # ---- the list
@@ -54,10 +56,16 @@ def test_the_list_is_sound():
         assert set(exercise.steps) <= set(steps_of(f"{exercise.path}:{exercise.name}"))
         assert exercise.steps == list(range(exercise.steps[0], exercise.steps[-1] + 1))
         assert (ROOT / "tutorial" / exercise.chapter).exists() and exercise.points > 0
-        assert len(exercise.mutants) >= 2 and exercise.equals and not any(a.idea for a in exercise.equals)
-        assert {mutant.idea for mutant in exercise.mutants} == set(names), "each idea has a mutant that misses it"
+        ideas = {answer.idea for answer in WRONG if answer.exercise == exercise.id} - {""}
+        assert ideas == set(names), "each idea has an answer that misses it"
+        assert exercise.id in RIGHT
         for hints in (exercise.hints, *(idea.hints for idea in exercise.ideas)):
             assert len(hints) == 2 and all(hint.endswith((".", "?", ")")) and len(hint) < 200 for hint in hints)
+
+
+def test_there_are_many_answers_and_each_has_a_name():
+    assert len(WRONG) >= 60 and len(GOOD) >= 20
+    assert len({(answer.exercise, answer.name) for answer in ANSWERS}) == len(ANSWERS)
 
 
 def test_teachers_are_told_the_same():
@@ -98,90 +106,181 @@ def test_work_is_never_overwritten(tmp_path, capsys):
 
 
 def test_a_copy_of_the_book_is_recognised(tmp_path):
-    exercise = BY_ID["5.1"]
+    exercise = BY_ID["5.2"]
     text = (ROOT / exercise.path).read_text()
-    (tmp_path / "router.py").write_text(text.replace("# (2) the K largest", "# my own words for it"))
-    assert same_as_book(exercise, tmp_path)
-    (tmp_path / "router.py").write_text(re.sub(r"(?m)^    return ", "    pass\n    return ", text))
-    assert not same_as_book(exercise, tmp_path)
-    (tmp_path / "router.py").write_text("def route(:")
-    assert not same_as_book(exercise, tmp_path)
+    for same, old, new in ((True, "# (2) the expert's", "# my own words for the"),
+                           (True, "tokens, rank", "rows, place"), (False, "answer *= ", "answer = answer * "), (False, "def experts", "def experts(:")):
+        assert old in text
+        renamed = text.replace(old, new) if old != "tokens, rank" else re.sub(r"\btokens\b", "rows", text)
+        (tmp_path / "experts.py").write_text(renamed)
+        assert same_as_book(exercise, tmp_path) == same, new
+    (tmp_path / "router.py").write_text((ROOT / "tiny/router.py").read_text())
+    assert not same_as_book(BY_ID["5.1"], tmp_path), "its text leaves one way to write it"
+
+
+@pytest.mark.parametrize("finished, change", [
+    (False, lambda hole: hole), (True, lambda hole: hole.replace("    raise", "    return x\n    raise")),
+    (True, lambda hole: hole.replace("    raise", "    if True:\n        return x\n    return -x\n    raise")),
+    (False, lambda hole: hole.replace("    raise", "    if x is None:\n        return x\n    raise")),
+    (True, lambda hole: hole.replace("    raise", "    # raise") + "    return x\n"),
+    (True, lambda hole: "def old(x):\n    raise NotImplementedError('Exercise 3.1: mine')\n"
+                        + hole.replace("    raise", "    return x #")),
+    (False, lambda hole: hole.replace("    raise", "    out = x\n    raise")),
+    (True, lambda hole: "\ufeff" + hole.replace("    raise", "    return x\n    raise"))])
+def test_a_hole_is_finished_when_its_line_is_not_reached(finished, change):
+    text = carve(EXERCISES)["rope.py"]
+    start = text.index("def rope(")
+    end = text.index("def ", start + 4)
+    head, hole, rest = text[:start], text[start:end], text[end:]
+    changed = change(hole)
+    text = "\ufeff" + head + changed[1:] + rest if changed.startswith("\ufeff") else head + changed + rest
+    assert is_finished(BY_ID["3.1"], text.encode()) == finished
 
 
 # ---- running
 
 @pytest.fixture(scope="module")
 def carved(tmp_path_factory):
-    """A carved folder, all its tests run on the holes."""
+    """A carved folder, with all its tests asked for."""
     folder = tmp_path_factory.mktemp("carved") / "student"
     make_coursework.main(["--folder", str(folder)])
     return folder, *run(folder, "--exercise=all")
 
 
-def test_each_hole_fails_with_its_own_message_and_nothing_else_fails(carved):
-    _, verdicts, _ = carved
+def test_a_hole_is_unfinished_and_nothing_is_tried(carved):
+    _, verdicts, out = carved
     for id, verdict in verdicts.items():
-        exercise = BY_ID[id]
-        assert verdict["state"] == "unfinished" and verdict["failed"] > 0
-        assert {f"test_{idea.name}" for idea in exercise.ideas} <= set(verdict["tests"])
-        for test, message in verdict["messages"].items():
-            assert exercise.message in message, f"{test}: {message}"
-            assert not any(f"Exercise {other}:" in message for other in BY_ID if other != id)
+        assert verdict["state"] == "unfinished" and verdict["points"] == verdict["passed"] == verdict["failed"] == 0
+        assert f"{id}  {verdict['title']}: unfinished  0 of {verdict['of']} points" in out
+    assert out.count("Write your code in its place") == 5 and "skipped" not in out
+
+
+def test_each_hole_says_which_it_is(tmp_path, carved):
+    """Called all the same, it fails in every test of its exercise, and in none of another."""
+    for exercise in EXERCISES:
+        with pytest.raises(NotImplementedError, match=re.escape(exercise.message)):
+            namespace = {"__name__": "carved"}
+            exec(compile((carved[0] / exercise.file).read_text(), exercise.file, "exec"), namespace)
+            first, *rest = exercise.name.split(".")
+            function = functools.reduce(getattr, rest, namespace[first])
+            call_once(exercise.id, function)
+
+
+def call_once(id, function):
+    """Call a function of the book with small arguments that are right."""
+    import numpy as np
+
+    from tiny.kv_cache import KVCache
+    one = np.ones((1, 2), np.float32)
+    arguments = {"3.1": (one[None], one[:, :1], one[:, :1]),
+                 "4.1": (one[None], one, one, one[0].copy(), True, "float32"),
+                 "4.2": (KVCache(1, 1, 2, [1]), 0, one[None], one[None], [1]), "5.1": (one, one, 1),
+                 "5.2": (one, np.array([[0]]), one[:, :1], [one], [one.T], [one])}
+    return function(*arguments[id])
 
 
 def test_unfinished_functions_fall_back_to_the_book(carved):
     """One exercise is answered: without --exercise everything passes, and the report says whose function was used."""
-    folder = carved[0].parent / "begun"
-    write(carve(EXERCISES, {"5.1": BY_ID["5.1"].equals[0].lines}), folder, False)
+    folder = submit(carved[0].parent / "begun", Answer("5.1", "", RIGHT["5.1"]))
+    write(carve([e for e in EXERCISES if e.id != "5.1"]), folder, False)
     verdicts, out = run(folder, "tests/coursework/exercises", "tests/book/test_router.py", "tests/book/test_rope.py")
     assert all(verdict["failed"] == 0 and verdict["passed"] > 0 for verdict in verdicts.values())
     assert {id: verdict["state"] for id, verdict in verdicts.items()} == {
         "3.1": "unfinished", "4.1": "unfinished", "4.2": "unfinished", "5.1": "own", "5.2": "unfinished"}
-    assert "5.1  Route: choose the experts and weigh them: your own  70 pass, 0 fail" in out
-    assert "3.1  Apply the rotation: unfinished; the book's serves  44 pass, 0 fail" in out
-
-
-@pytest.mark.parametrize("n", range(EQUALS))
-def test_right_answers_pass(tmp_path, n):
-    """Also in other words, and on other random numbers; the book's own text passes in the other tests of tests/."""
-    answers = {e.id: e.equals[n].lines for e in EXERCISES if n < len(e.equals)}
-    folder, chosen = answer_all(tmp_path / "right", answers)
-    verdicts, out = run(folder, *chosen, "--seed=1")
-    for id in answers:
-        assert verdicts[id]["state"] == "own" and verdicts[id]["failed"] == 0 < verdicts[id]["passed"], out
-        assert not verdicts[id]["same_as_book"] and verdicts[id]["hints"] == []
+    for words in ("5.1  Route: choose the experts and weigh them: your own",
+                  "3.1  Apply the rotation: unfinished; the book's is used"):
+        assert re.search(re.escape(words) + r"  \d\d pass, 0 fail\n", out)
 
 
 def test_the_book_passes_on_another_seed(tmp_path):
     for exercise in EXERCISES:
         write({exercise.file: (ROOT / exercise.path).read_text()}, tmp_path / "book", False)
     verdicts, out = run(tmp_path / "book", "--exercise=all", "--seed=2")
-    assert all(v["failed"] == 0 < v["passed"] and v["same_as_book"] for v in verdicts.values()), out
+    for id, verdict in verdicts.items():
+        assert verdict["failed"] == 0 < verdict["passed"] and verdict["same_as_book"] != BY_ID[id].one_way, out
 
 
-@pytest.mark.parametrize("n", range(MUTANTS))
-def test_mistakes_get_the_hint_of_their_idea(tmp_path, n):
-    answers = {e.id: e.mutants[n] for e in EXERCISES if n < len(e.mutants)}
-    folder, chosen = answer_all(tmp_path / "wrong", {id: answer.lines for id, answer in answers.items()})
-    verdicts, out = run(folder, *chosen, "tests/coursework/exercises", *(["--hints=2"] if n == 0 else []))
-    for id, mutant in answers.items():
-        verdict, exercise = verdicts[id], BY_ID[id]
-        (idea,) = (idea for idea in exercise.ideas if idea.name == mutant.idea)
-        print(f"{id}  {mutant.name}  ->  {verdict['idea']}: {idea.hints[0]}")
-        assert verdict["failed"] and verdict["idea"] == mutant.idea, f"{mutant.name}: {verdict['numbers']}"
-        assert f"property: {idea.property}" in out and f" hint: {idea.hints[0]}" in out
-        assert (f"second hint: {idea.hints[1]}" in out) == (n == 0)
-        assert "against" in verdict["numbers"] and verdict["numbers"][:40] in out, "the numbers are told"
+def batches(answers):
+    """Groups with one answer for each exercise at most."""
+    groups = []
+    for answer in answers:
+        group = next((g for g in groups if answer.exercise not in {other.exercise for other in g}), None)
+        groups.append([answer]) if group is None else group.append(answer)
+    return groups
 
 
-def test_the_table_of_exercises(capsys):
-    """What CI prints: every exercise with its mutants and the hint that each of them gets."""
-    lines = [f"{e.id} {e.title}, {e.points} points\n" + "\n".join(
-        f"     {mutant.name:28} {next(i.hints[0] for i in e.ideas if i.name == mutant.idea)}" for mutant in e.mutants)
-        for e in EXERCISES]
-    with capsys.disabled():
-        print("\n\n" + "\n".join(lines))
-    assert sum(len(e.mutants) for e in EXERCISES) == sum(text.count("\n") for text in lines) >= 2 * len(EXERCISES)
+@pytest.mark.parametrize("group", batches(GOOD), ids=lambda group: "-".join(a.name for a in group)[:60])
+def test_right_answers_pass(tmp_path, group):
+    """Also in other words, and on other random numbers; the book's own text passes in the other tests of tests/."""
+    folder = submit(tmp_path / "right", *group)
+    verdicts, out = run(folder, *(f"--exercise={answer.exercise}" for answer in group), "--seed=1")
+    for answer in group:
+        verdict = verdicts[answer.exercise]
+        assert verdict["points"] == verdict["of"] and not verdict["same_as_book"] and verdict["hints"] == [], out
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return write_files(read_tree(EXERCISES), tmp_path_factory.mktemp("tree") / "t")
+
+
+def ideas_of(exercise):
+    """The tests of the ideas of an exercise, in order, by the name of the idea."""
+    name = Path(exercise.tests[0]).stem
+    spec = importlib.util.spec_from_file_location(f"ideas_{name}", ROOT / exercise.tests[0])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return {idea.name: getattr(module, f"test_{idea.name}") for idea in exercise.ideas}
+
+
+@pytest.mark.parametrize("answer", WRONG, ids=lambda answer: f"{answer.exercise}-{answer.name}")
+def test_mistakes_get_the_hint_of_their_idea(answer, tmp_path, tree):
+    """The first idea that a wrong answer misses is its own; where no idea is to blame, none is blamed."""
+    exercise = BY_ID[answer.exercise]
+    folder = submit(tmp_path / "wrong", answer)
+    one = Isolated(exercise, impl.reference(exercise), folder, tree, Limits(60), find_wall())
+    old = impl.bind(exercise, impl.float32_only(exercise, impl.as_method(one.call)))
+    failure = None
+    try:
+        for name, test in ideas_of(exercise).items():
+            try:
+                test()
+            except Exception as error:
+                failure = impl.failure_of(exercise, f"test_{name}", error)
+                break
+    finally:
+        impl.bind(exercise, old)
+        one.stop()
+    assert failure is not None, "no idea is missed"
+    print(f"{answer.exercise}  {answer.name}  ->  {failure.idea and failure.idea.name}: {failure.words}")
+    if answer.idea:
+        assert failure.idea and failure.idea.name == answer.idea, failure
+        assert "got" in failure.words or failure.idea.name.endswith("left_alone")
+    else:
+        assert failure.idea is None and answer.shown in failure.words, failure
+    assert "np." not in failure.words.replace("np.array(...)", "") and "tolerance" not in failure.words
+
+
+def test_a_failure_is_told_as_the_grader_tells_it(tmp_path):
+    """The student's own command and the grader: the same tests, counts, points and reasons, right or wrong."""
+    wrong = {answer.exercise: answer for answer in reversed(WRONG) if answer.idea}
+    stops = Answer("4.2", "stops", "od", below="\nprint('read')\n")
+    answers = [Answer("3.1", "", RIGHT["3.1"] + "print('below')\nraise NotImplementedError('Exercise 3.1: left')"),
+               wrong["4.1"], stops, Answer("5.1", "", "return logits, logits"), wrong["5.2"]]
+    folder = submit(tmp_path / "submissions/ann", *answers)
+    verdicts, out = run(folder, "--exercise=all", "--seed=4", "--hints=2")
+    assert grade.main([str(tmp_path / "submissions"), "--seed", "4", "--out", str(tmp_path / "out")]) == 0
+    graded = json.loads((tmp_path / "out/grades.json").read_text())["submissions"]["ann"]["exercises"]
+    for mark in graded:
+        mine = verdicts[mark["id"]]
+        assert [mark[key] for key in ("points", "of", "why", "idea", "holds", "passed", "said")] == [
+            mine[key] for key in ("points", "of", "why", "idea", "holds", "passed", "said")]
+    assert [mark["points"] for mark in graded] == [3, 0, 0, 0, 0]
+    idea = next(i for i in BY_ID["4.1"].ideas if i.name == wrong["4.1"].idea)
+    for words in (f"property: {idea.property}", f" hint: {idea.hints[0]}", f"second hint: {idea.hints[1]}"):
+        assert words in out
+    assert re.search(r"found: kv_cache.py:\d+ stops with NameError\n +it says: name 'od' is not defined", out)
+    assert "route returns three arrays; got a tuple of 2" in out and "printed:\n       read" in out
 
 
 def test_broken_and_missing_files_say_so(tmp_path):
@@ -191,11 +290,11 @@ def test_broken_and_missing_files_say_so(tmp_path):
     (folder / "rope.py").write_text("def rope(x:\n")
     (folder / "router.py").write_text("import sys\nsys.exit(0)\n")
     (folder / "experts.py").write_text("x = 1\n")
-    verdicts, out = run(folder, "--exercise=all", "tests/coursework/exercises")
-    assert "rope.py:1 does not load: SyntaxError" in verdicts["3.1"]["numbers"]
-    assert "There is no file attention.py" in verdicts["4.1"]["numbers"]
-    assert "router.py does not load: SystemExit" in verdicts["5.1"]["numbers"]
-    assert "experts.py does not load: AttributeError" in verdicts["5.2"]["numbers"]
+    verdicts, out = run(folder, "--exercise=all")
+    assert verdicts["3.1"]["why"] == "rope.py:1 does not load: SyntaxError." and "was never closed" in out
+    assert verdicts["4.1"]["why"] == "There is no file attention.py."
+    assert verdicts["5.1"]["why"] == "router.py:2 does not load: SystemExit."
+    assert verdicts["5.2"]["why"] == "experts.py does not load: AttributeError." and "has no attribute 'experts'" in out
     assert all(verdict["passed"] == 0 for verdict in verdicts.values()) and "no kv_cache.py" in out
 
 

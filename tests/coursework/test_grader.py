@@ -1,180 +1,563 @@
 """The grader is graded: right answers get their points, and no other way leads to any."""
 
-import io
 import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import time
+import tomllib
 from pathlib import Path
 
 import impl
 import numpy as np
 import pytest
+from answers import EXERCISES, RIGHT, Answer, submit
+from compare import assert_close
 
 from tutorial.grader import __main__ as grade
-from tutorial.grader.isolated import Isolated, Limits, Refused
-from tutorial.grader.worker import LONGEST, Reader, Unsendable, pack
-from tutorial.make_coursework import carve, load_exercises
+from tutorial.grader import wall
+from tutorial.grader.isolated import CHANNEL, Changed, Isolated, Limits, Refused
+from tutorial.grader.messages import HEAD, LONGEST, Reader, Unsendable, pack
+from tutorial.grader.results import OtherForm, accept
+from tutorial.grader.submissions import read_submissions, same_text
+from tutorial.grader.tree import read_tree, write_files
+from tutorial.grader.wall import Wall, find_wall
 from tutorial.source import ROOT
 
-EXERCISES = {exercise.id: exercise for exercise in load_exercises()}
 ROTATION = EXERCISES["3.1"]
-RIGHT = ROTATION.equals[0].lines
-SECONDS = 3
+SECONDS = 20  # of a process that may have to wait for others
+NO_WALL = Wall(None, "not wanted")
+READS, WRITES = "open for reading outside of its folder", "open for writing outside of its folder"
 
-# What each submission writes into the hole of exercise 3.1, and words of the reason why it gets nothing.
-TRICKS = {
-    "loops": ("while True:\n    pass", "more than 3 seconds"),
-    "allocates": ("rows = []\nwhile True:\n    rows.append(np.ones(1 << 22))", "Unable to allocate"),
-    "deletes": ("import os\nos.remove(VICTIM)\n" + RIGHT, "may not do: os.remove"),
-    "deletes_a_folder": ("import shutil\nshutil.rmtree(FOLDER)\n" + RIGHT, "may not do: shutil.rmtree"),
-    "edits_the_tests": ("open(VICTIM, 'w').write('def test_all():\\n    pass')\n" + RIGHT, "for writing"),
-    "edits_by_descriptor": ("import os\nos.open(VICTIM, os.O_WRONLY | os.O_TRUNC)\n" + RIGHT, "for writing"),
-    "unlocks_the_guard": ("import __main__, os\n__main__.FORBIDDEN, os._exit = (), print\nos.remove(VICTIM)\n" + RIGHT,
-                          "may not do: os.remove"),
-    "runs_a_program": ("import subprocess\nsubprocess.run(['rm', VICTIM])\n" + RIGHT, "may not do: subprocess.Popen"),
-    "ends_the_grader": ("import os\nos.kill(os.getppid(), 9)\n" + RIGHT, "may not do: os.kill"),
-    "prints_a_result": ("print('44 passed in 0.01s')\nprint('{\"3.1\": {\"points\": 3}}')\nreturn x * 0",
-                        "Does not hold"),
-    "writes_on_the_channel": ("import os\nfor n in range(3, 12):\n    try:\n        os.write(n, b'passed' * 9)\n"
-                              "    except OSError:\n        pass\nreturn x * 0", "grader's own channel"),
-    "exits_early": ("import os\nos._exit(0)", "ended before it answered (exit status 0)"),
-    "raises_system_exit": ("raise SystemExit(0)", "It raised rope.py:"),
-    "imports_the_answer": ("import tiny.rope\nreturn tiny.rope.rope(x, cos[:, 0], sin[:, 0])", "NotImplementedError"),
-    "equals_everything": ("class Yes(np.ndarray):\n    def __array_ufunc__(self, *a, **k):\n        return True\n"
-                          "return np.zeros_like(x).view(Yes)", "Does not hold"),
-    "changes_what_is_expected": ("x[:] = 0\nreturn x.copy()", "changed its argument x"),
-    "does_not_load": (None, "rope.py does not load: rope.py:2: SystemExit"),
-}
+# Hostile submissions by name: the lines of each, and the reason that is given.
+HOSTILE = tomllib.loads((ROOT / "tests/coursework/tricks.toml").read_text(encoding="utf-8"))
+TRICKS, FORGED = HOSTILE["trick"], HOSTILE["forgery"]
 
 
-def arguments(tmp_path, *more):
-    return [str(tmp_path / "submissions"), "--out", str(tmp_path / "out"), "--seconds", str(SECONDS),
-            "--megabytes", "512", *more]
+@pytest.fixture(params=["wall", "guard alone"])
+def around(request):
+    """Both ways of running a submission."""
+    if request.param == "guard alone":
+        return NO_WALL
+    if find_wall().program is None:
+        pytest.skip(f"There is no wall to test here: {find_wall().reason}.")
+    return find_wall()
 
 
-def submit(tmp_path, name, answers):
-    folder = tmp_path / "submissions" / name
-    folder.mkdir(parents=True)
-    for file, text in carve([EXERCISES[id] for id in answers], answers).items():
-        (folder / file).write_text(text)
-    return folder
-
-
-def test_no_trick_gets_points_and_the_next_one_is_graded(tmp_path, capsys):
-    victim = tmp_path / "kept" / "test_rope.py"
-    victim.parent.mkdir()
-    victim.write_text("kept")
-    for name, (lines, _) in TRICKS.items():
-        if lines is None:
-            submit(tmp_path, name, {"3.1": RIGHT}).joinpath("rope.py").write_text("import sys\nsys.exit(0)\n")
-        else:
-            lines = lines.replace("VICTIM", repr(str(victim))).replace("FOLDER", repr(str(victim.parent)))
-            submit(tmp_path, name, {"3.1": lines})
-    submit(tmp_path, "zz_right", {"3.1": RIGHT})
-    before = grade.read_kit()
-    assert grade.main(arguments(tmp_path, "--exercise", "3.1", "--seed", "5")) == 0
-    print(capsys.readouterr().out)
-    graded = json.loads((tmp_path / "out/grades.json").read_text())["submissions"]
-    assert list(graded) == sorted([*TRICKS, "zz_right"])
-    for name, (_, words) in TRICKS.items():
-        (found,) = graded[name]["exercises"]
-        assert found["points"] == graded[name]["points"] == 0, name
-        assert words in found["why"], f"{name}: {found['why']}"
-    assert graded["zz_right"]["points"] == 3, graded["zz_right"]
-    assert victim.read_text() == "kept" and grade.read_kit() == before
-
-
-def test_points_reports_and_other_files(tmp_path, capsys):
-    """Three exercises right, one wrong, one unfinished; what else lies there is not looked at."""
-    answers = {id: EXERCISES[id].equals[0].lines for id in ("3.1", "4.2", "5.2")}
-    folder = submit(tmp_path, "ann", answers | {"5.1": EXERCISES["5.1"].mutants[3].lines})
-    (folder / "attention.py").write_text(carve([EXERCISES["4.1"]])["attention.py"])
-    (folder / "conftest.py").write_text("raise SystemExit('never read')")
-    submit(tmp_path, "bob", {"3.1": RIGHT})
-    assert grade.main(arguments(tmp_path, "--seed", "11")) == 0
-    out = capsys.readouterr().out
-    assert "ann: 11 of 20" in out and "bob: 3 of 20" in out and "Seed 11" in out
-    graded = json.loads((tmp_path / "out/grades.json").read_text())
-    marks = {m["id"]: m for m in graded["submissions"]["ann"]["exercises"]}
-    assert {id: m["points"] for id, m in marks.items()} == {"3.1": 3, "4.1": 0, "4.2": 3, "5.1": 0, "5.2": 5}
-    assert graded["seed"] == 11 and marks["4.1"]["why"].startswith("Unfinished")
-    assert marks["5.1"]["idea"] == "weights_add_up_to_one" and "add up to 1" in marks["5.1"]["why"]
-    assert not any(m["same_as_book"] for m in marks.values())
-    assert graded["submissions"]["bob"]["exercises"][1]["why"] == "There is no file attention.py."
-    results = json.loads((tmp_path / "out/ann.results.json").read_text())
-    assert results["score"] == 11 and [t["score"] for t in results["tests"]] == [3, 0, 3, 0, 5]
-    assert sum(t["max_score"] for t in results["tests"]) == 20
-    assert {t["status"] for t in results["tests"]} == {"passed", "failed"}
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """The book with holes, for all processes."""
+    return write_files(read_tree(list(EXERCISES.values())), tmp_path_factory.mktemp("tree") / "t")
 
 
 @pytest.fixture
-def isolated(tmp_path):
+def isolated(tmp_path, tree):
     """Start a function of exercise 3.1 or another in its process; all are ended with the test."""
     started = []
 
-    def start(id, lines, seconds=SECONDS):
-        exercise = EXERCISES[id]
-        folder = grade.write_files({n: t.encode() for n, t in carve([exercise], {id: lines}).items()}, tmp_path / "s")
-        tree = grade.write_files(grade.read_tree(list(EXERCISES.values())), tmp_path / "t")
-        started.append(Isolated(exercise, impl.reference(exercise), folder, tree, Limits(seconds)))
+    def start(id, lines, around=NO_WALL, seconds=SECONDS, below=""):
+        folder = submit(tmp_path / f"submission{len(started)}", Answer(id, "", lines, below=below))
+        book = impl.reference(EXERCISES[id])
+        started.append(Isolated(EXERCISES[id], book, folder, tree, Limits(seconds, 512), around))
         return started[-1]
     yield start
     for one in started:
         one.stop()
 
 
+def turn(one):
+    """One call of exercise 3.1, and the right answer to it."""
+    x, angles = np.ones((1, 1, 2), np.float32), np.full((1, 1), 0.5, np.float32)
+    return one.call(x, np.cos(angles), np.sin(angles)), [[[np.cos(0.5) - np.sin(0.5), np.cos(0.5) + np.sin(0.5)]]]
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_no_trick_works(name, around, isolated, tmp_path):
+    """Each is stopped for its own reason, and what lies outside is as it was."""
+    lines, reason = TRICKS[name]["lines"], TRICKS[name]["reason"]
+    prey = tmp_path / "kept" / "test_rope.py"
+    prey.parent.mkdir()
+    prey.write_text("kept")
+    for word, path in (("PREY", prey), ("PLACE", prey.parent), ("ROOT", ROOT)):
+        lines = lines.replace(word, repr(str(path)))
+    one = isolated("3.1", f"{lines}\n{RIGHT['3.1']}", around, 2 if name == "loops" else SECONDS)
+    with pytest.raises(Exception) as caught:
+        turn(one)
+    shown = impl.failure_of(ROTATION, "test_turns_forward", caught.value).words
+    assert reason in drop_line(shown), shown
+    assert "42" not in drop_line(shown) and "kept" not in shown
+    one.stop()
+    assert prey.read_text() == "kept" and os.listdir(prey.parent) == ["test_rope.py"]
+
+
+def drop_line(words):
+    """The words without the number of a line."""
+    head, _, tail = words.partition("rope.py:")
+    return f"{head}rope.py{tail.lstrip('0123456789')}" if tail else words
+
+
+def test_the_same_answer_without_a_trick_is_right(around, isolated):
+    got, expected = turn(isolated("3.1", RIGHT["3.1"], around))
+    assert_close(got, expected, 1e-6)
+
+
+HARMLESS = {
+    "prints": "for n in range(1 << 12):\n    print('so far', x)",
+    "saves": "np.save('mine.npy', np.zeros(9))\nnp.load('mine.npy')\nimport os\nos.remove('mine.npy')",
+    "saves_beside_itself": "import pathlib\n(pathlib.Path(__file__).parent / 'notes.txt').write_text('mine')",
+    "imports": "import collections, dataclasses, heapq, json, logging, random, typing, subprocess, threading, uuid",
+    "draws_random_numbers": "np.random.default_rng().normal(size=3)",
+    "asks_for_the_time": "import datetime, time\ndatetime.datetime.now()\ntime.localtime()",
+    "defines_classes": "import collections, enum\ncollections.namedtuple('P', 'a b')(1, 2)\nenum.Enum('E', 'A B')",
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_does_no_harm_costs_no_points(name, around, isolated):
+    got, expected = turn(isolated("3.1", f"{HARMLESS[name]}\n{RIGHT['3.1']}", around))
+    assert_close(got, expected, 1e-6)
+
+
+def test_a_picture_library_may_be_imported(around, isolated):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed.")
+    one = isolated("3.1", RIGHT["3.1"], around, seconds=60, below="\nimport matplotlib.pyplot as plt\n")
+    one.limits = Limits(60, 2048)
+    got, expected = turn(one)
+    assert_close(got, expected, 1e-6)
+
+
+def test_prints_are_kept_up_to_a_limit(isolated):
+    one = isolated("3.1", f"print('begins')\nprint('x' * (1 << 17))\n{RIGHT['3.1']}")
+    turn(one)
+    one.stop()
+    assert one.printed.startswith(b"begins\nxxx") and len(one.printed) == 1 << 16
+
+
+# ---- gradings
+
+def arguments(tmp_path, *more):
+    return [str(tmp_path / "submissions"), "--out", str(tmp_path / "out"), "--megabytes", "512", *more]
+
+
+def graded(tmp_path):
+    return json.loads((tmp_path / "out/grades.json").read_text())
+
+
+def pretended(monkeypatch, give):
+    """Let no tests run: `give(files)` says what a submission gets."""
+    def verdicts(files, kit, chosen, args):
+        points = give(files)
+        return [{"id": e.id, "points": points, "why": "pretended", "idea": None, "holds": [], "passed": 1, "total": 1,
+                 "said": "", "same_as_book": False} for e in chosen]
+    monkeypatch.setattr(grade, "run_tests", verdicts)
+
+
+def test_no_forgery_gets_points_and_the_next_one_is_graded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SECRET", "the secret is 43")
+    for name, forgery in FORGED.items():
+        submit(tmp_path / "submissions" / name, Answer("3.1", name, forgery["lines"]))
+    broken = submit(tmp_path / "submissions/does_not_load", Answer("3.1", "", ""))
+    (broken / "rope.py").write_text("def rope(x:\n")
+    submit(tmp_path / "submissions/zz_right", Answer("3.1", "right", RIGHT["3.1"]))
+    before = grade.read_kit()
+    assert grade.main(arguments(tmp_path, "--exercise", "3.1", "--seed", "5", "--seconds", "5")) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(grade.about(find_wall())) and "Seed 5" in out and grade.read_kit() == before
+    submissions = graded(tmp_path)["submissions"]
+    for name, forgery in (FORGED | {"does_not_load": {"reason": "rope.py does not load: SyntaxError"}}).items():
+        (found,) = submissions[name]["exercises"]
+        assert found["points"] == 0 and forgery["reason"] in drop_line(found["why"]), f"{name}: {found['why']}"
+    assert submissions["zz_right"]["points"] == 3, submissions["zz_right"]
+    shown = out + "".join(path.read_text() for path in (tmp_path / "out").glob("*.results.json"))
+    assert "the secret" not in shown and submissions["tells_42"]["exercises"][0]["said"] == "the secret is 42"
+    assert "43" not in submissions["asks_for_the_environment"]["exercises"][0]["said"]
+
+
+def test_points_reports_and_other_files(tmp_path, capsys):
+    """Three exercises right, one wrong, one unfinished; what else is in the folder is not looked at."""
+    wrong = Answer("5.1", "", "expert_ids = np.argsort(-logits, axis=1, kind='stable')[:, :num_experts_per_tok]\n"
+                              "return logits, expert_ids, np.take_along_axis(softmax(logits), expert_ids, axis=1)")
+    right = (Answer(id, "", RIGHT[id]) for id in ("3.1", "4.2", "5.2"))
+    folder = submit(tmp_path / "submissions/ann/student", *right, wrong)
+    (folder / "attention.py").write_text(grade.read_kit()["tiny/attention.py"].decode().replace(
+        "    t, R, d = q.shape\n", '    raise NotImplementedError("Exercise 4.1: not yet")\n'))
+    (folder / "conftest.py").write_text("raise SystemExit('never read')")
+    assert grade.main(arguments(tmp_path, "--seed", "11")) == 0
+    assert "ann: 11 of 20" in capsys.readouterr().out
+    record = graded(tmp_path)
+    marks = {m["id"]: m for m in record["submissions"]["ann"]["exercises"]}
+    assert {id: m["points"] for id, m in marks.items()} == {"3.1": 3, "4.1": 0, "4.2": 3, "5.1": 0, "5.2": 5}
+    assert record["seed"] == 11 and record["finished"] and marks["4.1"]["why"].startswith("Unfinished")
+    assert marks["5.1"]["idea"] == "weights_add_up_to_one" and "add up to 1" in marks["5.1"]["why"]
+    assert not any(m["same_as_book"] for m in marks.values())
+    results = json.loads((tmp_path / "out/ann.results.json").read_text())
+    assert results["score"] == 11 and [t["score"] for t in results["tests"]] == [3, 0, 3, 0, 5]
+    assert sum(t["max_score"] for t in results["tests"]) == 20
+    assert {t["status"] for t in results["tests"]} == {"passed", "failed"}
+
+
+@pytest.mark.parametrize("status, text", [(2, "[]"), (-9, '[{"id": "3.1", "points": 3}]'), (0, ""), (0, "[{"),
+                                          (0, "\xff")])
+def test_a_report_counts_only_if_the_tests_ended_well(status, text, tmp_path, monkeypatch):
+    def run(command, pass_fds, **options):
+        os.write(pass_fds[0], text.encode("latin-1"))
+        return subprocess.CompletedProcess(command, status)
+    monkeypatch.setattr(subprocess, "run", run)
+    args = grade.read_arguments([str(tmp_path), "--seed", "1"])
+    assert grade.run_tests({}, {}, [ROTATION], args) == []
+    assert grade.mark(ROTATION, None, [])["why"] == grade.NO_REPORT
+
+
+def test_an_interrupted_grading_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
+    for name in ("ann", "bob", "cyd"):
+        submit(tmp_path / "submissions" / name, Answer("3.1", "", RIGHT["3.1"], below=f"# {name}\n"))
+    asked = []
+
+    def until_cyd(files):
+        asked.append(files["rope.py"][-4:-1].decode())
+        if asked == ["ann", "bob", "cyd"]:
+            raise KeyboardInterrupt
+        return 3
+    pretended(monkeypatch, until_cyd)
+    assert grade.main(arguments(tmp_path, "--exercise", "3.1")) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("error: Interrupted. 2 students are graded")
+    assert said[1].startswith("remedy: ") and len(said) == 2
+    first = graded(tmp_path)
+    assert not first["finished"] and list(first["submissions"]) == ["ann", "bob"]
+    submit(tmp_path / "submissions/bob", Answer("3.1", "", RIGHT["3.1"], below="# new\n"))
+    assert grade.main(arguments(tmp_path, "--exercise", "3.1")) == 0
+    assert asked == ["ann", "bob", "cyd", "new", "cyd"], "who changed the answer since is graded again"
+    second = graded(tmp_path)
+    assert second["finished"] and second["seed"] == first["seed"]
+    assert list(second["submissions"]) == ["ann", "bob", "cyd"]
+    assert grade.main(arguments(tmp_path, "--exercise", "3.1", "--seed", "3")) == 0
+    assert len(asked) == 8 and graded(tmp_path)["seed"] == 3, "a finished grading is not gone on with"
+    assert not list((tmp_path / "out").glob("*.part")) and not (tmp_path / "out/.can_be_written").exists()
+
+
+def test_what_cannot_be_done_is_said_first_in_two_lines(tmp_path, capsys, monkeypatch):
+    submit(tmp_path / "submissions/ann", Answer("3.1", "", RIGHT["3.1"]))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    pretended(monkeypatch, lambda files: pytest.fail("nothing is to be graded"))
+    for more, words in ((["--out", str(tmp_path / "file/out")], "cannot be written"),
+                        (["--exercise", "9.9"], "no exercise 9.9")):
+        assert grade.main([str(tmp_path / "submissions"), *more]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert words in said[0] and said[0].startswith("error: ") and said[1].startswith("remedy: ") and len(said) == 2
+    for folder, words in (("none", "There is no folder"), ("empty", "There are no students"),
+                          ("submissions/ann", "name the folder above")):
+        assert grade.main([str(tmp_path / folder), "--out", str(tmp_path / "out")]) == 2
+        assert words in capsys.readouterr().err.splitlines()[0]
+
+
+def test_which_files_are_read(tmp_path):
+    answer = Answer("3.1", "", RIGHT["3.1"])
+    ours = {name: submit(tmp_path / "s" / name, answer) for name in ("ann", "bob/student", "cyd")}
+    shutil.copytree(ours["ann"], tmp_path / "s/ann/__MACOSX")
+    shutil.copytree(ours["ann"], tmp_path / "s/ann/old")
+    (tmp_path / "s/dan").symlink_to(ours["ann"])
+    (tmp_path / "s/eve").mkdir()
+    (tmp_path / "s/eve/rope.py").symlink_to(ours["ann"] / "rope.py")
+    (tmp_path / "s/fay").mkdir()
+    (tmp_path / "s/fay/inside").symlink_to(ours["ann"])
+    (tmp_path / "s/cyd/rope.py").write_bytes(b"#" * (2 << 20))
+    found = read_submissions(tmp_path / "s", [ROTATION])
+    assert [name for name, one in found.items() if one.files] == ["ann", "bob"]
+    assert found["ann"].notes == ["Of 2 files rope.py, rope.py is read."] and not found["bob"].notes
+    assert "larger than 1 MiB" in found["cyd"].notes[0] and found["dan"].notes == ["Not read: the folder is a link."]
+    assert found["eve"].notes[0] == "Not read: rope.py is a link, or in one."
+    assert "is a link, or in one" in found["fay"].notes[0] or "None of rope.py" in found["fay"].notes[0]
+
+
+def test_the_same_text_is_told(tmp_path):
+    for name, lines in (("ann", RIGHT["3.1"]), ("bob", RIGHT["3.1"] + " \n"), ("cyd", "# mine\n" + RIGHT["3.1"])):
+        submit(tmp_path / name, Answer("3.1", "", lines), Answer("4.2", "", RIGHT["4.2"]))
+    (tmp_path / "dan").mkdir()
+    (tmp_path / "dan/rope.py").write_bytes(b"\xff def rope(")
+    found = read_submissions(tmp_path, [ROTATION, EXERCISES["4.2"]])
+    assert same_text(found, ROTATION) == {"ann": ["bob"], "bob": ["ann"], "cyd": []}
+    assert same_text(found, EXERCISES["4.2"]) == {}, "the text of 4.2 leaves one way to write it"
+
+
+def test_the_kit_is_complete():
+    kit = grade.read_kit()
+    for exercise in EXERCISES.values():
+        assert {test.partition("::")[0] for test in exercise.tests} <= set(kit)
+        assert exercise.path in kit
+    assert all(Path(name).suffix in (".py", ".toml") for name in kit) and "tests/coursework/answers.toml" not in kit
+
+
+# ---- the wall, and what stands in its place
+
+UNGUARDED = """
+import os, socket, sys
+tried = {}
+def attempt(name, act):
+    try:
+        tried[name] = repr(act())
+    except OSError as error:
+        tried[name] = type(error).__name__
+attempt("read", lambda: open(PREY).read())
+attempt("write", lambda: open(PREY, "w"))
+attempt("list", lambda: os.listdir(PLACE))
+attempt("book", lambda: open(ROOT + "/tiny/rope.py"))
+attempt("net", lambda: socket.create_connection(("127.0.0.1", PORT), 2))
+attempt("kill", lambda: os.kill(PARENT, 0))
+attempt("home", lambda: open(os.path.expanduser("~root") + "/planted", "w"))
+attempt("python", lambda: open(os.__file__, "a"))
+attempt("tree", lambda: open("/book/planted", "w"))
+attempt("own", lambda: open("mine", "w").write("mine"))
+print(sorted(tried.items()), len(os.environ))
+"""
+
+
+def test_behind_the_wall_there_is_nothing_to_reach(tmp_path):
+    """Without any guard: no other file, no process, no network, no environment; only the own folder can be written."""
+    if find_wall().program is None:
+        pytest.skip(f"There is no wall to test here: {find_wall().reason}.")
+    import socket
+    prey = tmp_path / "prey.txt"
+    prey.write_text("kept")
+    given = tmp_path / "given"
+    given.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        code = UNGUARDED
+        for word, value in (("PREY", str(prey)), ("PLACE", str(tmp_path)), ("ROOT", str(ROOT)),
+                            ("PORT", server.getsockname()[1]), ("PARENT", os.getpid())):
+            code = code.replace(word, repr(value))
+        ran = subprocess.run([*find_wall().command(given, given), wall.interpreter(), "-ISc", code], env={"A": "1"},
+                             capture_output=True, text=True)
+    tried = dict(eval(ran.stdout.rpartition("]")[0] + "]"))
+    assert tried == {"read": "FileNotFoundError", "write": "FileNotFoundError", "list": "FileNotFoundError",
+                     "book": "FileNotFoundError", "net": "ConnectionRefusedError", "kill": "ProcessLookupError",
+                     "home": "FileNotFoundError", "python": "OSError", "tree": "OSError", "own": "4"}, ran.stderr
+    assert prey.read_text() == "kept" and not list(given.iterdir())
+
+
+ORPHAN = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.close(1)
+        open(PIPE, "w").write(str(os.getpid()))
+        time.sleep(60)
+    os._exit(0)
+print("started", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("ends", ["told", "alone"])
+def test_no_process_outlives_its_submission_without_a_wall(ends, tmp_path):
+    """A process of a session of its own, whose parent has ended, is ended with the rest."""
+    if sys.platform != "linux":
+        pytest.skip("Only Linux hands over processes whose parent has ended.")
+    pipe = tmp_path / "pid"
+    code = ORPHAN.replace("PIPE", repr(str(pipe)))
+    code = code if ends == "told" else code.replace('flush=True)\ntime.sleep(60)', "flush=True)\ntime.sleep(1)")
+    process = subprocess.Popen([*NO_WALL.command(tmp_path, tmp_path), sys.executable, "-c", code],
+                               stdout=subprocess.PIPE, start_new_session=True)
+    process.stdout.readline()
+    while not pipe.exists() or not pipe.read_text():
+        time.sleep(0.01)
+    if ends == "told":
+        process.terminate()
+    process.wait(20)
+    process.stdout.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pipe.read_text()), 0)
+
+
+def test_a_system_without_a_wall_says_so(monkeypatch, tmp_path):
+    find_wall.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_wall() == Wall(None, "bubblewrap (bwrap) is not installed")
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    program.chmod(0o755)
+    find_wall.cache_clear()
+    assert find_wall().reason == "bubblewrap does not work here (bwrap: No permissions to create new namespace)"
+    assert grade.about(find_wall()).startswith("There is no wall around submissions: bubblewrap does not work here")
+    find_wall.cache_clear()
+
+
+def test_an_installed_copy_of_the_answers_is_hidden(monkeypatch, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.setattr(wall, "packages", lambda: [str(tmp_path)])
+    assert wall.hidden() == [str(tmp_path / "tiny")]
+    assert wall.hidden_mounts() == ["--tmpfs", str(tmp_path / "tiny")]
+
+
+def test_the_process_of_a_submission_is_given_no_answer():
+    tree = read_tree(list(EXERCISES.values()))
+    for exercise in EXERCISES.values():
+        assert exercise.message in tree[exercise.path].decode()
+    text = b"".join(tree.values()).decode()
+    for lines in RIGHT.values():
+        assert lines.strip() not in text
+    assert not any("pickle." in text for text in map(bytes.decode, tree.values()))
+
+
+# ---- calls
+
 def test_a_refusal_stands_for_every_later_call(isolated):
     one = isolated("3.1", "import os\nos._exit(0)")
-    x, table = np.zeros((1, 1, 2), np.float32), np.zeros((1, 1), np.float32)
     for _ in range(2):
         with pytest.raises(Refused, match="ended before it answered"):
-            one.call(x, table, table)
+            turn(one)
     assert one.process is None
 
 
 def test_errors_come_back_with_their_line(isolated):
     one = isolated("3.1", "if x[0, 0, 0]:\n    return even[99]\nreturn {1, 2}")
     x, table = np.ones((1, 1, 2), np.float32), np.zeros((1, 1), np.float32)
-    with pytest.raises(IndexError, match=r"rope.py:\d+: index 99 is out of bounds"):
+    with pytest.raises(IndexError, match="index 99 is out of bounds") as caught:
         one.call(x, table, table)
+    assert str(caught.value.stop).endswith("stops with IndexError") and 40 < caught.value.stop.line < 80
     with pytest.raises(TypeError, match="a set"):
         one.call(0 * x, table, table)
     with pytest.raises(ValueError, match="rope expects cos and sin"):
         one.call(x, table[:0], table)
 
 
+def test_a_changed_argument_is_told_by_name(isolated):
+    with pytest.raises(Changed, match="rope changed its argument x"):
+        turn(isolated("3.1", "x[:] = 0\nreturn x.copy()"))
+
+
+PAIRS = impl.inspect.signature(impl.reference(EXERCISES["4.2"])).return_annotation
+THREE = impl.inspect.signature(impl.reference(EXERCISES["5.1"])).return_annotation
+
+
+@pytest.mark.parametrize("value", [[(0, 2), (4, 5)], [[0, 2], [4, 5]], ((0, 2), (4, 5)), np.array([[0, 2], [4, 5]]),
+                                   [np.array([0, 2]), (np.int64(4), 5)]])
+def test_spans_are_taken_by_value(value):
+    assert accept("append", PAIRS, value) == [(0, 2), (4, 5)]
+
+
+@pytest.mark.parametrize("name, wanted, value, words", [
+    ("rope", np.ndarray, None, "rope returned None: is there a `return` at its end?"),
+    ("rope", np.ndarray, [1.0], "rope returned a list of 1, where an array is meant"),
+    ("rope", np.ndarray, 1.0, "rope returned a number"), ("rope", np.ndarray, "x", "rope returned a text"),
+    ("route", THREE, (np.ones(1), np.ones(1)), "route returns three arrays; got a tuple of 2"),
+    ("route", THREE, np.ones(3), "route returns three arrays; got an array"),
+    ("route", THREE, (np.ones(1), [0], np.ones(1)), "route returned a list of 1 as number 2 of its three"),
+    ("append", PAIRS, [(0, 2.5)], "append returns a list with one pair"), ("append", PAIRS, [0, 2], "one pair"),
+    ("append", PAIRS, [(True, False)], "one pair"), ("append", PAIRS, 7, "got a number")])
+def test_other_forms_are_told_in_words(name, wanted, value, words):
+    with pytest.raises(OtherForm) as caught:
+        accept(name, wanted, value)
+    assert words in str(caught.value)
+
+
+def test_a_list_of_arrays_is_as_good_as_a_tuple():
+    assert isinstance(accept("route", THREE, [np.ones(1)] * 3), tuple)
+
+
+# ---- messages
+
 def filler(data):
-    """A function that gives the next n of these bytes."""
-    return io.BytesIO(data).read
+    """A function that gives the next n of these bytes, as the channel does; at its end there are no more."""
+    place = 0
+
+    def fill(n):
+        nonlocal place
+        place += n
+        if place > len(data):
+            raise ValueError("the end")
+        return data[place - n : place]
+    return fill
 
 
 @pytest.mark.parametrize("value", [
-    None, True, 3, -2.5, "text", [1, (2, [3.0])], {"a": [1]}, np.float32(1.5), np.int64(7), np.zeros((0, 3), np.int8),
-    np.arange(6.0).reshape(2, 3).T, np.array(5, np.float16), np.array([True, False])])
+    None, True, 3, -2.5, "text", [1, (2, [3.0])], {"a": [1]}, np.float32(1.5), np.float64(2.5), np.int64(7),
+    np.zeros((0, 3), np.int8), np.arange(6.0).reshape(2, 3).T, np.array(5, np.float16), np.array([True, False])])
 def test_messages_come_through_as_they_are(value):
-    fill = filler(pack({"value": value}))
-    back = Reader(fill).message()["value"]
-    assert type(back) is type(value) and not fill(1)
-    assert repr(back) == repr(value)
+    data = pack({"value": value})
+    back = Reader(filler(data)).message()["value"]
+    assert type(back) is type(value) and repr(back) == repr(value)
 
 
-def test_messages_refuse_what_they_cannot_hold():
-    for value in ({1}, np.array([None]), object(), lambda: 0, np.array(["a"])):
-        with pytest.raises(Unsendable):
-            pack({"value": value})
-    for head, body in ((b'{"dict": {"v": {"array": ["float64", [9], false]}}}', b"too short"),
-                       (b'{"dict": {"v": {"array": ["O", [1], false]}}}', b"8" * 8), (b"[1]", b""),
-                       (b'{"dict": {}}', b"left over"), (b'{"dict": {"v": {"array": ["int8", [-1], false]}}}', b"")):
-        lengths = len(head).to_bytes(8, "little") + len(body).to_bytes(8, "little")
-        with pytest.raises((ValueError, TypeError)):
-            Reader(filler(lengths + head + body)).message()
-    with pytest.raises(ValueError, match="a message of"):
-        Reader(lambda n: (LONGEST + 1).to_bytes(8, "little") * 2).message()
+@pytest.mark.parametrize("value", [{1}, np.array([None]), object(), len, np.array(["a"]), np.array([0], "M8[s]"),
+                                   np.zeros(2, [("a", int)]), 1j])
+def test_messages_hold_plain_values_only(value):
+    with pytest.raises(Unsendable):
+        pack({"value": value})
 
 
-def test_the_kit_is_complete_and_nothing_is_pickled():
-    kit = grade.read_kit()
-    for exercise in EXERCISES.values():
-        assert {test.partition("::")[0] for test in exercise.tests} <= set(kit)
-        assert exercise.path in kit
-    for name in ("worker", "isolated", "__main__"):
-        assert "pickle." not in (ROOT / f"tutorial/grader/{name}.py").read_text()
-    assert all(Path(name).suffix in (".py", ".toml") for name in kit)
+def framed(head, body=b""):
+    return struct.pack("<QQ", len(head), len(body)) + head + body
+
+
+HEADS = [b'{"dict": {"v": {"array": ["float64", [9], false]}}}', b'{"dict": {"v": {"array": ["O", [1], false]}}}',
+         b"[1]",
+         b'{"dict": {"v": {"array": ["int8", [-1], false]}}}', b'{"dict": {"v": {"array": [[], [1], false]}}}',
+         b'{"dict": {"v": {"array": ["int8", ["x"], false]}}}', b'{"dict": {"v": {"array": ["int8", [1e99], false]}}}',
+         b'{"dict": {"v": {"array": 5}}}', b'{"dict": []}', b'{"dict": 5}', b'{"list": 5}', b'{"tuple": {}}', b"{}",
+         b'{"dict": {"v": {}}}', b'{"dict": {"v": {"a": 1, "b": 2}}}', b"", b"[" * 100_000, b"\xff", b"null", b"NaN",
+         b'{"dict": {"v": {"array": ["int8", [4294967296, 4294967296, 0], false]}}}',
+         b'{"dict": {"v": {"array": ["int8", %s, false]}}}' % str([1] * 65).encode(), b"9" * 5000,
+         b'{"dict": {"v": {"array": ["int8", [true], false]}}}', b'{"dict": {"v": {"array": ["int8", [1], 1]}}}']
+
+
+@pytest.mark.parametrize("head", HEADS, ids=range(len(HEADS)))
+def test_a_reader_refuses_what_is_no_message(head):
+    for body in (b"", b"8" * 8):
+        with pytest.raises(ValueError):
+            Reader(filler(framed(head, body))).message()
+
+
+def test_a_reader_refuses_a_message_that_is_too_long():
+    for lengths in ((HEAD + 1, 0), (1, LONGEST + 1), (2**64 - 1, 2**64 - 1)):
+        with pytest.raises(ValueError, match="a message of"):
+            Reader(lambda n: struct.pack("<QQ", *lengths)).message()  # noqa: B023  # It is called here.
+
+
+def test_damaged_messages_never_crash_the_reader():
+    """Bytes changed, parts of the JSON exchanged: a dictionary comes out, or ValueError."""
+    rng = random.Random(12)
+    whole = pack({"result": [np.ones((2, 3), np.float32), (1, "x", None)], "changed": [0],
+                  "owner": {"slots": [(1, 2, 3)]}})
+    size = struct.unpack("<Q", whole[:8])[0]
+    pieces = [b'"array"', b'"dict"', b'"list"', b'"tuple"', b"1e400", b"-1", b"[]", b"{}", b"null", b'"float32"',
+              b"[2, 3]", b"99999999999999999999", b'"object"', b"true", b'""']
+    kept = 0
+    for _ in range(5000):
+        head, body = bytearray(whole[16 : 16 + size]), whole[16 + size :]
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(len(head))
+            if rng.random() < 0.5:
+                head[at] = rng.randrange(256)
+            else:
+                head[at : at + rng.randrange(12)] = rng.choice(pieces)
+        try:
+            assert isinstance(Reader(filler(framed(bytes(head), body))).message(), dict)
+            kept += 1
+        except ValueError:
+            pass
+    assert 0 < kept < 4000
+
+
+@pytest.mark.parametrize("message", [
+    {}, {"result": 1}, {"raised": 5}, {"raised": "ValueError"}, {"raised": ["ValueError"], "text": "", "line": 0},
+    {"raised": "print", "text": "", "line": 1}, {"raised": "No", "text": ""}, {"forbidden": ["x"]}, {"get": []},
+    {"forbidden": "words of its own"}, {"result": 1, "changed": 0, "owner": None}, {"get": "w1", "index": "x"},
+    {"result": 1, "changed": [], "owner": [1]}])
+def test_messages_of_another_form_are_the_submissions_doing(message, isolated, monkeypatch):
+    one = isolated("3.1", RIGHT["3.1"])
+    turn(one)
+    replies = iter([message, {}])
+    monkeypatch.setattr(one, "exchange", lambda call: next(replies) if one.receive() else None)
+    monkeypatch.setattr(one, "receive", lambda: True)
+    if "forbidden" in message:
+        monkeypatch.undo()
+        monkeypatch.setattr(one, "read", filler(pack(message)))
+    with pytest.raises((Refused, KeyError, ValueError)) as caught:
+        turn(one)
+    assert isinstance(caught.value, Refused) and CHANNEL in str(caught.value) or "get" in message

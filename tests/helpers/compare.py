@@ -8,6 +8,14 @@ the tolerance used.
 import numpy as np
 
 
+class Different(AssertionError):
+    """Arrays that differ: what, how many of how many numbers, and of the worst its place and both values."""
+
+    def __init__(self, message: str, name: str, where: tuple[int, ...], got, expected, count: int, size: int):
+        super().__init__(message)
+        self.name, self.where, self.got, self.expected, self.count, self.size = name, where, got, expected, count, size
+
+
 def assert_close(actual, expected, atol: float, rtol: float = 0.0, name: str = "array") -> float:
     """Require |actual - expected| <= atol + rtol * |expected| everywhere; return the largest share of that used.
 
@@ -22,8 +30,9 @@ def assert_close(actual, expected, atol: float, rtol: float = 0.0, name: str = "
         here, there = test(a), test(e)
         if (here != there).any():
             where = tuple(int(i) for i in np.argwhere(here != there)[0])
-            raise AssertionError(f"{name}: {int(here.sum())} {kind}, expected {int(there.sum())}; first differs at "
-                                 f"{where}: {actual[where]} against {expected[where]}")
+            raise Different(f"{name}: {int(here.sum())} {kind}, expected {int(there.sum())}; first differs at "
+                            f"{where}: {actual[where]} against {expected[where]}",
+                            name, where, actual[where], expected[where], int((here != there).sum()), here.size)
     finite = np.isfinite(e)
     a, e = np.where(finite, a, 0.0), np.where(finite, e, 0.0)
     with np.errstate(over="ignore"):  # A difference beyond the range of float64 is infinite, and fails.
@@ -32,10 +41,19 @@ def assert_close(actual, expected, atol: float, rtol: float = 0.0, name: str = "
     bad = ~(used <= 1.0)
     if bad.any():
         where = tuple(int(i) for i in np.unravel_index(np.argmax(used), used.shape))
-        raise AssertionError(f"{name}: {int(bad.sum())} of {bad.size} differ; worst at {where}: {actual[where]!r} "
-                             f"against {expected[where]!r}, {100 * used[where]:.0f} % of the tolerance "
-                             f"(atol {atol:g}, rtol {rtol:g})")
+        raise Different(f"{name}: {int(bad.sum())} of {bad.size} differ; worst at {where}: {actual[where]!r} "
+                        f"against {expected[where]!r}, {100 * used[where]:.0f} % of the tolerance "
+                        f"(atol {atol:g}, rtol {rtol:g})",
+                        name, where, actual[where], expected[where], int(bad.sum()), bad.size)
     return float(used.max())
+
+
+def assert_dtype(actual: np.ndarray, expected: type[np.generic], name: str) -> None:
+    """Require a type of numbers, or one of a kind as np.integer."""
+    found = actual.dtype
+    if not np.issubdtype(found, expected):
+        wanted = "whole numbers" if expected is np.integer else np.dtype(expected).name
+        raise Different(f"{name}: {found}, expected {wanted}", name, (), str(found), wanted, 1, 1)
 
 
 def as_float64(x: np.ndarray, name: str) -> np.ndarray:

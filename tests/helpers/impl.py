@@ -3,6 +3,10 @@
 `bind` puts a function where the book's one is held, in every module that holds it. The plugin does so before the
 tests are collected, tells those of an exercise what a failure means, and reports which functions were the student's.
 With bfloat16 the book's own function is used: exercises are about float32.
+
+With --exercise, a student's function runs in a process of its own (tutorial/grader/isolated.py), for its author as for
+the grader: both see the same verdict, which is made here. Its ideas are tried first, and the first test that fails
+ends the exercise. Without --exercise the function runs in this process, where a debugger reaches it.
 """
 
 import functools
@@ -10,20 +14,50 @@ import importlib
 import importlib.util
 import inspect
 import json
+import re
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compare import Different
 
-from tutorial.grader.isolated import Isolated, Limits
-from tutorial.make_coursework import Exercise, is_finished, load_exercises, same_as_book
+from tutorial.grader.isolated import Changed, Isolated, Limits, Stop
+from tutorial.grader.results import OtherForm, in_form
+from tutorial.grader.tree import read_tree, write_files
+from tutorial.grader.wall import find_wall
+from tutorial.make_coursework import Exercise, Idea, is_finished, load_exercises, same_as_book
 from tutorial.source import ROOT
 
 # It measures the memory of the book.
 BOOK_ONLY = ("tests/tools/test_tools.py::test_activations_are_bounded_and_not_by_much",)
+OVER = "This exercise is over."
+PRINTED = 10  # lines of what a student's function prints that are shown
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The test that ended an exercise: what a student is told of it, and what only its author may see besides."""
+
+    test: str
+    words: str
+    said: str = ""
+    idea: Idea | None = None
+
+
+@dataclass
+class Record:
+    """What happened to the tests of one exercise."""
+
+    total: int = 0
+    passed: int = 0
+    names: set[str] = field(default_factory=set)  # of tests that pass
+    failure: Failure | None = None
+    others: int = 0  # further tests that fail, where the first does not end the run
 
 
 def reference(exercise: Exercise) -> Callable:
@@ -61,26 +95,23 @@ def float32_only(exercise: Exercise, function: Callable) -> Callable:
     return either
 
 
-def raising(message: str) -> Callable:
-    """A function that says why there is none."""
-    def function(*args, **kwargs):
-        raise AssertionError(message)
-    return function
-
-
 def load(exercise: Exercise, path: Path) -> Callable:
-    """The student's function from a file; if there is none, a function that says why."""
+    """The student's function from a file, in this process; if there is none, a function that says why."""
     name = f"student_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         # Compiled from the text each time: a cached file may be stale within the second of an edit.
-        exec(compile(path.read_text(encoding="utf-8"), path, "exec"), vars(module))
-        return functools.reduce(getattr, exercise.name.split("."), module)
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))
+        function = functools.reduce(getattr, exercise.name.split("."), module)
     except (Exception, SystemExit) as error:
         line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
-        return raising(f"{path.name}{line} does not load: {type(error).__name__}: {error}")
+        message = f"{path.name}{line} does not load: {type(error).__name__}: {error}"
+
+        def function(*args, **kwargs):
+            raise AssertionError(message)
+    return in_form(exercise.name, inspect.signature(reference(exercise)).return_annotation, function)
 
 
 def state_of(exercise: Exercise, folder: Path) -> str:
@@ -89,9 +120,50 @@ def state_of(exercise: Exercise, folder: Path) -> str:
     if not path.exists():
         return "missing"
     try:
-        return "own" if is_finished(exercise, path.read_text(encoding="utf-8")) else "unfinished"
+        return "own" if is_finished(exercise, path.read_bytes()) else "unfinished"
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return "own"  # It does not load, and its tests say so.
+
+
+def failure_of(exercise: Exercise, test: str, error: BaseException, stop: Stop | None = None) -> Failure:
+    """What a failed test means for a student. An idea is to blame only if what it says was checked and did not hold."""
+    stop = getattr(error, "stop", stop)
+    if isinstance(error, OtherForm):
+        return Failure(test, str(error))
+    if isinstance(error, Changed):
+        return Failure(test, str(error), idea=next((i for i in exercise.ideas if i.name.endswith("left_alone")), None))
+    if stop is not None:
+        return Failure(test, str(stop) if not str(error).startswith(exercise.file) else str(error), stop.text)
+    if not isinstance(error, AssertionError | pytest.fail.Exception):
+        return Failure(test, f"{exercise.name} returned something that the test cannot use", str(error))
+    return Failure(test, checked(error), idea=next((i for i in exercise.ideas if test == f"test_{i.name}"), None))
+
+
+def checked(error: BaseException) -> str:
+    """What a failed check found, in a student's numbers."""
+    if isinstance(error, Different):
+        got, expected = in_digits(error.got, error.expected)
+        place = f" at [{', '.join(map(str, error.where))}]" if error.where else ""
+        count = f" ({error.count} of {error.size} differ)" if error.size > 1 else ""
+        return f"{error.name}: got {got}, expected {expected}{place}{count}"
+    text = str(error).split("\nassert ")[0].partition("\n")[0]
+    equal = re.match(r"assert (.{1,60}) == (.{1,60})$", text)
+    if equal:
+        return f"got {equal[1]}, expected {equal[2]}"
+    if re.search(r": shape \(.*\), expected \(", text):
+        return text.replace(": shape (", ": got shape (", 1)
+    raises = re.match(r"DID NOT RAISE <class '(\w+)'>", text)
+    return f"expected a {raises[1]}, got none" if raises else (text or "the check does not hold")[:200]
+
+
+def in_digits(*values) -> list[str]:
+    """Numbers with as many digits as it takes to tell them from each other."""
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    for digits in range(3, 10):
+        words = [f"{value:.{digits}g}" if isinstance(value, float) else str(value) for value in plain]
+        if len(set(words)) == len(words):
+            break
+    return words
 
 
 class Coursework:
@@ -111,9 +183,9 @@ class Coursework:
             raise pytest.UsageError(f"There is no folder {option('impl')}. `make student` writes student/.")
         self.chosen = [e for e in self.exercises if e.id in wanted or "all" in wanted]
         self.states = {e.id: state_of(e, self.folder) if self.folder else "reference" for e in self.exercises}
-        self.counts = {e.id: [0, 0] for e in self.exercises}
-        self.failures: dict[str, dict[str, str]] = {e.id: {} for e in self.exercises}
-        self.isolated: list[Isolated] = []
+        self.records = {e.id: Record() for e in self.exercises}
+        self.isolated: dict[str, Isolated] = {}
+        self.tree = tempfile.TemporaryDirectory(prefix="tree-") if self.folder and self.chosen else None
         if self.chosen and config.args_source is not config.ArgsSource.ARGS:
             # The summary says what a student needs; --tb=short and -rf give the rest.
             if config.option.tbstyle == "auto":
@@ -122,22 +194,21 @@ class Coursework:
                 config.option.reportchars = ""
             config.args[:] = [str(ROOT / test) for e in self.chosen for test in e.tests]
         if self.folder:
-            self.bind_all(config)
+            self.bind_all(Limits(option("seconds"), option("megabytes")))
 
-    def bind_all(self, config: pytest.Config) -> None:
-        """Bind what is finished; of exercises asked for by name, also what is not."""
-        tree = config.getoption("isolate")
-        for exercise in self.exercises:
-            if self.states[exercise.id] == "missing" and exercise in self.chosen:
-                bind(exercise, raising(f"There is no file {exercise.file}"))
-            elif self.states[exercise.id] == "own" or exercise in self.chosen:
-                if tree:
-                    limits = Limits(config.getoption("seconds"), config.getoption("megabytes"))
-                    self.isolated.append(Isolated(exercise, reference(exercise), self.folder, Path(tree), limits))
-                    function = as_method(self.isolated[-1].call)
-                else:
-                    function = load(exercise, self.folder / exercise.file)
-                bind(exercise, float32_only(exercise, function))
+    def bind_all(self, limits: Limits) -> None:
+        """Bind what is asked for, isolated; or without --exercise what is finished, in this process."""
+        if self.tree is not None:
+            tree = write_files(read_tree(self.exercises), Path(self.tree.name).resolve() / "tree")
+            for exercise in self.chosen:
+                if self.states[exercise.id] == "own":
+                    one = Isolated(exercise, reference(exercise), self.folder, tree, limits, find_wall())
+                    self.isolated[exercise.id] = one
+                    bind(exercise, float32_only(exercise, as_method(one.call)))
+        else:
+            for exercise in self.exercises:
+                if self.states[exercise.id] == "own":
+                    bind(exercise, float32_only(exercise, load(exercise, self.folder / exercise.file)))
 
     def exercise_of(self, item: pytest.Item) -> Exercise | None:
         """The exercise that a test belongs to."""
@@ -147,77 +218,145 @@ class Coursework:
 
     @pytest.hookimpl
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Skip what is no question of right or wrong: an exercise may use more memory than the book does."""
-        for item in items if "own" in self.states.values() else []:
-            if item.nodeid.startswith(BOOK_ONLY):
+        """Count the tests. Skip what is not about right or wrong: an exercise may use more memory than the book."""
+        for item in items:
+            exercise = self.exercise_of(item)
+            if exercise is not None:
+                self.records[exercise.id].total += 1
+            if "own" in self.states.values() and item.nodeid.startswith(BOOK_ONLY):
                 item.add_marker(pytest.mark.skip(reason="It measures how the book's own functions use memory."))
 
-    @pytest.hookimpl
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """With --seed, each test gets its own random numbers: the same ones, whichever other tests run."""
+        """Try nothing more of an exercise that is asked for and has failed, or is not written.
+
+        With --seed, each test has random numbers of its own: whichever others run, it sees the same ones.
+        """
+        exercise = self.exercise_of(item)
+        if self.folder and exercise in self.chosen and (
+                self.states[exercise.id] != "own" or self.records[exercise.id].failure is not None):
+            pytest.skip(OVER)
         if self.seed is not None and hasattr(item.module, "RNG"):
             item.module.RNG = np.random.default_rng([self.seed, zlib.crc32(item.nodeid.encode())])
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """What is not tried is not shown."""
+        return ("", "", "") if report.skipped and OVER in str(report.longrepr) else None
+
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo):
-        """Count what passes and fails of each exercise; a failure gets the hint of its idea."""
+        """Count what passes and fails of each exercise; a failure is told in a student's words."""
         report = (yield).get_result()
         exercise = self.exercise_of(item)
         if exercise is None or self.folder is None or (call.when != "call" and not report.failed):
             return
-        self.counts[exercise.id][0] += report.passed
-        self.counts[exercise.id][1] += report.failed
-        if report.failed:
-            name = item.nodeid.rpartition("::")[2].partition("[")[0]
-            self.failures[exercise.id].setdefault(name, self.words(call.excinfo))
+        record, name = self.records[exercise.id], item.nodeid.rpartition("::")[2].partition("[")[0]
+        if report.passed:
+            record.passed += 1
+            record.names.add(name)
+        elif report.failed and record.failure is None:
+            record.failure = failure_of(exercise, name, call.excinfo.value, self.stop_here(call.excinfo))
+        elif report.failed:
+            record.others += 1
 
-    def words(self, error: pytest.ExceptionInfo) -> str:
-        """What an exception says; of one that is no failed check also its kind and the line of the student's file."""
-        text = str(error.value).split("\nassert ")[0]
-        if isinstance(error.value, AssertionError):
-            return text or "the check does not hold"
-        lines = [f"{Path(entry.path).name}:{entry.lineno + 1}: " for entry in error.traceback
-                 if self.folder and Path(entry.path).parent == self.folder]
-        return f"{(lines or [''])[-1]}{error.typename}: {text}"
+    def stop_here(self, error: pytest.ExceptionInfo) -> Stop | None:
+        """Where an exception left a student's function that runs in this process."""
+        lines = [entry.lineno + 1 for entry in error.traceback if Path(entry.path).parent == self.folder]
+        if not lines or isinstance(error.value, OtherForm):
+            return None
+        file = next(Path(e.path).name for e in reversed(error.traceback) if Path(e.path).parent == self.folder)
+        return Stop(file, lines[-1], error.typename, str(error.value))
 
     def verdict(self, exercise: Exercise) -> dict:
-        """What is known of an exercise after the run: the first of its ideas that fails, with the numbers."""
-        failed, (passed, failures) = self.failures[exercise.id], self.counts[exercise.id]
-        idea = next((idea for idea in exercise.ideas if f"test_{idea.name}" in failed), None)
-        ours = idea.hints if idea else exercise.hints
-        words = failed[f"test_{idea.name}"] if idea else next(iter(failed.values()), "")
-        names = [idea.name for idea in exercise.ideas]
-        refused = next((isolated.dead for isolated in self.isolated if isolated.exercise is exercise), "")
-        return {"id": exercise.id, "title": exercise.title, "state": self.states[exercise.id], "passed": passed,
-                "failed": failures, "tests": sorted(failed), "idea": idea.name if idea else None,
-                "property": idea.property if idea else None, "numbers": words, "messages": failed,
-                "hints": ours[: self.hints] if failed and self.states[exercise.id] == "own" else [],
-                "refused": refused, "same_as_book": bool(self.folder) and same_as_book(exercise, self.folder),
-                "holds": [name for name in names if f"test_{name}" not in failed and passed]}
+        """What is known of an exercise after the run. All but `said` and `printed` may be shown to anybody."""
+        record, state = self.records[exercise.id], self.states[exercise.id]
+        failure, isolated = record.failure, self.isolated.get(exercise.id)
+        idea, refused = failure and failure.idea, isolated.dead if isolated else ""
+        idea = None if refused else idea
+        hints = idea.hints if idea else exercise.hints if by_check(exercise, failure) else []
+        failed = (failure is not None) + record.others
+        right = state == "own" and not failed and not refused and 0 < record.passed == record.total
+        return {"id": exercise.id, "title": exercise.title, "state": state, "of": exercise.points,
+                "points": exercise.points * right, "why": why(exercise, record, state, refused), "total": record.total,
+                "passed": record.passed, "failed": failed, "test": failure.test if failure else None,
+                "idea": idea.name if idea else None, "property": idea.property if idea else None,
+                "numbers": failure.words if failure else "",
+                "hints": hints[: self.hints] if state == "own" and not refused else [],
+                "refused": refused, "said": (isolated.said if refused else failure.said if failure else "")[:300],
+                "printed": isolated.printed.decode("utf-8", "replace") if isolated else "",
+                "same_as_book": bool(self.folder) and same_as_book(exercise, self.folder),
+                "holds": [i.name for i in exercise.ideas if f"test_{i.name}" in record.names]}
 
     def pytest_terminal_summary(self, terminalreporter) -> None:
         """Say which functions were the student's own, and what to look at in those that fail."""
-        for isolated in self.isolated:
+        for isolated in self.isolated.values():
             isolated.stop()
         if self.folder is None:
             return
-        write = terminalreporter.write_line
         terminalreporter.section("exercises")
         for exercise in self.chosen or self.exercises:
-            verdict = self.verdict(exercise)
-            used = "the book's serves" if exercise not in self.chosen else ""
-            whose = {"own": "your own", "unfinished": f"unfinished; {used}".rstrip("; "),
-                     "missing": f"no {exercise.file}; {used}".rstrip("; ")}
-            ran = f"{verdict['passed']} pass, {verdict['failed']} fail" if verdict["passed"] + verdict["failed"] else ""
-            write(f"{exercise.id}  {exercise.title}: {whose[verdict['state']]}  {ran}".rstrip())
-            if verdict["failed"]:
-                for name in ("property", "numbers"):
-                    if verdict[name] and (name == "numbers" or verdict["state"] == "own"):
-                        write(f"     {name}: {' '.join(verdict[name].split())[:300]}")
-                for n, hint in enumerate(verdict["hints"]):
-                    write(f"     {('hint', 'second hint')[n]}: {hint}")
+            for line in summary(self.verdict(exercise), exercise in self.chosen, exercise.file):
+                terminalreporter.write_line(line)
         if self.report:
-            Path(self.report).write_text(json.dumps([self.verdict(e) for e in self.exercises], indent=1))
+            Path(self.report).write_text(json.dumps([self.verdict(e) for e in self.exercises]), encoding="utf-8")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """An exercise that is asked for and not written has not passed."""
+        if self.folder and any(self.states[e.id] != "own" for e in self.chosen) and session.exitstatus == 0:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_unconfigure(self) -> None:
+        """Leave no folder behind."""
+        if self.tree is not None:
+            self.tree.cleanup()
+
+
+def by_check(exercise: Exercise, failure: Failure | None) -> bool:
+    """Whether a check failed that belongs to no idea; then the hints of the exercise are given."""
+    return failure is not None and not failure.said and failure.test not in {f"test_{i.name}" for i in exercise.ideas}
+
+
+def why(exercise: Exercise, record: Record, state: str, refused: str) -> str:
+    """The reason for the points, in words that hold nothing of what a submission may have read."""
+    if state == "missing":
+        return f"There is no file {exercise.file}."
+    if state == "unfinished":
+        return ("Unfinished: the line `raise NotImplementedError(...)` is still there. Write your code in its place, "
+                "and delete it.")
+    if refused:
+        return f"{refused}."
+    if record.failure is None:
+        return f"All {record.total} tests pass."
+    failure = record.failure
+    lead = f"Does not hold: {failure.idea.property}. " if failure.idea else ""
+    words = " ".join(failure.words.split())[:300]
+    return f"{record.passed} of {record.total} tests pass, then one fails. {lead}{words}."
+
+
+def summary(verdict: dict, chosen: bool, file: str) -> list[str]:
+    """The lines that tell a student about one exercise."""
+    used = "" if chosen else "the book's is used"
+    whose = {"own": "your own", "unfinished": f"unfinished; {used}".rstrip("; "),
+             "missing": f"no {file}; {used}".rstrip("; ")}[verdict["state"]]
+    ran = f"  {verdict['passed']} pass, {verdict['failed']} fail" if verdict["passed"] + verdict["failed"] else ""
+    points = f"  {verdict['points']} of {verdict['of']} points" if chosen else ""
+    lines = [f"{verdict['id']}  {verdict['title']}: {whose}{ran}{points}"]
+    if chosen and not verdict["failed"] and not verdict["points"]:
+        lines.append(f"     {verdict['why']}")
+    if verdict["failed"] and verdict["state"] == "own":
+        if verdict["property"]:
+            lines.append(f"     property: {verdict['property']}")
+        found = verdict["refused"] or verdict["numbers"]
+        lines.append(f"     {'numbers' if verdict['idea'] else 'found'}: {' '.join(found.split())[:300]}")
+        if verdict["said"]:
+            lines.append(f"     it says: {' '.join(verdict['said'].split())}")
+        lines += [f"     {('hint', 'second hint')[n]}: {hint}" for n, hint in enumerate(verdict["hints"])]
+    printed = verdict["printed"].splitlines()
+    if chosen and printed:
+        lines += ["     printed:", *(f"       {line[:200]}" for line in printed[:PRINTED])]
+        lines += [f"       ... and {len(printed) - PRINTED} more lines"] * (len(printed) > PRINTED)
+    return lines
 
 
 def as_method(call: Callable) -> Callable:
@@ -228,12 +367,12 @@ def as_method(call: Callable) -> Callable:
 def options(parser: pytest.Parser) -> None:
     """The options of the command line."""
     group = parser.getgroup("coursework")
-    group.addoption("--impl", default="reference", help="whose functions: reference, student, or a folder of files")
+    group.addoption("--impl", default="reference",
+                    help="whose functions: reference, student, or a folder of files (write --impl=FOLDER, with =)")
     group.addoption("--exercise", action="append", default=[], metavar="ID",
-                    help="only the tests of this exercise, on the student's function even if unfinished; or all")
+                    help="only the tests of this exercise, on the student's function in a process of its own; or all")
     group.addoption("--hints", type=int, default=1, choices=(0, 1, 2), help="how many hints a failure gives")
     group.addoption("--seed", type=int, default=None, help="other random numbers for tests that draw some")
     group.addoption("--report", default=None, metavar="FILE", help="write the exercises' results as JSON")
-    group.addoption("--isolate", default=None, metavar="TREE", help="run the functions in separate processes")
-    group.addoption("--seconds", type=float, default=20.0, help="time of an isolated exercise")
-    group.addoption("--megabytes", type=int, default=1024, help="memory of an isolated exercise")
+    group.addoption("--seconds", type=float, default=20.0, help="time of an exercise")
+    group.addoption("--megabytes", type=int, default=1024, help="memory of an exercise")

@@ -3,12 +3,15 @@
     python -m tutorial.grader SUBMISSIONS [--out DIR] [--seed N] [--seconds S] [--megabytes M] [--exercise ID]
 
 SUBMISSIONS holds one folder for each student, with the student's rope.py, attention.py and so on. Everything that
-grading needs is read before the first of them runs. For each, the tests are written again into a temporary folder and
-run in a process that never loads the submission; the functions answer from further processes (see isolated.py). An
-exercise gives its points if all its tests pass. DIR gets `grades.json` and for each student Gradescope's results file.
+grading needs is read before the first of them runs. For each, the tests are written afresh into a temporary folder and
+run in a process that never loads the submission; the functions answer from further processes, behind a wall where the
+system has one (see isolated.py and wall.py). An exercise gives its points if all its tests pass. DIR gets
+`grades.json` and for each student Gradescope's results file, after each student: a grading that was interrupted goes
+on where it was.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import secrets
@@ -17,13 +20,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tutorial.make_coursework import Exercise, carve, load_exercises
+from tiny.__main__ import explain, one_line
+from tiny.config import TinyError
+from tutorial.grader.submissions import Submission, read_submissions, same_text
+from tutorial.grader.tree import write_files
+from tutorial.grader.wall import Wall, find_wall
+from tutorial.make_coursework import Exercise, load_exercises
 from tutorial.source import ROOT
 
 KIT = ("conftest.py", "pyproject.toml", "tests/conftest.py", "tests/helpers/*.py", "tests/book/*.py",
        "tests/coursework/exercises/*.py", "tiny/*.py", "tiny/files/*.py", "tutorial/*.py", "tutorial/grader/*.py",
        "tutorial/exercises.toml")
-LARGEST = 1 << 20  # bytes of one file of a submission
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH")  # of the environment, to the tests
+NO_REPORT = "The tests did not come to an end on this submission."
 
 
 def read_kit(root: Path = ROOT) -> dict[str, bytes]:
@@ -31,107 +40,127 @@ def read_kit(root: Path = ROOT) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for pattern in KIT for path in root.glob(pattern)}
 
 
-def read_tree(exercises: list[Exercise]) -> dict[str, bytes]:
-    """The book with holes, for the processes that run submissions: `from tiny.rope import rope` finds no answer."""
-    holes = carve(exercises)
-    tree = {}
-    for path in (ROOT / "tiny").glob("*.py"):
-        text = "" if path.name == "__init__.py" else holes.get(path.name) or path.read_text(encoding="utf-8")
-        tree[f"tiny/{path.name}"] = text.encode()
-    return tree
-
-
-def read_submissions(folder: Path, exercises: list[Exercise]) -> dict[str, dict[str, bytes]]:
-    """The files of every submission that an exercise asks for; links are not followed."""
-    names = {exercise.file for exercise in exercises}
-    return {student.name: {path.name: path.read_bytes() for path in sorted(student.iterdir())
-                           if path.name in names and path.is_file() and not path.is_symlink()
-                           and path.stat().st_size <= LARGEST}
-            for student in sorted(folder.iterdir()) if student.is_dir() and not student.name.startswith(".")}
-
-
-def write_files(files: dict[str, bytes], folder: Path) -> Path:
-    """Write files below a folder."""
-    folder.mkdir(parents=True)
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return folder
-
-
-def run_tests(files: dict[str, bytes], kit: dict[str, bytes], tree: dict[str, bytes], chosen: list[Exercise],
+def run_tests(files: dict[str, bytes], kit: dict[str, bytes], chosen: list[Exercise],
               args: argparse.Namespace) -> list[dict]:
-    """Test one submission; return what the tests say of each exercise, or nothing if they did not come to an end."""
-    with tempfile.TemporaryDirectory(prefix="tests-") as here, tempfile.TemporaryDirectory(prefix="work-") as there:
-        report = Path(here) / "report.json"
-        tests = write_files(kit, Path(here) / "kit")
-        work = Path(there).resolve()
-        submission, holes = write_files(files, work / "submission"), write_files(tree, work / "tree")
+    """Test one submission as its author would; return the verdicts, or nothing if the tests did not come to an end.
+
+    The report goes to a file without a name, which no process of a submission has, and counts if pytest ended well.
+    """
+    with (tempfile.TemporaryDirectory(prefix="tests-") as here, tempfile.TemporaryDirectory(prefix="work-") as there,
+          tempfile.TemporaryFile() as report, tempfile.TemporaryFile() as printed):
+        tests, submission = write_files(kit, Path(here) / "kit"), write_files(files, Path(there).resolve() / "given")
         command = [sys.executable, "-IBm", "pytest", "-p", "no:cacheprovider", f"--impl={submission}",
-                   f"--isolate={holes}", f"--report={report}", f"--seed={args.seed}", f"--seconds={args.seconds}",
+                   f"--report=/dev/fd/{report.fileno()}", f"--seed={args.seed}", f"--seconds={args.seconds}",
                    f"--megabytes={args.megabytes}", *(f"--exercise={exercise.id}" for exercise in chosen)]
+        passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         try:
-            subprocess.run(command, cwd=tests, stdin=subprocess.DEVNULL, capture_output=True,
-                           timeout=60 + len(chosen) * args.seconds, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
-            return json.loads(report.read_text(encoding="utf-8"))
-        except (subprocess.TimeoutExpired, OSError, ValueError):
+            ran = subprocess.run(command, cwd=tests, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed,
+                                 pass_fds=[report.fileno()], timeout=60 + len(chosen) * args.seconds,
+                                 env=passed_on | {"HOME": here, "OPENBLAS_NUM_THREADS": "1"})
+            report.seek(0)
+            return json.loads(report.read()) if ran.returncode in (0, 1) else []
+        except (subprocess.TimeoutExpired, ValueError):
             return []
 
 
-def mark(exercise: Exercise, verdict: dict | None) -> dict:
+def mark(exercise: Exercise, verdict: dict | None, alike: list[str]) -> dict:
     """Points and an explanation for one exercise, from what its tests say."""
-    if verdict is None:
-        points, why = 0, "The tests did not come to an end on this submission."
-    elif verdict["state"] == "missing":
-        points, why = 0, f"There is no file {exercise.file}."
-    elif verdict["state"] == "unfinished":
-        points, why = 0, "Unfinished: the hole still raises its NotImplementedError."
-    elif verdict["refused"]:
-        points, why = 0, verdict["refused"]
-    elif verdict["failed"] or not verdict["passed"]:
-        points, why = 0, explanation(verdict)
-    else:
-        points, why = exercise.points, f"All {verdict['passed']} tests pass."
-    found = verdict or {}
-    return {"id": exercise.id, "title": exercise.title, "points": points, "of": exercise.points, "why": why,
-            "idea": found.get("idea"), "holds": found.get("holds", []), "passed": found.get("passed", 0),
-            "failed": found.get("failed", 0), "same_as_book": found.get("same_as_book", False)}
-
-
-def explanation(verdict: dict) -> str:
-    """What does not hold, and the numbers that show it."""
-    total = verdict["passed"] + verdict["failed"]
-    lead = f"Does not hold: {verdict['property']}. " if verdict["property"] else ""
-    return f"{verdict['failed']} of {total} tests fail. {lead}{' '.join(verdict['numbers'].split())[:400]}"
+    found = verdict or {"points": 0, "why": NO_REPORT, "idea": None, "holds": [], "passed": 0, "total": 0, "said": "",
+                        "same_as_book": False}
+    return {"id": exercise.id, "title": exercise.title, "points": found["points"], "of": exercise.points,
+            "why": found["why"], "idea": found["idea"], "holds": found["holds"], "passed": found["passed"],
+            "tests": found["total"], "said": found["said"], "same_as_book": found["same_as_book"],
+            "same_text_as": alike}
 
 
 def gradescope(marks: list[dict]) -> dict:
-    """The same as Gradescope's results.json."""
+    """The same as Gradescope's results.json. What a submission said in its own words is not in it."""
     return {"score": sum(m["points"] for m in marks), "stdout_visibility": "hidden", "visibility": "visible",
             "tests": [{"number": m["id"], "name": m["title"], "score": m["points"], "max_score": m["of"],
                        "status": "passed" if m["points"] else "failed", "output": m["why"]} for m in marks]}
 
 
-def grade(folder: Path, args: argparse.Namespace) -> dict:
-    """Grade every submission of a folder."""
+def grade_one(submission: Submission, kit: dict[str, bytes], chosen: list[Exercise], alike: dict[str, list[str]],
+              args: argparse.Namespace) -> dict:
+    """The grades of one student."""
+    verdicts = {verdict["id"]: verdict for verdict in run_tests(submission.files, kit, chosen, args)}
+    marks = [mark(exercise, verdicts.get(exercise.id), alike[exercise.id]) for exercise in chosen]
+    return {"points": sum(m["points"] for m in marks), "of": sum(m["of"] for m in marks), "notes": submission.notes,
+            "submitted": submission.digest(), "exercises": marks}
+
+
+def tell(student: str, graded: dict) -> None:
+    """Print the grades of one student."""
+    print(one_line(f"{student}: {graded['points']} of {graded['of']}"), flush=True)
+    for note in graded["notes"]:
+        print(one_line(f"    {note}"), flush=True)
+    for m in graded["exercises"]:
+        book = "; the same as the book's" if m["same_as_book"] else ""
+        others = f"; the same text as {', '.join(m['same_text_as'])}" if m["same_text_as"] else ""
+        print(one_line(f"    {m['id']}  {m['points']}/{m['of']}  {m['why']}{book}{others}"), flush=True)
+
+
+def write_whole(path: Path, value: dict) -> None:
+    """Write a JSON file so that under its name there is always a whole one."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def begun(out: Path, fingerprint: str, seed: int | None) -> tuple[int | None, dict[str, dict]]:
+    """Seed and grades of a grading that was interrupted, if it was of the same tests and limits; else nothing."""
+    try:
+        old = json.loads((out / "grades.json").read_text(encoding="utf-8"))
+        same = not old["finished"] and old["tests"] == fingerprint and seed in (None, old["seed"])
+        return (old["seed"], old["submissions"]) if same else (None, {})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, {}
+
+
+def grade(args: argparse.Namespace, out: Path) -> None:
+    """Grade every submission of a folder and write the results after each."""
     exercises = load_exercises()
+    unknown = set(args.exercise or ()) - {e.id for e in exercises}
+    if unknown:
+        raise TinyError(f"There is no exercise {', '.join(sorted(unknown))}.",
+                        f"Choose from {', '.join(e.id for e in exercises)}.")
     chosen = [e for e in exercises if not args.exercise or e.id in args.exercise]
-    kit, tree, submissions = read_kit(), read_tree(exercises), read_submissions(folder, chosen)
-    grades = {}
-    for student, files in submissions.items():
-        verdicts = {verdict["id"]: verdict for verdict in run_tests(files, kit, tree, chosen, args)}
-        marks = [mark(exercise, verdicts.get(exercise.id)) for exercise in chosen]
-        grades[student] = {"points": sum(m["points"] for m in marks), "of": sum(m["of"] for m in marks),
-                           "exercises": marks}
-        print(f"{student}: {grades[student]['points']} of {grades[student]['of']}", flush=True)
-        for m in marks:
-            book = "; the same as the book's" if m["same_as_book"] else ""
-            print(f"    {m['id']}  {m['points']}/{m['of']}  {m['why']}{book}", flush=True)
-    return {"seed": args.seed, "submissions": grades}
+    kit, submissions = read_kit(), read_submissions(args.submissions, chosen)
+    settings = [kit[name] for name in sorted(kit)] + [repr((args.seconds, args.megabytes, args.exercise)).encode()]
+    fingerprint = hashlib.sha256(b"\0".join(settings)).hexdigest()
+    seed, done = begun(out, fingerprint, args.seed)
+    args.seed = next((n for n in (seed, args.seed) if n is not None), secrets.randbelow(2**31))
+    alike = {exercise.id: same_text(submissions, exercise) for exercise in chosen}
+    wall = find_wall()
+    print(about(wall), flush=True)
+    record = {"seed": args.seed, "wall": wall.program is not None, "tests": fingerprint, "finished": False,
+              "submissions": {}}
+    for n, (student, submission) in enumerate(submissions.items(), 1):
+        graded = done.get(student)
+        if graded is None or graded["submitted"] != submission.digest():
+            graded = grade_one(submission, kit, chosen,
+                               {e.id: alike[e.id].get(student, []) for e in chosen}, args)
+        record["submissions"][student] = graded
+        tell(student, graded)
+        write_whole(out / f"{student}.results.json", gradescope(graded["exercises"]))
+        rest = {name: old for name, old in done.items() if name in submissions}
+        write_whole(out / "grades.json", record | {"submissions": rest | record["submissions"]})
+        args.done = n
+    write_whole(out / "grades.json", record | {"finished": True})
+    print(f"Seed {args.seed}. Results are in {out}.")
 
 
-def main(argv: list[str] | None = None) -> int:
+def about(wall: Wall) -> str:
+    """One line on what stands between a submission and this machine."""
+    if wall.program is not None:
+        return "Each submission runs behind a wall of the system (bubblewrap), with the guard as second layer."
+    return f"There is no wall around submissions: {wall.reason}. Only the guard inside Python stands; see TEACHERS.md."
+
+
+def read_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tutorial.grader", description="Grade submissions, offline.")
     parser.add_argument("submissions", type=Path, help="a folder that holds one folder for each student")
@@ -140,18 +169,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of time for each exercise (default: 20)")
     parser.add_argument("--megabytes", type=int, default=1024, help="of memory for each exercise (default: 1024)")
     parser.add_argument("--exercise", action="append", metavar="ID", help="only this exercise (may be repeated)")
-    args = parser.parse_args(argv)
-    if not args.submissions.is_dir():
-        parser.error(f"there is no folder {args.submissions}")
-    args.seed = secrets.randbelow(2**31) if args.seed is None else args.seed
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Grade; return the exit status. Errors are one line of cause and one of remedy."""
+    args = read_arguments(argv)
+    args.done = 0
     out = args.out or args.submissions.resolve().with_name(args.submissions.resolve().name + "-grades")
-    result = grade(args.submissions, args)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "grades.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for student, graded in result["submissions"].items():
-        text = json.dumps(gradescope(graded["exercises"]), indent=1) + "\n"
-        (out / f"{student}.results.json").write_text(text, encoding="utf-8")
-    print(f"Seed {args.seed}. Results are in {out}.")
+    try:
+        if not args.submissions.is_dir():
+            raise TinyError(f"There is no folder {args.submissions}.", "Name the folder with the students' folders.")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            write_whole(out / ".can_be_written", {})
+            (out / ".can_be_written").unlink()
+        except OSError as error:
+            raise TinyError(f"The results cannot be written to {out}: {error.strerror}.",
+                            "Choose another folder with --out.") from error
+        grade(args, out)
+    except KeyboardInterrupt:
+        print(f"error: Interrupted. {args.done} students are graded, and their results are in {out}.\n"
+              "remedy: Give the same command again, and it goes on with the others.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        for label, line in zip(("error", "remedy"), explain(error)):
+            print(f"{label}: {one_line(line)}", file=sys.stderr)
+        return 2
     return 0
 
 

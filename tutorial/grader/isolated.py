@@ -1,4 +1,4 @@
-"""Calls of a submission's function in a separate process, under limits of time and memory.
+"""Calls of a submission's function in a process of its own, under limits of time and memory and behind a wall.
 
 The tests run here, the submission there. Only arguments go over and only results come back, so that nothing a
 submission prints, returns early or changes can stand for a right answer: it is compared with the tests' numbers in
@@ -8,29 +8,43 @@ given for every later call of that exercise.
 
 import builtins
 import inspect
+import json
 import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tutorial.grader.worker import Reader, pack, state
+from tutorial.grader import doors, guard, wall
+from tutorial.grader.messages import Reader, pack
+from tutorial.grader.results import OtherForm, accept, whole
+from tutorial.grader.worker import Job, state
 from tutorial.make_coursework import Exercise
 
-WORKER = Path(__file__).with_name("worker.py")
-RAISED = {"ValueError", "TypeError", "IndexError", "KeyError", "NotImplementedError", "AttributeError", "NameError",
-          "ZeroDivisionError", "AssertionError", "UnboundLocalError", "RuntimeError", "SyntaxError"}
+# What the interpreter does first, before the worker and with it NumPy are imported.
+BOOT = ("import sys; sys.path[:0], sys.path[len(sys.path):] = [{tree!r}], {packages!r}\n"
+        "from tutorial.grader import doors; doors.take_modules()\nfrom tutorial.grader.worker import main; main()")
+PRINTED = 1 << 16  # bytes of what a submission prints that are kept
+# Not to be made good by the answers to other calls.
+FINAL = ("MemoryError", "RecursionError", "SystemExit", "KeyboardInterrupt", "GeneratorExit", "BaseException")
+CHANNEL = "It wrote on the grader's own channel"
+REPLACED = "append replaced self.keys, self.values or self.slots by something else"
+WORDS = guard.words((*doors.MODULES, doors.STARTER))
 
 
 class Refused(AssertionError):
     """The submission did something that no answer can make good."""
+
+
+class Changed(AssertionError):
+    """The function changed an argument."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +55,29 @@ class Limits:
     megabytes: int = 1024
 
 
+@dataclass(frozen=True)
+class Stop:
+    """An exception of the submission's own: where, of which kind, and its words, which are for its author only."""
+
+    file: str
+    line: int
+    kind: str
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}{f':{self.line}' if self.line else ''} stops with {self.kind}"
+
+
 class Isolated:
     """One function of one submission, in its own process, started at the first call."""
 
-    def __init__(self, exercise: Exercise, reference: Callable, folder: Path, tree: Path, limits: Limits):
-        self.exercise, self.folder, self.tree, self.limits = exercise, folder, tree, limits
+    def __init__(self, exercise: Exercise, reference: Callable, folder: Path, tree: Path, limits: Limits,
+                 behind: wall.Wall):
+        self.exercise, self.folder, self.tree, self.limits, self.wall = exercise, folder, tree, limits, behind
         self.signature, self.is_method = inspect.signature(reference), "." in exercise.name
         self.process: subprocess.Popen | None = None
-        self.left, self.dead = limits.seconds, ""
+        self.left, self.dead, self.printed = limits.seconds, "", b""
+        self.said = ""  # of an exception that ended it, for the submission's author only
 
     def call(self, *args, **kwargs):
         """What the submission's function gives for these arguments, or an exception that says what it did instead."""
@@ -72,46 +101,69 @@ class Isolated:
         names = names[1:] if self.is_method else names
         away = {name: value for name, value in zip(names, values) if is_remote(value)}
         sent = [{"remote": (name, len(value))} if name in away else value for name, value in zip(names, values)]
-        trouble: list[BaseException] = []
+        trouble: list[Exception] = []
         message = self.exchange({"args": sent, "owner": state(owner) if self.is_method else None})
         while "get" in message:
-            message = self.exchange(look_up(away, message, trouble))
+            if message["get"] not in list(away) or type(message.get("index")) is not int:
+                raise Refused(CHANNEL)
+            message = self.exchange(look_up(away[message["get"]], message["index"], trouble))
         if trouble:
             raise trouble[0]
         self.check(message)
-        changed = [names[n] for n in message.get("changed", []) if names[n] != "scores"]
+        match message:
+            case {"result": result, "changed": list(numbers), "owner": dict() | None as theirs}:
+                changed = [name for n, name in enumerate(names) if n in numbers and name != "scores"]
+            case _:
+                raise Refused(CHANNEL)
         if changed:
-            raise AssertionError(f"{self.exercise.name} changed its argument {', '.join(changed)}")
-        if "result" not in message:
-            raise Refused("It wrote on the grader's own channel")
+            raise Changed(f"{self.exercise.name} changed its argument {', '.join(changed)}")
         if self.is_method:
-            restore(owner, message["owner"])
-        return message["result"]
+            restore(owner, theirs)
+        return accept(self.exercise.name, self.signature.return_annotation, result)
 
     def start(self) -> None:
         """Start the worker, and wait until it has loaded the submission."""
-        command = [sys.executable, "-IB", WORKER, self.tree, self.folder, self.exercise.file, self.exercise.name,
-                   self.limits.megabytes, int(self.limits.seconds) + 1]
-        environment = {"PATH": os.defpath, "HOME": str(self.folder), "OPENBLAS_NUM_THREADS": "1"}
-        self.printed = tempfile.TemporaryFile()
-        self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=self.printed, cwd=self.folder, env=environment, start_new_session=True)
+        walled = self.wall.program is not None
+        self.home = tempfile.TemporaryDirectory(prefix="home-")
+        home = wall.HOME if walled else os.path.realpath(self.home.name)
+        tree, source = (wall.TREE, wall.SOURCE) if walled else (str(self.tree), str(self.folder))
+        job = Job(source, home, self.exercise.file, self.exercise.name, int(self.limits.seconds) + 1,
+                  self.limits.megabytes, [tree, *wall.readable()], wall.hidden())
+        boot = BOOT.format(tree=tree, packages=wall.packages())
+        environment = {"PATH": os.defpath, "HOME": home, "MPLCONFIGDIR": home, "OPENBLAS_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [*self.wall.command(self.tree, self.folder), wall.interpreter(), "-IBSuc", boot, json.dumps(asdict(job))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+            cwd=None if walled else home, start_new_session=True)
         os.set_blocking(self.process.stdin.fileno(), False)
+        self.listener = threading.Thread(target=self.listen, args=(self.process.stderr,), daemon=True)
+        self.listener.start()
         message = self.receive()
         if "ready" not in message:
             self.check(message, loading=True)
+            raise Refused(CHANNEL)
+
+    def listen(self, prints) -> None:
+        """Keep the beginning of what the submission prints and drop the rest, so that it never waits or runs full."""
+        while part := prints.read1(1 << 16):
+            self.printed += part[: PRINTED - len(self.printed)]
+        prints.close()
 
     def stop(self) -> None:
         """End the worker and whatever it started."""
         if self.process is None:
             return
+        process, self.process = self.process, None
+        process.terminate()  # bubblewrap takes all inside with it, and so does the keeper.
         try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.communicate()
-        self.printed.close()
-        self.process = None
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            pipe.close()
+        self.listener.join(10)
+        self.home.cleanup()
 
     def exchange(self, message: dict) -> dict:
         """Send a message and wait for the answer."""
@@ -129,10 +181,14 @@ class Isolated:
         """The next message of the worker; whatever is not one is the submission's doing."""
         try:
             message = Reader(self.read).message()
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-            raise Refused(f"It wrote on the grader's own channel: {error}") from None
+        except ValueError:
+            raise Refused(CHANNEL) from None
         if "forbidden" in message:
-            raise Refused(f"It tried what a submission may not do: {message['forbidden']}")
+            what = message["forbidden"]
+            if not isinstance(what, str) or what not in WORDS:
+                raise Refused(CHANNEL)
+            place = f" ({self.exercise.file}:{self.line(message)})" if self.line(message) else ""
+            raise Refused(f"It tried what a submission may not do: {what}{place}")
         return message
 
     def read(self, n: int) -> bytes:
@@ -157,23 +213,53 @@ class Isolated:
 
     def ending(self) -> str:
         """How the worker ended."""
-        code = self.process.wait(10)
-        if code == -signal.SIGXCPU or code == -signal.SIGKILL:
+        try:
+            code = self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            return "it closed its output"
+        number = code - 128 if code > 128 else -code
+        if number in (signal.SIGXCPU, signal.SIGKILL):
             return "out of time or memory"
-        return f"exit status {code}" if code >= 0 else f"signal {-code}, {signal.strsignal(-code)}"
+        return f"exit status {code}" if number <= 0 else f"signal {number}, {signal.strsignal(number)}"
+
+    def line(self, message: dict) -> int:
+        """The line that a message names, if the file has one of that number."""
+        line = message.get("line")
+        last = (self.folder / self.exercise.file).read_bytes().count(b"\n") + 1
+        return line if type(line) is int and 0 < line <= last else 0
 
     def check(self, message: dict, loading: bool = False) -> None:
         """Raise what the submission raised; kinds that no answer may have are refused."""
         if "raised" not in message:
             return
-        kind, place = message["raised"], f"{self.exercise.file}:{message['line']}: " if message["line"] else ""
-        if loading:
-            raise Refused(f"{self.exercise.file} does not load: {place}{kind}: {message['text']}")
+        match message:
+            case {"raised": str(kind), "text": str(text)}:
+                line = self.line(message)
+            case _:
+                raise Refused(CHANNEL)
         if kind == "Unsendable":
-            raise TypeError(f"{self.exercise.name} should not return {message['text']}")
-        if kind not in RAISED:
-            raise Refused(f"It raised {place}{kind}: {message['text']}")
-        raise getattr(builtins, kind)(f"{place}{message['text']}" if kind != "ValueError" else message["text"])
+            raise stopped(TypeError(text), Stop(self.exercise.file, line, "a result that holds no plain numbers", text))
+        raised = getattr(builtins, kind, None)
+        if not isinstance(raised, type) or not issubclass(raised, BaseException):
+            raise Refused(CHANNEL)
+        stop = Stop(self.exercise.file, line, kind, text)
+        if loading:
+            error = Refused(f"{self.exercise.file}{f':{line}' * bool(line)} does not load: {kind}")
+        elif kind in FINAL:
+            error = Refused(str(stop))
+        else:
+            try:
+                error = raised(text)
+            except TypeError:  # UnicodeDecodeError and others want more than words.
+                error = RuntimeError(text)
+        self.said = text
+        raise stopped(error, stop)
+
+
+def stopped(error: BaseException, stop: Stop) -> BaseException:
+    """The exception, with what stopped the submission attached to it."""
+    error.stop = stop  # type: ignore[attr-defined]
+    return error
 
 
 def is_remote(value: object) -> bool:
@@ -181,21 +267,26 @@ def is_remote(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, list | tuple | str)
 
 
-def look_up(away: dict, message: dict, trouble: list[BaseException]) -> dict:
+def look_up(sequence: Sequence, index: int, trouble: list[Exception]) -> dict:
     """The element of a sequence that the worker asked for; an error is kept for the test that called."""
     try:
-        return {"value": away[message["get"]][int(message["index"])]}
+        return {"value": sequence[index]}
     except Exception as error:
         trouble.append(error)
         return {"error": str(error)}
 
 
-def restore(cache, owner: dict) -> None:
+def restore(cache, owner: dict | None) -> None:
     """Take over the rows and lengths of a cache from what the worker made of them. Shapes:  (L, S, G, d)."""
-    for name in ("keys", "values"):
-        mine, theirs = getattr(cache, name), owner[name]
+    arrays = [(getattr(cache, name), (owner or {}).get(name)) for name in ("keys", "values")]
+    for mine, theirs in arrays:
         if not isinstance(theirs, np.ndarray) or theirs.shape != mine.shape or theirs.dtype != mine.dtype:
-            raise AssertionError(f"append replaced self.{name} by something else")
+            raise OtherForm(REPLACED)
+    slots = owner["slots"] if isinstance(owner.get("slots"), list) else []
+    if len(slots) != len(cache.slots) or not all(
+            isinstance(slot, tuple) and len(slot) == 3 and all(whole(n) for n in slot) for slot in slots):
+        raise OtherForm(REPLACED)
+    for mine, theirs in arrays:
         mine[...] = theirs
-    for slot, values in zip(cache.slots, owner["slots"], strict=True):
-        slot.start, slot.capacity, slot.length = values
+    for slot, values in zip(cache.slots, slots, strict=True):
+        slot.start, slot.capacity, slot.length = map(int, values)

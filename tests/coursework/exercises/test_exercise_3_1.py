@@ -1,12 +1,13 @@
 """Exercise 3.1, apply the rotation: one test for each idea, on numbers that can be checked by hand."""
 
 import numpy as np
-from compare import assert_close
+from compare import assert_close, assert_dtype
 from tolerances import OPS
 
 from tiny import rope as book
 
 RNG = np.random.default_rng(31)
+ROUGH = 1e-2  # Coarse numbers have a test of their own, the last.
 
 
 def turned(x, degrees):
@@ -31,9 +32,20 @@ def test_length_is_kept():
     x = RNG.standard_normal((5, 2, 6)).astype(np.float32)
     y = turned(x, RNG.uniform(-180, 180, (5, 3)))
     lengths = [np.sqrt((z.reshape(5, 2, 3, 2).astype(float) ** 2).sum(axis=3)) for z in (y, x)]
-    assert_close(*lengths, 2 * OPS["rope"], name="length of each pair")
+    assert_close(*lengths, 0.0, ROUGH, name="length of each pair")
 
 
 def test_turns_forward():
     y = turned(np.array([[[1, 0, 0, 1]]], np.float32), [[30, 90]])
-    assert_close(y[0, 0], [np.cos(np.pi / 6), 0.5, -1, 0], OPS["rope"], name="(1, 0) by 30 and (0, 1) by 90 degrees")
+    assert_close(y[0, 0], [np.cos(np.pi / 6), 0.5, -1, 0], ROUGH, name="(1, 0) by 30 and (0, 1) by 90 degrees")
+
+
+def test_answers_are_float32():
+    assert_dtype(turned(np.ones((2, 1, 4), np.float32), [[30, 60], [45, 90]]), np.float32, "type of the result")
+
+
+def test_digits_are_kept():
+    x = RNG.standard_normal((4, 2, 2)).astype(np.float32)
+    degrees = RNG.uniform(-180, 180, (4, 1))
+    z = (x[..., 0] + 1j * x[..., 1]) * np.exp(1j * np.deg2rad(degrees))
+    assert_close(turned(x, degrees), np.stack([z.real, z.imag], axis=-1), 2 * OPS["rope"], name="pairs, turned")

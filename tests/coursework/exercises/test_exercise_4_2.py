@@ -41,6 +41,12 @@ def test_new_rows_go_behind_the_old():
     assert_close(cache.keys[0, :3, 0, 0], [10, 11, 12], 0.0, name="keys after two and one more")
 
 
+def test_the_span_ends_behind_the_last_row():
+    cache = KVCache(1, 1, 2, [2, 4])
+    ends = [last for _, last in cache.append(0, *rows(10, 20, 21), [1, 2])]
+    assert_close(ends, [1, 4], 0.0, name="where the spans of sequences with 1 and 2 rows end")
+
+
 def test_the_span_holds_old_and_new():
     cache = KVCache(1, 1, 2, [2, 4])
     assert_close(cache.append(0, *rows(10, 20, 21), [1, 2]), [(0, 1), (2, 4)], 0.0, name="spans")

@@ -4,7 +4,7 @@ Four experts, four tokens, each expert with its own answers; what one expert say
 """
 
 import numpy as np
-from compare import assert_close
+from compare import assert_close, assert_dtype
 from tolerances import OPS
 
 from tiny import experts as book
@@ -27,9 +27,21 @@ def check(expert_ids, expert_weights, expected, name):
     assert_close(y, expected(answer), 2 * OPS["experts"], name=name)
 
 
+def test_each_matrix_in_its_place():
+    x, w = 2 * RNG.standard_normal((1, D)).astype(np.float32), matrices()
+    y = book.experts(x, np.array([[2]]), np.ones((1, 1), np.float32), *w)
+    assert_close(y, book.feed_forward(x, *(matrix[2] for matrix in w)), 2 * OPS["experts"], name="one token, expert 2")
+
+
 def test_only_its_own_tokens():
+    """Token 1 is huge, and its expert's matrices are 0, so it gets 0. For any other expert it is too large."""
     check([[1], [0], [1], [3]], [[1], [1], [1], [1]], lambda answer: answer[[1, 0, 1, 3], [0, 1, 2, 3]],
           "each token through one expert, with weight 1")
+    x, w = 2 * RNG.standard_normal((4, D)).astype(np.float32), matrices()
+    expected = np.array([book.feed_forward(x, w[0][e], w[1][e], w[2][e]) for e in (1, 3)])[[0, 0, 0, 1], range(4)]
+    x[1], w[0][0][:], w[2][0][:], expected[1] = 1e30, 0, 0, 0
+    y = book.experts(x, np.array([[1], [0], [1], [3]]), np.ones((4, 1), np.float32), *w)
+    assert_close(y, expected, 2 * OPS["experts"], name="token 1 is 1e30, and only its own expert can bear it")
 
 
 def test_the_answer_is_weighted():
@@ -50,3 +62,17 @@ def test_answers_add_up():
     check([[1, 0], [3, 2], [2, 0], [3, 1]], [[0.5, 0.5]] * 4,
           lambda answer: (answer[[1, 3, 2, 3], [0, 1, 2, 3]] + answer[[0, 2, 0, 1], [0, 1, 2, 3]]) / 2,
           "two experts with weights 1/2")
+
+
+def test_answers_are_float32():
+    x = np.ones((2, D), np.float32)
+    y = book.experts(x, np.array([[0], [1]]), np.ones((2, 1), np.float32), *matrices())
+    assert_dtype(y, np.float32, "type of the result")
+
+
+def test_all_arguments_are_left_alone():
+    x, ids, weights = np.ones((2, D), np.float32), np.array([[0, 1], [1, 2]]), np.full((2, 2), 0.25, np.float32)
+    before = [array.copy() for array in (x, ids, weights)]
+    book.experts(x, ids, weights, *matrices())
+    for name, was, array in zip(("x", "expert_ids", "expert_weights"), before, (x, ids, weights)):
+        assert_close(array, was, 0.0, name=f"{name} afterwards")

@@ -1,0 +1,46 @@
+"""Answers to the exercises, right and wrong, and how to write them down as a student would."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tutorial.make_coursework import carve, load_exercises, write
+from tutorial.source import ROOT
+
+EXERCISES = {exercise.id: exercise for exercise in load_exercises()}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Lines that fill a hole. A wrong one names the idea that it misses or what it is shown; a right one neither."""
+
+    exercise: str
+    name: str
+    lines: str
+    idea: str = ""
+    shown: str = ""
+    below: str = ""  # at the end of the file
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it deserves its points."""
+        return not self.idea and not self.shown
+
+
+def load_answers() -> list[Answer]:
+    """All answers of tests/coursework/answers.toml."""
+    text = (ROOT / "tests/coursework/answers.toml").read_text(encoding="utf-8")
+    return [Answer(**entry) for entry in tomllib.loads(text)["answer"]]
+
+
+ANSWERS = load_answers()
+RIGHT = {answer.exercise: answer.lines for answer in reversed(ANSWERS) if answer.is_right}  # the first of each
+
+
+def submit(folder: Path, *answers: Answer) -> Path:
+    """Write one answer for each exercise into a folder, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for answer in answers:
+        files = carve([EXERCISES[answer.exercise]], {answer.exercise: answer.lines})
+        write({name: text + answer.below for name, text in files.items()}, folder, True)
+    return folder

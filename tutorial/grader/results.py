@@ -1,0 +1,72 @@
+"""What a function may return: the form that its signature promises, or the same by value.
+
+A list of pairs where tuples are meant is as good; a list where an array is meant, `None`, or two arrays of three are
+told in words, for no test could say it better.
+"""
+
+import types
+from collections.abc import Callable
+from typing import get_args, get_origin
+
+import numpy as np
+
+NUMBERS = ("no", "one", "two", "three", "four")
+
+
+class OtherForm(AssertionError):
+    """What was returned has another form than the docstring says."""
+
+
+def accept(name: str, wanted: object, value: object) -> object:
+    """A result in the form of a return annotation: an array, a tuple of arrays, or a list of pairs of whole numbers.
+
+    Raises:  OtherForm in words for a student
+    """
+    if value is None:
+        raise OtherForm(f"{name} returned None: is there a `return` at its end?")
+    if wanted is np.ndarray:
+        return array(name, value, "")
+    parts = get_args(wanted)
+    if get_origin(wanted) is tuple:
+        if not isinstance(value, list | tuple) or len(value) != len(parts):
+            raise OtherForm(f"{name} returns {NUMBERS[len(parts)]} arrays; got {told(value)}.")
+        return tuple(array(name, part, f"number {n} of its {NUMBERS[len(parts)]}") for n, part in enumerate(value, 1))
+    return pairs(name, value)
+
+
+def array(name: str, value: object, which: str) -> np.ndarray:
+    """An array, or the reason why this is none."""
+    if not isinstance(value, np.ndarray):
+        raise OtherForm(f"{name} returned {told(value)}{f' as {which}' * bool(which)}, where an array is meant: "
+                        "np.array(...) makes one, with the dtype that the docstring says.")
+    return value
+
+
+def pairs(name: str, value: object) -> list[tuple[int, int]]:
+    """A list of pairs of whole numbers, from any sequence of such pairs."""
+    rows = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(rows, list | tuple):
+        plain = [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
+        if all(isinstance(row, list | tuple) and len(row) == 2 and all(whole(n) for n in row) for row in plain):
+            return [(int(first), int(last)) for first, last in plain]
+    raise OtherForm(f"{name} returns a list with one pair of row numbers for each sequence, like [(0, 2), (4, 5)]; "
+                    f"got {told(value)}.")
+
+
+def whole(value: object) -> bool:
+    """Whether this is a whole number, of Python or NumPy."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def told(value: object) -> str:
+    """What kind of thing this is, in words."""
+    if isinstance(value, list | tuple):
+        return f"a {'list' if isinstance(value, list) else 'tuple'} of {len(value)}"
+    kinds = ((types.NoneType, "None"), (np.ndarray, "an array"), (str, "a text"), (dict, "a dictionary"),
+             ((bool, int, float, np.generic), "a number"))
+    return next((words for kind, words in kinds if isinstance(value, kind)), "something else")
+
+
+def in_form(name: str, wanted: object, function: Callable) -> Callable:
+    """The function with its results in the form that is wanted."""
+    return lambda *args, **kwargs: accept(name, wanted, function(*args, **kwargs))
