@@ -109,7 +109,8 @@ def test_a_copy_of_the_book_is_recognised(tmp_path):
     exercise = BY_ID["5.2"]
     text = (ROOT / exercise.path).read_text()
     for same, old, new in ((True, "# (2) the expert's", "# my own words for the"),
-                           (True, "tokens, rank", "rows, place"), (False, "answer *= ", "answer = answer * "), (False, "def experts", "def experts(:")):
+                           (True, "tokens, rank", "rows, place"), (False, "answer *= ", "answer = answer * "),
+                           (False, "def experts", "def experts(:")):
         assert old in text
         renamed = text.replace(old, new) if old != "tokens, rank" else re.sub(r"\btokens\b", "rows", text)
         (tmp_path / "experts.py").write_text(renamed)

@@ -17,6 +17,7 @@ import pytest
 from answers import EXERCISES, RIGHT, Answer, submit
 from compare import assert_close
 
+from tiny.tools.terminal import guarded
 from tutorial.grader import __main__ as grade
 from tutorial.grader import wall
 from tutorial.grader.isolated import CHANNEL, Changed, Isolated, Limits, Refused
@@ -246,12 +247,12 @@ def test_what_cannot_be_done_is_said_first_in_two_lines(tmp_path, capsys, monkey
     pretended(monkeypatch, lambda files: pytest.fail("nothing is to be graded"))
     for more, words in ((["--out", str(tmp_path / "file/out")], "cannot be written"),
                         (["--exercise", "9.9"], "no exercise 9.9")):
-        assert grade.main([str(tmp_path / "submissions"), *more]) == 2
+        assert guarded(lambda: grade.main([str(tmp_path / "submissions"), *more])) == 2  # noqa: B023
         said = capsys.readouterr().err.splitlines()
         assert words in said[0] and said[0].startswith("error: ") and said[1].startswith("remedy: ") and len(said) == 2
     for folder, words in (("none", "There is no folder"), ("empty", "There are no students"),
                           ("submissions/ann", "name the folder above")):
-        assert grade.main([str(tmp_path / folder), "--out", str(tmp_path / "out")]) == 2
+        assert guarded(lambda: grade.main([str(tmp_path / folder), "--out", str(tmp_path / "out")])) == 2  # noqa: B023
         assert words in capsys.readouterr().err.splitlines()[0]
 
 
@@ -355,7 +356,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("ends", ["told", "alone"])
 def test_no_process_outlives_its_submission_without_a_wall(ends, tmp_path):
-    """A process of a session of its own, whose parent has ended, is ended with the rest."""
+    """A process of another session, whose parent has ended, is ended with the rest."""
     if sys.platform != "linux":
         pytest.skip("Only Linux hands over processes whose parent has ended.")
     pipe = tmp_path / "pid"

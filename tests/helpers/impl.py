@@ -4,7 +4,7 @@
 tests are collected, tells those of an exercise what a failure means, and reports which functions were the student's.
 With bfloat16 the book's own function is used: exercises are about float32.
 
-With --exercise, a student's function runs in a process of its own (tutorial/grader/isolated.py), for its author as for
+With --exercise, a student's function runs in a separate process (tutorial/grader/isolated.py), for its author as for
 the grader: both see the same verdict, which is made here. Its ideas are tried first, and the first test that fails
 ends the exercise. Without --exercise the function runs in this process, where a debugger reaches it.
 """
@@ -230,7 +230,7 @@ class Coursework:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Try nothing more of an exercise that is asked for and has failed, or is not written.
 
-        With --seed, each test has random numbers of its own: whichever others run, it sees the same ones.
+        With --seed, each test gets its own random numbers: the same ones, whichever other tests run.
         """
         exercise = self.exercise_of(item)
         if self.folder and exercise in self.chosen and (
@@ -370,7 +370,7 @@ def options(parser: pytest.Parser) -> None:
     group.addoption("--impl", default="reference",
                     help="whose functions: reference, student, or a folder of files (write --impl=FOLDER, with =)")
     group.addoption("--exercise", action="append", default=[], metavar="ID",
-                    help="only the tests of this exercise, on the student's function in a process of its own; or all")
+                    help="only the tests of this exercise, on the student's function in a separate process; or all")
     group.addoption("--hints", type=int, default=1, choices=(0, 1, 2), help="how many hints a failure gives")
     group.addoption("--seed", type=int, default=None, help="other random numbers for tests that draw some")
     group.addoption("--report", default=None, metavar="FILE", help="write the exercises' results as JSON")

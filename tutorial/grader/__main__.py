@@ -1,4 +1,4 @@
-"""Grade submissions: offline, each in its own processes, on numbers that its author has not seen.
+"""Grade submissions: offline, each in a separate processes, on numbers that its author has not seen.
 
     python -m tutorial.grader SUBMISSIONS [--out DIR] [--seed N] [--seconds S] [--megabytes M] [--exercise ID]
 
@@ -20,8 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tiny.__main__ import explain, one_line
 from tiny.config import TinyError
+from tiny.tools.terminal import Parser, one_line, program
 from tutorial.grader.submissions import Submission, read_submissions, same_text
 from tutorial.grader.tree import write_files
 from tutorial.grader.wall import Wall, find_wall
@@ -162,7 +162,7 @@ def about(wall: Wall) -> str:
 
 def read_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tutorial.grader", description="Grade submissions, offline.")
+    parser = Parser(prog="python -m tutorial.grader", description="Grade submissions, offline.")
     parser.add_argument("submissions", type=Path, help="a folder that holds one folder for each student")
     parser.add_argument("--out", type=Path, help="where the results go (default: SUBMISSIONS-grades beside it)")
     parser.add_argument("--seed", type=int, help="of the tests' random numbers (default: a new one, which is recorded)")
@@ -173,31 +173,27 @@ def read_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Grade; return the exit status. Errors are one line of cause and one of remedy."""
+    """Grade; return the exit status."""
     args = read_arguments(argv)
     args.done = 0
     out = args.out or args.submissions.resolve().with_name(args.submissions.resolve().name + "-grades")
+    if not args.submissions.is_dir():
+        raise TinyError(f"There is no folder {args.submissions}.", "Name the folder with the students' folders.")
     try:
-        if not args.submissions.is_dir():
-            raise TinyError(f"There is no folder {args.submissions}.", "Name the folder with the students' folders.")
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            write_whole(out / ".can_be_written", {})
-            (out / ".can_be_written").unlink()
-        except OSError as error:
-            raise TinyError(f"The results cannot be written to {out}: {error.strerror}.",
-                            "Choose another folder with --out.") from error
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / ".can_be_written", {})
+        (out / ".can_be_written").unlink()
+    except OSError as error:
+        raise TinyError(f"The results cannot be written to {out}: {error.strerror}.",
+                        "Choose another folder with --out.") from error
+    try:
         grade(args, out)
     except KeyboardInterrupt:
         print(f"error: Interrupted. {args.done} students are graded, and their results are in {out}.\n"
               "remedy: Give the same command again, and it goes on with the others.", file=sys.stderr)
         return 130
-    except Exception as error:
-        for label, line in zip(("error", "remedy"), explain(error)):
-            print(f"{label}: {one_line(line)}", file=sys.stderr)
-        return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

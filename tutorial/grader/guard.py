@@ -5,7 +5,7 @@ submission read Python's own files and the book with holes, and write in its own
 first layer; this one gives the reason, and is all there is where no wall can be had.
 
 The hook runs while the submission may have replaced whatever it can reach, `builtins.any` as well as `os.path`. So it
-uses builtins of its own, calls nothing but its own functions and C code, asks `type(x) is str` of what it is given,
+uses private builtins, calls nothing but its own functions and C code, asks `type(x) is str` of what it is given,
 lets no exception out, and keeps the garbage collector still: in each of these ways code of the submission would run
 from here, or be handed a frame, and from a frame it could change this module.
 """
@@ -39,7 +39,7 @@ STRANGE = "open in no known way"
 MANY = f"open more than {FILES} files for writing"
 OUTSIDE = "open for writing outside of its folder"
 READING = "open for reading outside of its folder"
-LIBRARY = "import of a compiled library of its own"
+LIBRARY = "import of its own compiled library"
 CODE = "replace the code of a function"
 
 MODULES = sys.modules

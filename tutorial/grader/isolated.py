@@ -1,4 +1,4 @@
-"""Calls of a submission's function in a process of its own, under limits of time and memory and behind a wall.
+"""Calls of a submission's function in a separate process, under limits of time and memory and behind a wall.
 
 The tests run here, the submission there. Only arguments go over and only results come back, so that nothing a
 submission prints, returns early or changes can stand for a right answer: it is compared with the tests' numbers in
@@ -69,7 +69,7 @@ class Stop:
 
 
 class Isolated:
-    """One function of one submission, in its own process, started at the first call."""
+    """One function of one submission, in a separate process, started at the first call."""
 
     def __init__(self, exercise: Exercise, reference: Callable, folder: Path, tree: Path, limits: Limits,
                  behind: wall.Wall):

@@ -1,6 +1,6 @@
 """The first layer: a submission's process sees Python, the book with holes and its own copy, and nothing else.
 
-bubblewrap builds it from what the kernel offers to everybody: namespaces of their own for files, processes, users and
+bubblewrap builds it from what the kernel offers to everybody: separate namespaces for files, processes, users and
 network. Inside there is no home folder, no other submission, no grader and no network to be found; the only folder to
 write in is in memory and is gone with the process, as is whatever it started. Where bubblewrap is not installed, or
 the system refuses namespaces, `find_wall` says so, and the guard (guard.py) stands alone.

@@ -32,6 +32,20 @@ def test_the_larger_comes_first():
     assert_close(routed(LOGITS)[0], [[1, 3], [0, 2]], 0.0, name=f"experts for logits {LOGITS}")
 
 
+def test_K_is_an_argument():
+    for K in (1, 3):
+        experts, weights = routed(LOGITS, K)
+        assert_close(experts, [[1, 3, 2][:K], [0, 2, 1][:K]], 0.0, name=f"experts for K = {K}")
+        assert_close(weights.shape, (2, K), 0.0, name=f"shape of the weights for K = {K}")
+
+
+def test_equal_logits_keep_their_order():
+    logits = [[5, 5, 5, 5], [1, 5, 5, 5]]
+    assert_close(routed(logits)[0], [[0, 1], [1, 2]], 0.0, name=f"experts for logits {logits}")
+    ids = sorted(range(40), key=lambda e: (-MANY[e], e))[:24]
+    assert_close(routed([MANY], 24)[0], [ids], 0.0, name="24 experts of 40 with logits 0, 1, 1, 0, 2, 0, 1, 1, ...")
+
+
 def test_weights_add_up_to_one():
     assert_close(routed(LOGITS)[1].sum(axis=1), [1, 1], OPS["route"], name=f"sums of weights for logits {LOGITS}")
 
