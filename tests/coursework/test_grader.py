@@ -26,6 +26,7 @@ from tutorial.grader.results import OtherForm, accept
 from tutorial.grader.submissions import read_submissions, same_text
 from tutorial.grader.tree import read_tree, write_files
 from tutorial.grader.wall import Wall, find_wall
+from tutorial.make_coursework import carve
 from tutorial.source import ROOT
 
 ROTATION = EXERCISES["3.1"]
@@ -183,8 +184,7 @@ def test_points_reports_and_other_files(tmp_path, capsys):
                               "return logits, expert_ids, np.take_along_axis(softmax(logits), expert_ids, axis=1)")
     right = (Answer(id, "", RIGHT[id]) for id in ("3.1", "4.2", "5.2"))
     folder = submit(tmp_path / "submissions/ann/student", *right, wrong)
-    (folder / "attention.py").write_text(grade.read_kit()["tiny/attention.py"].decode().replace(
-        "    t, R, d = q.shape\n", '    raise NotImplementedError("Exercise 4.1: not yet")\n'))
+    (folder / "attention.py").write_text(carve([EXERCISES["4.1"]])["attention.py"])
     (folder / "conftest.py").write_text("raise SystemExit('never read')")
     assert grade.main(arguments(tmp_path, "--seed", "11")) == 0
     assert "ann: 11 of 20" in capsys.readouterr().out
