@@ -89,7 +89,7 @@ def test_tokens_by_expert():
 
 
 @pytest.mark.parametrize("T, H, G, d", [(1, 1, 1, 2), (5, 4, 2, 8), (70, 4, 1, 16), (9, 6, 3, 4)])
-def test_attention_weights_against_the_formula(T, H, G, d):
+def test_attention_weights_against_the_formula(float64_too, T, H, G, d):
     q, keys = (RNG.standard_normal((T, n, d)).astype(np.float32) for n in (H, G))
     for head in range(H):
         scores = q[:, head].astype(float) @ keys[:, head // (H // G)].astype(float).T / math.sqrt(d)
@@ -97,7 +97,7 @@ def test_attention_weights_against_the_formula(T, H, G, d):
         assert_close(plots.attention_weights(q, keys, head), expected, atol=WEIGHTS, name=f"head {head}")
 
 
-def test_attention_map():
+def test_attention_map(float64_too):
     weights = softmax(np.where(np.tri(6, dtype=bool), RNG.standard_normal((6, 6)), -np.inf)).astype(np.float32)
     tokens = ["<s>", "\u2581a", "$b$", "c", "<0x0A>", "."]
     figure = plots.attention_map(weights, tokens, "layer 0, head 1")
