@@ -4,7 +4,7 @@ The field names are those of Mistral's `params.json`, and are used everywhere. R
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +48,8 @@ class VisionConfig:
     num_attention_heads: int
     image_token_id: int
     max_image_size: int
+    image_break_token_id: int | None = field(default=None, compare=False)
+    image_end_token_id: int | None = field(default=None, compare=False)
     # The encoder's layers are those of the decoder: dense, and with this epsilon whatever the text's is.
     moe: None = None
     norm_eps: float = 1e-5
@@ -61,6 +63,8 @@ class VisionConfig:
 @dataclass(frozen=True)
 class Config:
     """Sizes of a decoder. `moe` is None for a dense feed-forward; `vision` is None for a text model.
+
+    end_ids: tokens that end a text, beside the tokenizer's EOS
 
     Source: params.json of the release; mistral-inference args.py, TransformerArgs.
     """
@@ -77,6 +81,7 @@ class Config:
     max_seq_len: int
     moe: MoeConfig | None = None
     vision: VisionConfig | None = None
+    end_ids: frozenset[int] = field(default=frozenset(), compare=False)
 
 
 class Tokenizer(Protocol):

@@ -142,7 +142,8 @@ class Writer:
         self.ids, self.end = list(ids), len(ids) + room
         self.temperature, self.top_p, self.rng = temperature, top_p, np.random.default_rng(seed)
         self.tokenizer = model._tokenizer
-        self.eos_id = self.tokenizer.eos_id if stop_at_eos and self.tokenizer else None
+        eos = {self.tokenizer.eos_id} if self.tokenizer else set()
+        self.end_ids = eos | model.config.end_ids if stop_at_eos else set()
         self.stream = self.tokenizer.stream() if self.tokenizer else None
         self.held: list[Token] = []
         self.ended = False
@@ -150,7 +151,7 @@ class Writer:
     def write(self, logits: np.ndarray, experts: np.ndarray | None) -> list[Token]:
         """Choose a token; return those whose text is complete. A token inside a character waits for the next one."""
         token = sample(logits, self.temperature, self.top_p, self.rng)
-        if token == self.eos_id:
+        if token in self.end_ids:
             return self.finish()
         text = self.stream.push(token) if self.stream else ""
         self.ids.append(token)

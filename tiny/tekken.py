@@ -10,7 +10,7 @@ trainer found worth a token. The place in the list is the rank. Encoding takes t
 
 The special tokens, `<s>` or `[IMG]`, come before the list: an id is the number of special tokens plus a rank. They
 cannot be written: in a text, "[IMG]" is five signs and letters. This is the last module of the book.
-Read `files/params.py` next, where its appendix begins.
+Read `files/reading.py` next, where its appendix begins.
 """
 
 import codecs
@@ -61,10 +61,16 @@ class TekkenTokenizer:
         self._pattern = regex.compile(PATTERN)
         self._special, self._bytes, self._version = special, tokens, version
         self._ids = {token: id for id, token in enumerate(tokens, len(special))}
+        self._added: list[str] = []
         self.vocab_size: int = len(special) + len(tokens)
         self.bos_id, self.eos_id = self.special_id("<s>"), self.special_id("</s>")
         self.patch_size: int | None = image[0] if image else None
         self.max_image_size: int | None = image[1] if image else None
+
+    def add(self, names: list[str]) -> None:
+        """Give the ids that follow the file's a name each, so that they can be shown. They have no text."""
+        self._added += names
+        self.vocab_size += len(names)
 
     def encode(self, text: str) -> list[int]:
         """Split text into token ids, without BOS and EOS. Names of special tokens in the text, as "[IMG]", are text.
@@ -89,9 +95,8 @@ class TekkenTokenizer:
 
         Raises:  TinyError that names an id outside of the vocabulary
         """
-        ranks = [check_id(id, self.vocab_size) - len(self._special) for id in ids]
-        runs = [list(run) for special, run in groupby(ranks, key=lambda rank: rank < 0) if not special]
-        return "".join(b"".join([self._bytes[rank] for rank in run]).decode("utf-8", "replace") for run in runs)
+        runs = groupby(map(self.bytes_of, ids), lambda data: data is not None)
+        return "".join(b"".join(filter(None, run)).decode("utf-8", "replace") for text, run in runs if text)
 
     def bytes_of(self, id: int) -> bytes | None:
         """Return the bytes that a token stands for, or None for a special token.
@@ -99,7 +104,7 @@ class TekkenTokenizer:
         Raises:  TinyError that names an id outside of the vocabulary
         """
         rank = check_id(id, self.vocab_size) - len(self._special)
-        return self._bytes[rank] if rank >= 0 else None
+        return self._bytes[rank] if 0 <= rank < len(self._bytes) else None
 
     def pieces(self, ids: Ids) -> list[str]:
         """Return each token for display: U+2581 stands for a space, <0x0A> for a byte that cannot be shown.
@@ -107,7 +112,8 @@ class TekkenTokenizer:
         Raises:  TinyError that names an id outside of the vocabulary
         """
         data = [self.bytes_of(id) for id in ids]
-        return [self._special[id] if token is None else shown(token) for id, token in zip(ids, data)]
+        return [shown(token) if token is not None else self._special[id] if id < len(self._special) else
+                self._added[id - len(self._special) - len(self._bytes)] for id, token in zip(ids, data)]
 
     def special_id(self, name: str) -> int:
         """Return the id of a special token.

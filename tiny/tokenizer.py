@@ -40,6 +40,19 @@ class SentencePieceTokenizer:
         self.bos_id: int = model.bos_id()
         self.eos_id: int = model.eos_id()
 
+    def add(self, names: list[str]) -> None:
+        """Give the ids that follow the file's a name each, so that they can be shown. They have no text."""
+        self._pieces += names
+        self.vocab_size += len(names)
+
+    def in_file(self, id: int) -> int:
+        """An id of the file: BOS for one that was added, which leaves as little text.
+
+        Raises:  TinyError that names an id outside of the vocabulary
+        """
+        id = check_id(id, self.vocab_size)
+        return id if id < self._model.vocab_size() else self.bos_id
+
     def encode(self, text: str) -> list[int]:
         """Split text into token ids, without BOS and EOS. Control strings in the text, as "<s>", are text.
 
@@ -60,7 +73,7 @@ class SentencePieceTokenizer:
 
         Raises:  TinyError that names an id outside of the vocabulary
         """
-        return self._model.decode([check_id(id, self.vocab_size) for id in ids])
+        return self._model.decode([self.in_file(id) for id in ids])
 
     def pieces(self, ids: Ids) -> list[str]:
         """Return the vocabulary entry of each id, for display: U+2581 stands for a space, <0x0A> for a byte.
@@ -102,7 +115,7 @@ class TextStream:
 
         Raises:  TinyError that names an id outside of the vocabulary
         """
-        id = check_id(id, self._tokenizer.vocab_size)
+        id = self._tokenizer.in_file(id)
         if self._model.is_byte(id):
             self._starting = False
             # A byte piece is written <0xE2>.

@@ -8,7 +8,6 @@ import ast
 import functools
 import importlib
 import json
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +40,7 @@ PATH = Path("some.json")
 PIXELS = np.zeros((3, 8, 4), FLOAT32)  # two rows of one patch
 USER = {"role": "user", "content": "a"}
 SMALL_PARAMS = small.params(SIZES)
+SMALL_TENSORS = small.random_tensors(SIZES)
 VISION = small.params(SEEING)["vision_encoder"]
 LLAVA = small.hf_config(SEEING)
 
@@ -146,10 +146,17 @@ def tensors_of(folder, change):
     return [folder / "a.safetensors"]
 
 
+def linked(path):
+    """A link to nothing."""
+    path.symlink_to("nothing")
+    return path
+
+
 def with_index(content):
     """A folder in HF's layout with such an index."""
     def make(folder):
         small.write_hf(folder / "model", SIZES, small.random_tensors(SIZES))
+        (folder / "model/model.safetensors").unlink()
         written("model/model.safetensors.index.json", content).make(folder)
         return folder / "model"
     return Made(make)
@@ -274,13 +281,32 @@ RAISES = {
                        ("2048 pieces", of_tokenizer(SIZES, "tokenizer.model")),
                        ("in patches of", of_tokenizer(replace(SEEING, vocab_size=603), "tekken.json"))],
     "read_json": [("does not exist", PATH), ("not valid JSON", written("a.json", b"{")),
+                  ("the key 'a' twice", written("a.json", b'{"a": 1, "a": 2}')),
                   ("holds a list", written("a.json", []))],
     "read_params": [("has no 'dim'", written("params.json", without(SMALL_PARAMS, "dim"))),
-                    ("positive", written("params.json", SMALL_PARAMS | {"dim": -1}))],
+                    ("positive", written("params.json", SMALL_PARAMS | {"dim": -1})),
+                    ("sets yarn", written("params.json", SMALL_PARAMS | {"yarn": {"factor": 2}}))],
     "read_vision": [("has no 'patch_size'", without(VISION, "patch_size"), PATH),
                     ("positive", VISION | {"patch_size": 0}, PATH),
                     ("spatial_merge_size", VISION | {"spatial_merge_size": 2}, PATH)],
-    "refuse_others": [("sets a = 2", {"a": 2}, {"a": right}, PATH, "remedy") for right in (1, (1, 3), None)],
+    "read_file": [("does not exist", PATH, 9), ("cannot be read", Made(lambda folder: folder), 9),
+                   ("more than 2 bytes", written("a", b"abc"), 2), ("web page", written("a", b"<html>"), 9),
+                  ("GGUF", written("a", b"GGUF"), 9),
+                   ("not there", Made(lambda folder: linked(folder / "a")), 9)],
+    "check_foreign": [("Git LFS", PATH, b"version https://git-lfs.github.com/spec/v1")],
+    "check_keys": [("sets causal = False", {"causal": False}, "params", PATH, "remedy")],
+    "smallest_window": [("must be a positive", [["x"]], PATH)],
+    "end_ids": [("eos_token_id", {"eos_token_id": "2"}, PATH)],
+    "read_generation": [("not valid JSON", written("generation_config.json", b"{"), SIZES)],
+    "read_tensors": [("once more", Made(lambda folder: 2 * tensors_of(folder, lambda t: None)))],
+    "take_tensors": [("lacks the tensor norm.weight", "mistral", without(SMALL_TENSORS, "norm.weight"), SIZES, PATH),
+                     ("tensors that the model has not", "mistral", SMALL_TENSORS | {"x": np.ones(2)}, SIZES, PATH),
+                     ("the configuration says", "mistral", SMALL_TENSORS | {"norm.weight": np.ones(2)}, SIZES, PATH)],
+    "require": [("lacks some.json, which is listed", [PATH], "which is listed")],
+    "add_names": [("2048 pieces, the model 40", Made(lambda _: tiny.load_tokenizer(tiny.model_folder("tiny-mixtral"))),
+                   Checkpoint("mistral", PATH, SIZES, [], {}))],
+    "added_names": [("not valid JSON", Made(lambda folder: written("added_tokens.json", b"{").make(folder).parent))],
+    "SentencePieceTokenizer.in_file": OUTSIDE,
     "number": [("has no 'a'", {}, "a", PATH), ("must be a positive", {"a": "7"}, "a", PATH),
                ("must be a positive whole", {"a": 1.5}, "a", PATH)],
     "checked": [("divide", PATH, small.sizes(n_kv_heads=4))],
@@ -293,8 +319,9 @@ RAISES = {
                     PATH),
                    ("projector_hidden_act", LLAVA | {"projector_hidden_act": "relu"}, PATH)],
     "section": [("no object 'a'", {}, "a", PATH), ("no object 'a'", {"a": 1}, "a", PATH)],
-    "rope_theta": [("has no 'rope_theta'", {}, "default", PATH),
-                   ("rope_type", {"rope_parameters": {"rope_type": "yarn"}}, "default", PATH)],
+    "rope_theta": [("has no 'rope_theta'", {}, ("default",), PATH),
+                   ("rope_type", {"rope_parameters": {"rope_type": "yarn"}}, ("default",), PATH),
+                   ("several thetas", {"rope_theta": 1, "rope_parameters": {"rope_theta": 2}}, ("default",), PATH)],
     "read_safetensors": [("header would end", written("w.safetensors", (1 << 20).to_bytes(8, "little"))),
                          ("not JSON", written("w.safetensors", small.raw_file({}, b"")[:8] + b"{{")),
                          ("has dtype 'I64'", tensor_file({"dtype": "I64"})),
@@ -314,8 +341,6 @@ RAISES = {
                        ("not valid JSON", written("tekken.json", b'{"config"')), ("not a", written("x.model", b"x"))],
     "find_tokenizer": [("holds no tokenizer.model", Made(lambda folder: folder))],
     "has_encoder": [("not valid JSON", Made(lambda folder: written("params.json", b"{").make(folder).parent))],
-    "read_file": [("does not exist", PATH), ("cannot be read", Made(lambda folder: folder)),
-                  ("is empty", written("a", b"")), ("too many", Made(lambda folder: sparse(folder / "a", 2**26)))],
     "open_sentencepiece": [("damaged", PATH, b"\n\x05"), ("damaged", PATH, b"something else")],
     "check_control_pieces": [("turns the text '<s>'", PATH, CRAFTED)],
     "open_tekken": [("not valid JSON", PATH, b"{"), ("do not go with", PATH, json.dumps(TEKKEN).encode()),
@@ -337,12 +362,6 @@ RAISES = {
 # What `Raises:` of these says is tried in test_guards.py, on each argument.
 GUARDED = set(test_guards.OPERATIONS) | {name for name in found_functions() if name.startswith("check_")
                                          and name.removeprefix("check_") in test_guards.OPERATIONS}
-
-
-def sparse(path, size):
-    path.touch()
-    os.truncate(path, size)
-    return path
 
 
 def clauses(text: str) -> int:

@@ -144,7 +144,7 @@ def test_the_context(mistral, hf):
     assert hf(None, sliding_window=None).max_seq_len == 131072
 
 
-@pytest.mark.parametrize("value", [-5, 0, "x", "16", [1], True, {}, 3.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [-5, 0, "x", "16", ["1"], [0], True, {}, 3.5, float("nan"), float("inf")])
 def test_bad_contexts(mistral, hf, value):
     for read, key in ((mistral, "max_seq_len"), (hf, "max_position_embeddings"), (mistral, "sliding_window"),
                       (hf, "sliding_window")):
@@ -242,5 +242,5 @@ def test_later_models_are_refused(encoder, key, same, other):
 def test_keys_of_later_files_that_change_nothing(encoder, recwarn):
     assert encoder(image_break_token_id=12, image_end_token_id=13) == encoder()
     assert not recwarn.list
-    with pytest.warns(UserWarning, match="params.json: keys that are not read: colour, size"):
+    with pytest.warns(UserWarning, match="params.json, vision_encoder: keys that are not read: colour, size"):
         assert encoder(size=3, colour="red") == encoder()

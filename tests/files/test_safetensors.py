@@ -122,7 +122,6 @@ BAD = {
     "nothing, of a huge size": (raw_file({"a": entry([0, 2**62, 2**62], 0, 0)}), ""),
     "size 2^63": (raw_file({"a": entry([2**63], 0, 16)}, bytes(16)), "no proper shape"),
     "100 axes": (raw_file({"a": entry([1] * 99 + [4], 0, 16)}, bytes(16)), ""),
-    "empty": (raw_file({"a": entry([0, 4], 0, 0)}), "no proper shape"),
     "negative size": (raw_file({"a": entry([-4], 0, 16)}, bytes(16)), "no proper shape"),
     "two negative sizes": (raw_file({"a": entry([-2, -2], 0, 16)}, bytes(16)), "no proper shape"),
     "boolean size": (raw_file({"a": entry([True, 4], 0, 16)}, bytes(16)), "no proper shape"),
@@ -143,8 +142,8 @@ BAD = {
     "dtype is a list": (raw_file({"a": E4 | {"dtype": ["F32"]}}, bytes(16)), "dtype"),
     "dtype is an object": (raw_file({"a": E4 | {"dtype": {}}}, bytes(16)), "dtype"),
     "data without tensors": (raw_file({}, bytes(16)), "its tensors end at byte"),
-    "an archive": (b"PK\x03\x04" + bytes(60), "header would end"),
-    "a pickle": (b"\x80\x02}q\x00." + bytes(60), "header would end"),
+    "an archive": (b"PK\x03\x04" + bytes(60), "is a ZIP archive, as torch.save"),
+    "a pickle": (b"\x80\x02}q\x01." + bytes(60), "is a pickle, as torch.save"),
     "only zeros": (bytes(64), "not JSON"),
 }
 

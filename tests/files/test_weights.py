@@ -24,7 +24,7 @@ import tiny
 from tiny.config import TinyError
 from tiny.files import weights as module
 from tiny.files.checkpoint import find_layout, open_checkpoint, weight_files
-from tiny.files.hf_names import HF_LLAVA, HF_RECENT, hf_name, hf_prefixes
+from tiny.files.hf_names import HF_LLAVA, Prefixes, find_naming, hf_name, hf_prefixes
 from tiny.files.safetensors import read_safetensors, save_safetensors
 from tiny.files.weights import (
     Weights,
@@ -137,7 +137,7 @@ def rewrite(folder, name, change):
 def test_a_missing_or_misshapen_tensor(mistral, hf, name):
     for change, word in ((lambda t, key: t.pop(key), "lacks"), (lambda t, key: t.update({key: t[key][:-1]}), "is ("),
                          (lambda t, key: t.update({key: t[key][None]}), "is (1,"),
-                         (lambda t, key: t.update({key: t[key].reshape(-1)[:0]}), "no proper shape")):
+                         (lambda t, key: t.update({key: t[key].reshape(-1)[:0]}), "is empty, (0,)")):
         backup = (mistral / "consolidated.safetensors").read_bytes()
         rewrite(mistral, "consolidated.safetensors", lambda t, change=change: change(t, name))
         refused(mistral, name, word)
@@ -246,10 +246,11 @@ def sees(request, tmp_path):
 
 def test_names_of_llava():
     """Both forms, and the permutation of both towers, each with its own width of heads."""
-    for recent, prefixes in ((False, HF_LLAVA), (True, HF_RECENT)):
+    new = Prefixes("model.language_model.", "lm_head.", "model.vision_tower.", "model.multi_modal_projector.")
+    for recent, prefixes in ((False, HF_LLAVA), (True, new)):
         stored = hf_tensors(PIXTRAL, PIXTRAL_TENSORS, recent)
         assert [hf_name(name, prefixes) for name in PIXTRAL_TENSORS] == list(stored)
-        assert hf_prefixes(PIXTRAL, stored) == prefixes
+        assert find_naming(PIXTRAL, stored).prefixes == prefixes
     assert hf_prefixes(PIXTRAL) == HF_LLAVA
     names = set(hf_tensors(PIXTRAL, PIXTRAL_TENSORS))
     assert {"language_model.lm_head.weight", "language_model.model.norm.weight", "vision_tower.patch_conv.weight",

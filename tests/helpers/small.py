@@ -78,7 +78,8 @@ def hf_config(config: Config, **changed) -> dict:
     fields = {"model_type": "mixtral" if config.moe else "mistral", "hidden_size": config.dim,
               "num_hidden_layers": config.n_layers, "head_dim": config.head_dim, "intermediate_size": config.hidden_dim,
               "num_attention_heads": config.n_heads, "num_key_value_heads": config.n_kv_heads,
-              "rms_norm_eps": config.norm_eps, "vocab_size": config.vocab_size, "rope_theta": config.rope_theta}
+              "rms_norm_eps": config.norm_eps, "vocab_size": config.vocab_size, "rope_theta": config.rope_theta,
+              "sliding_window": None}
     if config.moe:
         fields |= {"num_local_experts": config.moe.num_experts, "num_experts_per_tok": config.moe.num_experts_per_tok}
     if config.vision:

@@ -5,22 +5,29 @@ What a folder says is read once, here, and handed on. Read `pictures.py` next.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from tiny.config import Config, TinyError
-from tiny.files.hf_config import read_hf_config
-from tiny.files.params import read_json, read_params
-from tiny.files.tokenizer_files import find_tokenizer, load_tokenizer
-from tiny.files.weights import open_tensors
+from tiny.files.hf_config import read_generation, read_hf_config
+from tiny.files.hf_names import Place
+from tiny.files.params import ENDS, read_params
+from tiny.files.reading import Note, missing, read_json, warn
+from tiny.files.tokenizer_files import PATTERNS, added_names, find_tokenizer, load_tokenizer
+from tiny.files.weights import read_tensors, take_tensors
 from tiny.tekken import TekkenTokenizer
 from tiny.tokenizer import SentencePieceTokenizer
 
 # The released layouts, Mistral's first: the file of the configuration, its reader, and the names of the weight files.
 LAYOUTS = {"mistral": ("params.json", read_params, "consolidated*.safetensors"),
            "hf": ("config.json", read_hf_config, "model*.safetensors")}
+SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
+RELEASED = "Use the tokenizer that was released with this model."
+
+
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "lora.safetensors")
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,8 @@ class Checkpoint:
 
     layout:  "mistral" or "hf"; `convert` also opens "torch"
     files:   of the weights; none if only a configuration is there, and then the tensors are stand-ins
-    tensors: by Mistral's names, as views
+    tensors: by Mistral's names, as views; places says where each one is in the files
+    notes:   what a user should know: what is there and not read, what is assumed
     """
 
     layout: str
@@ -37,11 +45,18 @@ class Checkpoint:
     config: Config
     files: list[Path]
     tensors: Mapping[str, np.ndarray]
+    places: Mapping[str, Place] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
         """Where all this was found."""
         return self.config_file.parent
+
+    def note(self, text: str) -> None:
+        """Keep a note, and warn of it."""
+        self.notes.append(text)
+        warn(text)
 
 
 def open_checkpoint(folder: Path, layout: str | None = None) -> Checkpoint:
@@ -51,40 +66,74 @@ def open_checkpoint(folder: Path, layout: str | None = None) -> Checkpoint:
     """
     if layout is None:
         layout = find_layout(folder)
-    files, path, config = weight_files(folder, layout), *read_config(folder, layout)
-    return Checkpoint(layout, path, config, files, open_tensors(layout, files, config))
+    notes: list[str] = []
+    files, path, config = weight_files(folder, layout, notes.append), *read_config(folder, layout, notes.append)
+    tensors, places = take_tensors(layout, read_tensors(files), config, folder)
+    adapters = ", ".join(name for name in ADAPTERS if (folder / name).is_file())
+    if adapters:
+        notes.append(f"an adapter is beside the model ({adapters}) and not added to it; transformers with peft adds it")
+    for text in notes:
+        warn(text)
+    return Checkpoint(layout, path, config, files, tensors, places, notes)
 
 
 def find_layout(folder: Path) -> str:
     """Say which released layout a folder holds, "mistral" or "hf". Mistral's comes first."""
     if not folder.is_dir():
         raise TinyError(f"{folder} is not a folder.", "Give the folder that holds the released files.")
-    found = next((layout for layout in LAYOUTS if weight_files(folder, layout)), None)
+    found = next((layout for layout in LAYOUTS if weight_files(folder, layout, lambda note: None)), None)
     if found is None:
-        names = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        paths = sorted(folder.iterdir())
+        for lost in (path for path in paths if path.is_symlink() and not path.exists()):
+            raise missing(lost)
+        names = ", ".join(path.name for path in paths[:8]) or "nothing"
+        remedy = ("Merge the adapter into its model, and give that." if "adapter_config.json" in names else
+                  "Give one of its snapshots/ folders." if (folder / "snapshots").is_dir() else
+                  "Point at a folder in one of the two released layouts.")
         raise TinyError(f"{folder} holds neither params.json with consolidated*.safetensors nor config.json with "
-                        f"model*.safetensors; found: {names}.", "Point at a folder in one of the two released layouts.")
+                        f"model*.safetensors; found: {names}.", remedy)
     return found
 
 
-def read_config(folder: Path, layout: str) -> tuple[Path, Config]:
+def read_config(folder: Path, layout: str, note: Note = warn) -> tuple[Path, Config]:
     """The configuration of a folder in one of the layouts, and the file that it was read from."""
     name, read, _ = LAYOUTS[layout]
-    return folder / name, read(folder / name)
+    config, generation = read(folder / name, note), folder / "generation_config.json"
+    if layout == "hf" and generation.is_file():
+        config = read_generation(generation, config, note)
+    return folder / name, config
 
 
-def weight_files(folder: Path, layout: str) -> list[Path]:
+def weight_files(folder: Path, layout: str, note: Note = warn) -> list[Path]:
     """The weight files of a folder in one of the layouts; none if it is not in that layout.
 
-    Raises:  TinyError for an index that is broken, or whose files are not there
+    Raises:  TinyError for an index that is broken, or for shards that are not there
     """
     config, _, pattern = LAYOUTS[layout]
-    index = folder / "model.safetensors.index.json"
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if not (folder / config).is_file():
         return []
+    if layout == "hf" and whole.is_file():
+        if index.is_file():
+            note(f"{whole.name} is read, as transformers does; {index.name} and its shards are not")
+        return [whole]
     if layout == "hf" and index.is_file():
         return indexed_files(index)
-    return sorted(path for path in folder.glob(pattern) if path.is_file())
+    files = sorted(path for path in folder.glob(pattern) if path.is_file())
+    for start, of in sorted({(match[1], match[2]) for path in files if (match := SHARD.fullmatch(path.name))}):
+        names = [f"{start}-{n:05}-of-{of}.safetensors" for n in range(1, min(int(of), 9999) + 1)]
+        require([folder / name for name in names], f"of which there are {int(of)}")
+    return files
+
+
+def require(files: list[Path], reason: str) -> None:
+    """Raise TinyError if one of the files is not there."""
+    lost = [path for path in files if not path.is_file()]
+    if lost and lost[0].is_symlink():
+        raise missing(lost[0])
+    if lost:
+        names = ", ".join(path.name for path in lost[:8])
+        raise TinyError(f"{lost[0].parent} lacks {names}, {reason}.", "Fetch the missing files.")
 
 
 def indexed_files(index: Path) -> list[Path]:
@@ -94,9 +143,7 @@ def indexed_files(index: Path) -> list[Path]:
     if not names or not all(re.fullmatch(r"[\w.-]{1,200}\.safetensors", name) for name in names):
         raise TinyError(f"{index} has no weight_map from tensors to names of files.", "Fetch the file again.")
     files = sorted(index.parent / name for name in names)
-    missing = ", ".join(path.name for path in files if not path.is_file())
-    if missing:
-        raise TinyError(f"{index.parent} lacks {missing}, which {index.name} lists.", "Fetch the missing files.")
+    require(files, f"which {index.name} lists")
     return files
 
 
@@ -105,16 +152,43 @@ def open_tokenizer(checkpoint: Checkpoint) -> SentencePieceTokenizer | TekkenTok
 
     Raises:  TinyError if it is broken, or of another model: its vocabulary or the sizes of its images differ
     """
-    folder, config = checkpoint.folder, checkpoint.config
-    if not [*folder.glob("tokenizer.model*"), *folder.glob("tekken*.json")]:
+    folder, vision = checkpoint.folder, checkpoint.config.vision
+    paths = [path for path in sorted(folder.iterdir()) if any(map(path.match, PATTERNS))]  # glob leaves lost links out
+    if not any(path.is_file() for path in paths):
+        if paths:
+            checkpoint.note(f"{paths[0].name} is a link to a file that is not there: the model has no tokenizer")
         return None
-    tokenizer = load_tokenizer(find_tokenizer(folder, sees=config.vision is not None))
-    if tokenizer.vocab_size != config.vocab_size:
-        raise TinyError(f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, the model {config.vocab_size}.",
-                        "Use the tokenizer that was released with this model.")
-    sizes = getattr(tokenizer, "patch_size", None), getattr(tokenizer, "max_image_size", None)
-    if config.vision and any(sizes) and sizes != (config.vision.patch_size, config.vision.max_image_size):
-        raise TinyError(f"{folder}: the tokenizer's images have up to {sizes[1]} pixels, in patches of {sizes[0]}, "
-                        f"the model's {config.vision.max_image_size}, in patches of {config.vision.patch_size}.",
-                        "Use the tokenizer that was released with this model.")
+    tokenizer = load_tokenizer(find_tokenizer(folder, sees=vision is not None))
+    add_names(tokenizer, checkpoint)
+    if vision is None or not isinstance(tokenizer, TekkenTokenizer):
+        return tokenizer
+    sizes = vision.patch_size, vision.max_image_size
+    if tokenizer.patch_size is None:
+        checkpoint.note("the tokenizer says nothing of images: patches and sizes are those of the model")
+        tokenizer.patch_size, tokenizer.max_image_size = sizes
+    if (tokenizer.patch_size, tokenizer.max_image_size) != sizes:
+        raise TinyError(f"{folder}: the tokenizer's images have up to {tokenizer.max_image_size} pixels, in patches of "
+                        f"{tokenizer.patch_size}, the model's {sizes[1]}, in patches of {sizes[0]}.", RELEASED)
+    for key, name in zip(("image_token_id", *ENDS), ("[IMG]", "[IMG_BREAK]", "[IMG_END]")):
+        stated, own = getattr(vision, key), tokenizer.special_id(name)
+        if stated not in (own, None):
+            raise TinyError(f"{folder}: {key} is {stated} in the configuration, in the tokenizer {name} is {own}.",
+                            RELEASED)
     return tokenizer
+
+
+def add_names(tokenizer: SentencePieceTokenizer | TekkenTokenizer, checkpoint: Checkpoint) -> None:
+    """Give a tokenizer that is smaller than the model names for the rest: added tokens, or numbers that only fill up.
+
+    Raises:  TinyError if it is larger
+    """
+    own, size = tokenizer.vocab_size, checkpoint.config.vocab_size
+    if own > size:
+        raise TinyError(f"{checkpoint.folder}: the tokenizer has {own} pieces, the model {size}.", RELEASED)
+    if own < size:
+        known = added_names(checkpoint.folder)
+        names = [known.get(token, f"<unused_{token}>") for token in range(own, size)]
+        listed = ", ".join(known[token] for token in sorted(known) if own <= token < size)[:200] or "without names"
+        checkpoint.note(f"the tokenizer has {own} pieces, the model {size}: {size - own} more, {listed}. They leave no "
+                        "text, and no text becomes one of them")
+        tokenizer.add(names)

@@ -1,10 +1,10 @@
-"""Hugging Face's names of the tensors, made from Mistral's.
+"""Hugging Face's names of the tensors, made from Mistral's: those of the released files, and others that people have.
 
 Read `weights.py` next.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 
 from tiny.config import Config
@@ -30,17 +30,88 @@ class Prefixes(NamedTuple):
 
 
 HF_TEXT = Prefixes("model.", "lm_head.", "", "")
-# The released LLaVA file; and a LLaVA model in the memory of recent versions of transformers, as files written from
-# there may have it.
 HF_LLAVA = Prefixes("language_model.model.", "language_model.lm_head.", "vision_tower.", "multi_modal_projector.")
-HF_RECENT = Prefixes("model.language_model.", "lm_head.", "model.vision_tower.", "model.multi_modal_projector.")
 
 
-def hf_prefixes(config: Config, names: Iterable[str] = ()) -> Prefixes:
-    """With which prefixes a model's tensors are named: of the three forms above, the one that `names` have."""
-    if config.vision is None:
-        return HF_TEXT
-    return HF_RECENT if any(name.startswith(HF_RECENT.language) for name in names) else HF_LLAVA
+# What each part's names may begin with when they are read: the forms above, what versions 5.4 to 5.5 of transformers
+# wrote, and names without their first word. Each part is settled alone, as transformers does.
+TEXT_FORMS = {"language": ("model.", ""), "output": ("lm_head.",), "encoder": ("",), "adapter": ("",)}
+LLAVA_FORMS = {"language": ("language_model.model.", "model.language_model.", "model.language_model.model.",
+                            "language_model."),
+               "output": ("language_model.lm_head.", "lm_head."),
+               "encoder": ("vision_tower.", "model.vision_tower."),
+               "adapter": ("multi_modal_projector.", "model.multi_modal_projector.")}
+SIGNS = {"language": ("embed_tokens.weight", "norm.weight", "layers.0.input_layernorm.weight"), "output": ("weight",),
+         "encoder": ("patch_conv.weight", "ln_pre.weight"), "adapter": ("linear_1.weight", "linear_2.weight")}
+BLOCKS = ("block_sparse_moe.", "mlp.")  # around router and experts: in released files, and in transformers 5
+
+
+class Naming(NamedTuple):
+    """How the tensors of a file are named: the prefixes, the blocks of router and experts, and whether the experts of a
+    layer are stacked into two tensors.
+    """
+
+    prefixes: Prefixes
+    router: str = BLOCKS[0]
+    experts: str = BLOCKS[0]
+    stacked: bool = False
+
+
+class Place(NamedTuple):
+    """Where a tensor is: its name in the file; of a stack of experts also the part, and the shape of the stack."""
+
+    name: str
+    part: tuple[int, slice] | None = None
+    whole: tuple[int, ...] = ()
+
+
+def hf_prefixes(config: Config) -> Prefixes:
+    """The prefixes of the released files."""
+    return HF_LLAVA if config.vision else HF_TEXT
+
+
+def find_naming(config: Config, names: Container[str]) -> Naming:
+    """Settle by some names in a file how all its tensors are named; what is not there counts as in released files."""
+    def first(options: Iterable[str], signs: Iterable[str]) -> str:
+        options = tuple(options)
+        return next((option for option in options if any(option + sign in names for sign in signs)), options[0])
+
+    forms = LLAVA_FORMS if config.vision else TEXT_FORMS
+    prefixes = Prefixes(**{part: first(options, SIGNS[part]) for part, options in forms.items()})
+    layer, stacks = prefixes.language + "layers.0.", ("experts.gate_up_proj", "experts.down_proj")
+    router, experts = (first((layer + block for block in BLOCKS), signs).removeprefix(layer) for signs in (
+        ("gate.weight",), ("experts.0.w1.weight", "experts.0.w2.weight", *stacks)))
+    return Naming(prefixes, router, experts, any(layer + experts + stack in names for stack in stacks))
+
+
+def find_places(layout: str, config: Config, shapes: Mapping[str, tuple[int, ...]],
+                names: Container[str]) -> dict[str, Place]:
+    """Where every tensor of a model is, by Mistral's names; `names` are those in the files.
+
+    Source:  transformers 5 conversion_mapping.py: gate_up_proj holds w1, then w3, of each expert
+    """
+    if layout == "mistral":
+        return {name: Place(name) for name in shapes}
+    naming = find_naming(config, names)
+    return {name: find_place(name, naming, shape, config) for name, shape in shapes.items()}
+
+
+def find_place(name: str, naming: Naming, shape: tuple[int, ...], config: Config) -> Place:
+    """Where one tensor is in Hugging Face's layout."""
+    stored = hf_name(name, naming.prefixes)
+    layer, block, rest = stored.partition(BLOCKS[0])
+    if not block:
+        return Place(stored)
+    if rest == "gate.weight" or not naming.stacked:
+        return Place(layer + (naming.router if rest == "gate.weight" else naming.experts) + rest)
+    _, expert, matrix, _ = rest.split(".")  # experts.3.w1.weight
+    rows, columns = shape
+    E = config.moe.num_experts if config.moe else 0
+    stack = f"{layer}{naming.experts}experts."
+    if matrix == "w2":
+        return Place(f"{stack}down_proj", (int(expert), slice(None)), (E, rows, columns))
+    half = slice(rows) if matrix == "w1" else slice(rows, 2 * rows)
+    return Place(f"{stack}gate_up_proj", (int(expert), half), (E, 2 * rows, columns))
 
 
 def hf_name(name: str, prefixes: Prefixes = HF_TEXT) -> str:

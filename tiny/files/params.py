@@ -4,115 +4,92 @@ No size has a default: a missing one is an error that names it. Read `hf_config.
 released layout.
 """
 
-import json
-import warnings
 from pathlib import Path
-from typing import Any
 
 from tiny.config import Config, MoeConfig, TinyError, VisionConfig
+from tiny.files.reading import Note, check_keys, number, read_json, warn
 
 SIZES = ("dim", "n_layers", "hidden_dim", "n_heads", "n_kv_heads", "vocab_size")
-OPTIONAL = {"head_dim", "rope_theta", "max_seq_len", "max_position_embeddings", "moe", "sliding_window", "model_type",
-            "vision_encoder"}
 VISION_SIZES = ("hidden_size", "num_channels", "image_size", "patch_size", "intermediate_size", "num_hidden_layers",
                 "num_attention_heads", "image_token_id")
-# Keys that came with later models, with the only values that this code computes; absence means the same. The tokens
-# at the ends of rows and images are words like others, whatever their ids.
-VISION_FIXED = {"adapter_bias": True, "spatial_merge_size": 1, "add_pre_mm_projector_layer_norm": False,
-                "mm_projector_id": ""}
-VISION_OPTIONAL = {"max_image_size", "image_break_token_id", "image_end_token_id"}
+ENDS = ("image_break_token_id", "image_end_token_id")
+LONGEST = 1 << 40  # tokens of a context
+MATRICES = 1 << 16  # experts of all layers: the largest models have a quarter of it
+REMEDY = "Use a checkpoint of the released architecture; if the key changes nothing in this one, delete it."
 
 
-def read_json(path: Path) -> dict:
-    """Read one JSON object. Raises TinyError for a missing file, broken JSON, or JSON that is not an object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TinyError(f"{path} does not exist.", "Point at the folder that holds the released files.") from None
-    except OSError as error:
-        raise TinyError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
-    except (ValueError, RecursionError) as error:
-        raise TinyError(f"{path} is not valid JSON: {error}.", "Fetch the file again; it may be cut short.") from None
-    if not isinstance(value, dict):
-        raise TinyError(f"{path} holds a {type(value).__name__}, not a JSON object.", "Fetch the file again.")
-    return value
-
-
-def read_params(path: Path) -> Config:
+def read_params(path: Path, note: Note = warn) -> Config:
     """Read Mistral's `params.json`.
 
-    Raises:  TinyError for a missing or senseless size
-    Source:  mistral-inference args.py; released files without `rope_theta` mean 1e6 (transformer.py)
-    Differs: unknown keys are reported by a warning and ignored; mistral-inference refuses them
+    Raises:  TinyError for a missing or senseless size, or a setting that changes what is computed
+    Source:  mistral-inference args.py; released files without `rope_theta` mean 1e6 (transformer.py). The first
+             Mistral 7B, which has a window, means 10000 (the code of its time)
+    Differs: unknown keys cost a note; mistral-inference refuses them
     """
     params = read_json(path)
-    warn_unknown(path, set(params) - OPTIONAL - set(SIZES) - {"norm_eps"})
+    check_keys(params, "params", path, REMEDY, note)
     sizes = {name: number(params, name, path) for name in SIZES}
     moe = params.get("moe")
     if moe is not None:
         moe = MoeConfig(number(moe, "num_experts", path), number(moe, "num_experts_per_tok", path))
+        check_keys(params["moe"], "params_moe", f"{path}, moe", REMEDY, note)
+    window = smallest_window([params.get("sliding_window"), params.get("_sliding_window")], path)
+    theta = 1e4 if window and not moe else 1e6
+    if window and not moe and params.get("rope_theta") is None:
+        note(f"{path.name} has a window and no rope_theta, as the first Mistral 7B: theta is {theta:,.0f}")
     length = "max_position_embeddings" if params.get("max_seq_len") is None else "max_seq_len"
     return checked(path, Config(
         **sizes, moe=moe, norm_eps=number(params, "norm_eps", path, float),
         head_dim=number(params, "head_dim", path, default=sizes["dim"] // sizes["n_heads"]),
-        rope_theta=number(params, "rope_theta", path, float, default=1e6),
-        max_seq_len=context_length(params, length, moe, path),
-        vision=None if params.get("vision_encoder") is None else read_vision(params["vision_encoder"], path)))
+        rope_theta=number(params, "rope_theta", path, float, default=theta),
+        max_seq_len=context_length(params, length, moe, window, path, note),
+        vision=None if params.get("vision_encoder") is None else read_vision(params["vision_encoder"], path, note)))
 
 
-def read_vision(encoder: dict, path: Path) -> VisionConfig:
+def read_vision(encoder: dict, path: Path, note: Note = warn) -> VisionConfig:
     """Read the part `vision_encoder` of `params.json`.
 
     Raises:  TinyError for a missing or senseless size, or a later model that computes something else
     Source:  mistral-inference args.py, VisionEncoderArgs
     """
-    sizes = {name: number(encoder, name, f"{path}, vision_encoder") for name in VISION_SIZES}
-    refuse_others(encoder, VISION_FIXED, f"{path}, vision_encoder",
-                  "Use a checkpoint of Pixtral 12B: Pixtral Large has no biases in its adapter, and Mistral Small 3.1 "
-                  "merges patches in front of it.")
-    warn_unknown(path, set(encoder) - set(VISION_SIZES) - VISION_FIXED.keys() - VISION_OPTIONAL - {"rope_theta"})
-    return VisionConfig(**sizes, rope_theta=number(encoder, "rope_theta", f"{path}, vision_encoder", float),
+    place = f"{path}, vision_encoder"
+    sizes = {name: number(encoder, name, place) for name in VISION_SIZES}
+    check_keys(encoder, "params_vision", place,
+               "Use a checkpoint of Pixtral 12B: Pixtral Large has no biases in its adapter, and Mistral Small 3.1 "
+               "merges patches in front of it.", note)
+    ends = {name: number(encoder, name, place) for name in ENDS if encoder.get(name) is not None}
+    return VisionConfig(**sizes, **ends, rope_theta=number(encoder, "rope_theta", place, float),
                         max_image_size=number(encoder, "max_image_size", path, default=sizes["image_size"]))
 
 
-def warn_unknown(path: Path, keys: set[str]) -> None:
-    """Warn of keys that are not read, if there are any."""
-    if keys:
-        warnings.warn(f"{path.name}: keys that are not read: {', '.join(sorted(keys))}", stacklevel=4)
+def smallest_window(values: list, path: Path) -> int | None:
+    """The smallest sliding window that is stated: a number, or a list with one for each kind of layer; None if none is.
 
-
-def refuse_others(mapping: dict, fixed: dict, place: Path | str, remedy: str) -> None:
-    """Raise TinyError if a setting is there and is not the one, or one of the tuple, that this code computes."""
-    for key, value in fixed.items():
-        right = value if isinstance(value, tuple) else (value,)
-        if mapping.get(key) not in (*right, None):
-            raise TinyError(f"{place} sets {key} = {mapping[key]!r}; this code computes {right[0]!r} only.", remedy)
-
-
-def number(mapping: dict, key: str, path: Path | str, kind: type[int] | type[float] = int,
-           default: float | None = None) -> Any:
-    """Return mapping[key], a positive number; kind int allows whole ones only.
-
-    Raises:  TinyError that names the key and the file, if it is missing without a default, or is anything else
+    Raises:  TinyError for anything else
     """
-    value = mapping.get(key) if isinstance(mapping, dict) else None
-    value = default if value is None else value
-    if value is None:
-        raise TinyError(f"{path} has no {key!r}.", "Sizes are never assumed: use the file of the release.")
-    if not isinstance(value, (int, kind)) or isinstance(value, bool) or not 0 < value < 2**40:
-        raise TinyError(f"{path}: {key} is {value!r}.", f"It must be a positive {'whole ' * (kind is int)}number.")
-    return kind(value)
+    listed = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
+    windows = [number({"sliding_window": entry}, "sliding_window", path, most=LONGEST)
+               for entry in listed if entry is not None]
+    return min(windows, default=None)
 
 
-def context_length(mapping: dict, key: str, moe: MoeConfig | None, path: Path) -> int:
+def context_length(mapping: dict, key: str, moe: MoeConfig | None, window: int | None, path: Path,
+                   note: Note = warn) -> int:
     """The longest sequence that the model is for, in tokens.
 
     Where the file says nothing it is 32,768 for a mixture of experts (paper, section 2) and 131,072 otherwise. The
-    `sliding_window` of old Mixtral configs is stale and ignored: the attention is dense (paper, section 2). In a dense
-    model the window is real, and this code does not slide it: the context ends there.
+    window of old Mixtral configs is stale and ignored: the attention is dense (paper, section 2). In a dense model the
+    window is real, and this code does not slide it: the context ends there.
     """
-    length = number(mapping, key, path, default=32768 if moe else 131072)
-    return length if moe else min(length, number(mapping, "sliding_window", path, default=length))
+    length = number(mapping, key, path, default=32768 if moe else 131072, most=LONGEST)
+    if window is None or window >= length:
+        return length
+    if moe:
+        note(f"{path.name}: a sliding window of {window:,} tokens, which transformers applies. It is not applied here: "
+             "the attention of Mixtral is dense")
+        return length
+    note(f"{path.name}: a sliding window of {window:,} tokens. It is not slid here: the context ends there")
+    return window
 
 
 def checked(path: Path, config: Config) -> Config:
@@ -120,6 +97,10 @@ def checked(path: Path, config: Config) -> Config:
     if config.n_heads % config.n_kv_heads or config.head_dim % 2 or not config.head_dim:
         raise TinyError(f"{path}: {config.n_heads} heads, {config.n_kv_heads} KV heads of {config.head_dim}.",
                         "The KV heads must divide the heads, and head_dim must be even for RoPE.")
+    experts = config.moe.num_experts if config.moe else 1
+    if config.n_layers * experts > MATRICES or config.vision and config.vision.num_hidden_layers > MATRICES:
+        raise TinyError(f"{path}: {config.n_layers:,} layers of {experts:,} experts, or as many of the encoder.",
+                        f"No model has more than {MATRICES:,} in all: the file is damaged.")
     if config.moe and config.moe.num_experts_per_tok > config.moe.num_experts:
         raise TinyError(f"{path}: {config.moe.num_experts_per_tok} experts per token of {config.moe.num_experts}.",
                         "num_experts_per_tok can be num_experts at most.")

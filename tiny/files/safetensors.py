@@ -7,6 +7,7 @@ import json
 import math
 import mmap
 import os
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,11 @@ import ml_dtypes
 import numpy as np
 
 from tiny.config import TinyError
+from tiny.files.reading import check_foreign
 from tiny.files.whole import write_whole
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
-MAX_HEADER = 100 << 20  # bytes; the safetensors library has the same limit
+MAX_HEADER = 32 << 20  # bytes; the safetensors library allows 100 MB, a model of 100,000 tensors has 12
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -33,9 +35,13 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            start = 8 + int.from_bytes(file.read(8), "little")
+            first = file.read(64)
+            start = 8 + int.from_bytes(first[:8], "little")
             if size < 8 or start > size or start > MAX_HEADER:
-                raise broken(path, f"it has {size:,} bytes, its header would end at byte {start:,}")
+                check_foreign(path, first)
+                raise broken(path, f"it begins with {first[:16]!r}" if re.fullmatch(rb"[\s!-~]{16}", first[:16]) else
+                             f"it has {size:,} bytes, its header would end at byte {start:,}")
+            file.seek(8)
             header = parse_header(path, file.read(start - 8))
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
@@ -46,6 +52,8 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         if begin != position or end - begin != count * dtype.itemsize or start + end > size:
             raise broken(path, f"tensor {name} {tuple(shape)} claims bytes {begin:,} to {end:,}, where it needs "
                                f"{count * dtype.itemsize:,} bytes from {position:,} on, of {size - start:,}")
+        if math.prod(size or 1 for size in shape) > 2**48:  # only an empty tensor can state such sizes
+            raise broken(path, f"tensor {name} is {tuple(shape)}")
         tensors[name] = np.frombuffer(data, dtype, count, start + begin).reshape(shape)
         position = end
     if start + position != size:
@@ -72,15 +80,17 @@ def parse_header(path: Path, text: bytes) -> dict[str, tuple[np.dtype, list[int]
         raise broken(path, "its header is not JSON") from None
     if not isinstance(header, dict):
         raise broken(path, "its header is not a JSON object")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise broken(path, "its __metadata__ are not texts")
     entries = {}
     for name, entry in header.items():
-        if not isinstance(entry, dict) or not whole(entry.get("shape"), 1) or not whole(
+        if not isinstance(entry, dict) or not whole(entry.get("shape"), 0) or not whole(
                 entry.get("data_offsets"), 0) or len(entry["data_offsets"]) != 2:
             raise broken(path, f"the entry of tensor {name} has no proper shape and data_offsets")
         if str(entry.get("dtype")) not in DTYPES:
             raise TinyError(f"{path}: tensor {name} has dtype {entry.get('dtype')!r}.",
-                            f"Only {', '.join(DTYPES)} are read; quantised checkpoints are not.")
+                            f"Only {', '.join(DTYPES)} are read: no quantised weights, no buffers of other types.")
         entries[name] = (DTYPES[entry["dtype"]], entry["shape"], *entry["data_offsets"])
     return entries
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tiny.config import TinyError
-from tiny.files.params import number, read_json
+from tiny.files.reading import number, read_file, read_json
 from tiny.tekken import PATTERN, SPECIAL_TOKENS, TekkenTokenizer
 from tiny.tokenizer import SentencePieceTokenizer
 
+PATTERNS = ["tokenizer.model", "tokenizer.model.v*", "tekken.json", "tekken*.json"]
 # Mixtral's file has half a megabyte, Pixtral's has 19.
 LARGEST_FILE = 32 * 2**20
 LARGEST_VOCABULARY = 2**20
@@ -28,7 +29,9 @@ def load_tokenizer(path: str | Path) -> SentencePieceTokenizer | TekkenTokenizer
     Raises:  TinyError if it is missing, empty, cut short, or neither
     """
     path = find_tokenizer(Path(path))
-    data = read_file(path)
+    data = read_file(path, LARGEST_FILE)
+    if not data:
+        raise TinyError(f"{path} is empty.", REMEDY)
     # A SentencePiece file begins with a line feed, whatever its name.
     return open_tekken(path, data) if path.suffix == ".json" or data[:1] == b"{" else open_sentencepiece(path, data)
 
@@ -44,7 +47,7 @@ def find_tokenizer(path: Path, sees: bool | None = None) -> Path:
     """
     if not path.is_dir():
         return path
-    patterns = ["tokenizer.model", "tokenizer.model.v*", "tekken.json", "tekken*.json"]
+    patterns = PATTERNS
     if has_encoder(path) if sees is None else sees:
         patterns = patterns[2:] + patterns[:2]
     named = [file for pattern in patterns for file in sorted(path.glob(pattern)) if file.is_file()]
@@ -64,24 +67,22 @@ def has_encoder(folder: Path) -> bool:
     return bool(next(found, None))
 
 
-def read_file(path: Path) -> bytes:
-    """Read a whole file of plausible size.
+def added_names(folder: Path) -> dict[int, str]:
+    """The tokens that a fine-tune has added, by their ids, as `added_tokens.json` or `tokenizer_config.json` has them.
 
-    Raises:  TinyError if it is missing, unreadable, empty or too large
+    Raises:  TinyError if such a file is broken
     """
-    try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= LARGEST_FILE else b""
-    except FileNotFoundError:
-        raise TinyError(f"{path} does not exist.",
-                        "Give a tokenizer.model or tekken.json, or the folder that holds it.") from None
-    except OSError as error:
-        raise TinyError(f"{path} cannot be read: {error.strerror}.",
-                        "Check the path and its permissions.") from None
-    if not data:
-        what = "is empty" if size == 0 else f"has {size} bytes, too many for a tokenizer"
-        raise TinyError(f"{path} {what}.", REMEDY)
-    return data
+    found: dict[int, str] = {}
+    for file, key in (("added_tokens.json", None), ("tokenizer_config.json", "added_tokens_decoder")):
+        if (folder / file).is_file():
+            table = read_json(folder / file)
+            entries = table if key is None else table.get(key)
+            for name, value in entries.items() if isinstance(entries, dict) else ():
+                content = value.get("content") if isinstance(value, dict) else None
+                token, text = (value, name) if key is None else (name, content)
+                if str(token).isdecimal() and len(str(token)) < 10 and isinstance(text, str):
+                    found[int(token)] = text
+    return found
 
 
 def open_sentencepiece(path: Path, data: bytes) -> SentencePieceTokenizer:
@@ -137,7 +138,8 @@ def open_tekken(path: Path, data: bytes) -> TekkenTokenizer:
                         "Give the tekken.json or tokenizer.model of a release; a tokenizer.json is not read.")
     if config.get("pattern") != PATTERN:
         raise TinyError(f"{path} does not split text by the pattern that every released file has.", REMEDY)
-    size, special = (number(config, key, path) for key in ("default_vocab_size", "default_num_special_tokens"))
+    size, special = (number(config, key, path, most=1 << 40)
+                     for key in ("default_vocab_size", "default_num_special_tokens"))
     used, entries = size - special, content.get("vocab")
     if not isinstance(entries, list) or not 256 <= used <= len(entries) or size > LARGEST_VOCABULARY:
         raise TinyError(f"{path}: {size} tokens, {special} of them special, do not go with this vocab.",

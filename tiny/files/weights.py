@@ -5,13 +5,14 @@ here and nowhere else, as views too. Read `tokenizer_files.py` next.
 """
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
-from tiny.files.hf_names import hf_name, hf_prefixes
+from tiny.files.hf_names import Place, find_places
 from tiny.files.safetensors import read_safetensors
 
 ROTATED = (".wq.weight", ".wk.weight")  # Rows in pairs that RoPE turns.
@@ -78,6 +79,11 @@ def open_tensors(layout: str, files: list[Path], config: Config) -> dict[str, np
 
     Raises:  TinyError that names a tensor which is missing, unexpected, misshapen, or in two files
     """
+    return take_tensors(layout, read_tensors(files), config, files[0].parent)[0]
+
+
+def read_tensors(files: list[Path]) -> dict[str, np.ndarray]:
+    """Map all files and return their tensors by their names there. Raises TinyError for one in two files."""
     found: dict[str, np.ndarray] = {}
     for path in files:
         for name, tensor in read_safetensors(path).items():
@@ -85,21 +91,57 @@ def open_tensors(layout: str, files: list[Path], config: Config) -> dict[str, np
                 raise TinyError(f"{path} holds {name} once more.", "Remove the file that does not belong here.")
             if not name.endswith(".inv_freq"):  # a constant that some HF files carry along
                 found[name] = tensor
-    tensors, prefixes = {}, hf_prefixes(config, found)
-    for name, shape in expected_shapes(config).items():
-        stored = name if layout == "mistral" else hf_name(name, prefixes)
-        if stored not in found:
-            raise TinyError(f"{files[0].parent} lacks the tensor {stored}.", "Fetch the files again, all of one model.")
-        tensor = found.pop(stored)
+    return found
+
+
+def take_tensors(layout: str, found: Mapping[str, np.ndarray], config: Config,
+                 folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Place]]:
+    """Of the tensors of all files exactly those of the model, by Mistral's names, and where each one is.
+
+    Raises:  TinyError that names a tensor which is missing, unexpected or misshapen; folder is for messages
+    """
+    tensors, shapes = {}, expected_shapes(config)
+    places = find_places(layout, config, shapes, found)
+    for name, place in places.items():
+        if place.name not in found:
+            raise lacking(folder, layout, place.name, found)
+        tensor, shape = found[place.name], place.whole or shapes[name]
+        if tensor.shape != shape and not tensor.size:
+            raise TinyError(f"{folder}: tensor {place.name} is empty, {tensor.shape}: whatever saved it did not gather "
+                            "its numbers, as DeepSpeed with ZeRO-3.", "Gather and save it again: zero_to_fp32.py.")
         if tensor.shape != shape:
-            raise TinyError(f"{files[0].parent}: tensor {stored} is {tensor.shape}, the configuration says {shape}.",
+            raise TinyError(f"{folder}: tensor {place.name} is {tensor.shape}, the configuration says {shape}.",
                             "The weights and the configuration are of two models.")
+        tensor = tensor if place.part is None else tensor[place.part]
         rotated = layout == "hf" and name.endswith(ROTATED)
         tensors[name] = halves_to_pairs(tensor, head_dim_of(name, config)) if rotated else tensor
-    if found:
-        raise TinyError(f"{files[0].parent} holds {len(found)} tensors that the model has not: {min(found)}.",
+    extra = found.keys() - {place.name for place in places.values()}
+    if extra:
+        raise TinyError(f"{folder} holds {len(extra)} tensors that the model has not: {min(extra)}.",
                         "The weights and the configuration are of two models.")
-    return tensors
+    return tensors, places
+
+
+def lacking(folder: Path, layout: str, name: str, found: Collection[str]) -> TinyError:
+    """The error for a tensor that is not there: what is there in its place, if that can be told."""
+    tail = re.search(r"(layers\.\d+\..*|[^.]+\.[^.]+|)$", name)
+    other = next((key for key in found if tail and tail[0] and key.endswith("." + tail[0])), None)
+    if any(".switch_mlp." in key for key in found):
+        return TinyError(f"{folder} lacks the tensor {name}: its experts are stacked as MLX saves them, in switch_mlp.",
+                         "Use the checkpoint from which it was made.")
+    if other:
+        return TinyError(f"{folder} lacks the tensor {name}; it is there under another name: {other}.",
+                         "Merge an adapter into its model and save that; else save it again with save_pretrained.")
+    foreign = "embed_tokens.weight" if layout == "mistral" else "tok_embeddings.weight"
+    if any(key.endswith(foreign) for key in found):
+        return TinyError(f"{folder} lacks the tensor {name}: its tensors have the names of the other layout.",
+                         "Give config.json the files model*.safetensors, and params.json consolidated*.safetensors.")
+    if name.endswith(("lm_head.weight", "output.weight")):
+        heads = [key for key in found if key.startswith(("score.", "classifier.", "v_head.", "value_head."))]
+        what = f"a reward model or classifier, with {heads[0]}" if heads else "an embedding model, or it ties both"
+        return TinyError(f"{folder} lacks the tensor {name}, the output head: it is {what}.",
+                         "Without it no word can be scored: use the model from which this one was made.")
+    return TinyError(f"{folder} lacks the tensor {name}.", "Fetch the files again, all of one model.")
 
 
 class Tensors(Mapping):

@@ -7,7 +7,6 @@ from dataclasses import asdict
 import tiny
 from tiny.config import TinyError
 from tiny.files.checkpoint import Checkpoint
-from tiny.files.hf_names import hf_name, hf_prefixes
 from tiny.files.tokenizer_files import find_tokenizer
 from tiny.files.weights import expected_shapes
 from tiny.tools.memory import PARTS, amount, parameters, part_of, parts, read_headers
@@ -23,12 +22,11 @@ def tensor_rows(checkpoint: Checkpoint, part: str, every: bool) -> list[tuple[st
     In the name of a kind, * stands for the numbers of layers and experts.
     """
     kinds: dict[tuple, list[int]] = {}
-    prefixes = hf_prefixes(checkpoint.config)
     for name, shape in expected_shapes(checkpoint.config).items():
         if part_of(name) != part:
             continue
         tensor = checkpoint.tensors[name]
-        stored = name if checkpoint.layout == "mistral" else hf_name(name, prefixes)
+        stored = checkpoint.places[name].name
         kind = stored if every else re.sub(r"\.\d+\.", ".*.", stored)
         kinds.setdefault((kind, shape, str(tensor.dtype)), []).append(tensor.nbytes)
     return [(kind, len(sizes), shape, dtype, sum(sizes)) for (kind, shape, dtype), sizes in kinds.items()]
@@ -70,6 +68,7 @@ def show_sizes(sizes: dict, indent: int) -> None:
         if isinstance(value, dict):
             print(f"{'':{indent}}{name}")
             show_sizes(value, indent + 2)
-        elif value is not None:
-            number = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+        elif value not in (None, frozenset()):
+            number = (f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else
+                      ", ".join(map(str, sorted(value))))
             print(f"{'':{indent}}{name:<{24 - indent}} {number}")

@@ -18,6 +18,7 @@ from tiny.attention import block_size
 from tiny.config import Config, TinyError, VisionConfig
 from tiny.experts import TOKENS
 from tiny.files.checkpoint import LAYOUTS, Checkpoint, open_checkpoint, read_config
+from tiny.files.hf_names import find_places
 from tiny.files.weights import choose_mode, converted, expected_shapes, free_memory
 from tiny.generate import PREFILL
 from tiny.numerics import MANY_BYTES
@@ -57,7 +58,7 @@ def read_headers(folder: Path) -> Checkpoint:
     if bare is None or any(folder.glob("*.safetensors")):
         return open_checkpoint(folder)
     path, config = read_config(folder, bare)
-    return Checkpoint(bare, path, config, [], stand_ins(config))
+    return Checkpoint(bare, path, config, [], stand_ins(config), find_places(bare, config, expected_shapes(config), ()))
 
 
 def parameters(config: Config) -> tuple[int, int]:

@@ -18,7 +18,7 @@ import tiny
 from tiny.config import TinyError
 from tiny.files.checkpoint import LAYOUTS as FOLDERS
 from tiny.files.checkpoint import Checkpoint, find_layout, open_checkpoint, weight_files
-from tiny.files.params import read_json
+from tiny.files.reading import read_json
 from tiny.files.safetensors import read_safetensors
 from tiny.files.weights import Tensors, expected_shapes, open_tensors
 from tiny.tools.convert.torch_checkpoint import open_torch, read_torch_config, torch_files

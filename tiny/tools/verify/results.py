@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from tiny.config import TinyError
-from tiny.files.params import read_json
+from tiny.files.reading import read_json
 from tiny.files.whole import write_whole
 from tiny.tools.markdown import table
 from tiny.tools.terminal import one_line

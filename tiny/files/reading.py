@@ -1,0 +1,158 @@
+"""What the readers of configurations share: files of plausible size, JSON, numbers in bounds, and notes.
+
+A file is data from anywhere. What is wrong with it is said when it is read, and as what it is. `keys.toml` has every
+key of a configuration, and what it means here. Read `params.py` next.
+"""
+
+import json
+import re
+import tomllib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tiny.config import TinyError
+
+Note = Callable[[str], None]
+LARGEST_JSON = 16 << 20  # bytes; the index of a model of 100,000 tensors has 10 MB
+# What files are whose names promise something else, by how they begin.
+FOREIGN = {b"version https://git-lfs": "a pointer of Git LFS, which stands for a file that was not fetched",
+           b"<!doctype": "a web page", b"<html": "a web page", b"<?xml": "a web page or other XML",
+           b"pk\x03\x04": "a ZIP archive, as torch.save writes", b"\x80\x02": "a pickle, as torch.save writes",
+           b"gguf": "a GGUF file", b"\x1f\x8b": "compressed by gzip"}
+
+
+class Keys(NamedTuple):
+    """The keys of one JSON object, as `keys.toml` has them."""
+
+    known: frozenset[str]
+    off: frozenset[str]
+    only: dict[str, list]
+
+
+def read_keys() -> dict[str, Keys]:
+    """The tables of `keys.toml`, with the keys of the table that one names under `also`."""
+    tables = tomllib.loads(Path(__file__).with_name("keys.toml").read_text(encoding="utf-8"))
+    found = {}
+    for name, table in tables.items():
+        read, harmless, off = (f"{table.get(kind, '')} {tables.get(table.get('also'), {}).get(kind, '')}".split()
+                               for kind in ("read", "harmless", "off"))
+        only = table.get("only", {})
+        found[name] = Keys(frozenset([*read, *harmless, *off, *only]), frozenset(off), only)
+    return found
+
+
+KEYS = read_keys()
+
+
+def warn(text: str) -> None:
+    """A note for whoever called the library; the command line prints it."""
+    warnings.warn(text, stacklevel=4)
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """Read a file of at most so many bytes.
+
+    Raises:  TinyError if it is missing, a link to nothing, no plain file, unreadable, larger, or foreign
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise TinyError(f"{path} cannot be read: it is no file.", "Check the path.")
+        with open(path, "rb") as file:
+            data = file.read(most + 1)
+    except FileNotFoundError:
+        raise missing(path) from None
+    except OSError as error:
+        raise TinyError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
+    if len(data) > most:
+        raise TinyError(f"{path} has more than {most:,} bytes, too many for what it should be.", "Fetch it again.")
+    check_foreign(path, data)
+    return data
+
+
+def missing(path: Path) -> TinyError:
+    """The error for a file that is not there."""
+    if path.is_symlink():
+        return TinyError(f"{path} is a link to a file that is not there.",
+                         "Fetch the model again, or copy the folder with what its links point to: cp -rL.")
+    return TinyError(f"{path} does not exist.", "Point at the folder that holds the released files.")
+
+
+def check_foreign(path: Path, data: bytes) -> None:
+    """Raise TinyError if a file is what its name does not promise; data are its first bytes, or all."""
+    start = data[:64].lstrip().lower()
+    what = next((what for sign, what in FOREIGN.items() if start.startswith(sign)), None)
+    if re.fullmatch(rb"[\w.~-]*(/[\w.~-]+)+", data[:400]):  # as Git writes links where there are none
+        what = f"the text of a link, {data[:99].decode()}, in place of the file"
+    if what is not None:
+        raise TinyError(f"{path} is {what}.", "Fetch the file itself: git lfs pull, or hf download OWNER/NAME."
+                        if "web" in what or "LFS" in what else "Fetch the file of the release.")
+
+
+def read_json(path: Path) -> dict:
+    """Read one JSON object. Raises TinyError as `read_file`, or for broken JSON, a key twice, or no object."""
+    def unique(pairs: list[tuple[str, Any]]) -> dict:
+        if len(dict(pairs)) != len(pairs):
+            key = next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))
+            raise TinyError(f"{path} has the key {key!r} twice.", "Keep the one that is right.")
+        return dict(pairs)
+
+    try:
+        value = json.loads(read_file(path, LARGEST_JSON), object_pairs_hook=unique)
+    except TinyError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise TinyError(f"{path} is not valid JSON: {error}.", "Fetch the file again; it may be cut short.") from None
+    if not isinstance(value, dict):
+        raise TinyError(f"{path} holds a {type(value).__name__}, not a JSON object.", "Fetch the file again.")
+    return value
+
+
+def number(mapping: dict, key: str, path: Path | str, kind: type[int] | type[float] = int,
+           default: float | None = None, most: int = 1 << 20) -> Any:
+    """Return mapping[key], a positive number; kind int allows whole ones only, up to `most`.
+
+    Raises:  TinyError that names the key and the file, if it is missing without a default, or is anything else
+    """
+    value = mapping.get(key) if isinstance(mapping, dict) else None
+    value = default if value is None else value
+    most = most if kind is int else 1 << 40
+    if value is None:
+        raise TinyError(f"{path} has no {key!r}.", "Sizes are never assumed: use the file of the release.")
+    if not isinstance(value, (int, kind)) or isinstance(value, bool) or not 0 < value <= most:
+        raise TinyError(f"{path}: {key} is {short(value)}.",
+                        f"It must be a positive {'whole ' * (kind is int)}number, at most {most:,}.")
+    return kind(value)
+
+
+def check_keys(mapping: dict, kind: str, place: Path | str, remedy: str, note: Note = warn) -> None:
+    """Go through all keys of an object: refuse what is not computed here by its name, and note what is not known.
+
+    kind: which table of `keys.toml` the object goes by
+
+    Raises:  TinyError that names a key with a value that changes what is computed
+    """
+    for key, computed in not_computed(mapping, kind).items():
+        raise TinyError(f"{place} sets {key} = {short(mapping[key])}; this code computes {computed}.", remedy)
+    unknown = sorted(short(key)[1:-1] for key in mapping if key not in KEYS[kind].known and mapping[key] is not None)
+    if unknown:
+        note(f"{Path(place).name}: keys that are not read: {', '.join(unknown[:9])}. If they change what the model "
+             "computes, the results are wrong")
+
+
+def not_computed(mapping: dict, kind: str) -> dict[str, str]:
+    """The keys that ask for something else than is computed here, and what is computed."""
+    keys = KEYS[kind]
+    found = {key: f"{right[0]!r} only" for key, right in keys.only.items() if mapping.get(key) not in (*right, None)}
+    for key in keys.off:
+        value = mapping.get(key)
+        if value and not (isinstance(value, dict) and value.get("enable", value.get("enabled")) is False):
+            found[key] = "models without it"
+    return found
+
+
+def short(value: Any) -> str:
+    """A value of a file in a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
