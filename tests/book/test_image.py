@@ -266,7 +266,8 @@ def test_deep_levels_are_clipped():
     levels = np.array([[0, 100, 255, 256, 40000]], np.uint16)
     for deep in (Image.fromarray(levels), Image.fromarray(levels.astype(np.int32)),
                  Image.fromarray(levels.astype(np.float32))):
-        assert np.asarray(image.open_image(deep))[0, :, 1].tolist() == [0, 100, 255, 255, 255]
+        with pytest.warns(UserWarning, match="up to 40000: 40% of its pixels become plain white or black"):
+            assert np.asarray(image.open_image(deep))[0, :, 1].tolist() == [0, 100, 255, 255, 255]
 
 
 def test_a_mode_that_pillow_cannot_convert():
@@ -304,14 +305,16 @@ def test_formats(kind, tmp_path):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_exif_orientation_is_ignored(style, tmp_path):
+def test_exif_orientation_is_not_followed_but_said(style, tmp_path):
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6  # A quarter turn.
     picture(40, 30).save(path, exif=exif)
     assert Image.open(path).getexif()[0x0112] == 6
-    assert image.open_image(path, style).size == (40, 30)
-    assert image.preprocess(path, style=style).shape == (3, 32, 48)
+    with pytest.warns(UserWarning, match="turned.jpg asks viewers to turn or mirror it .EXIF orientation 6."):
+        assert image.open_image(path, style).size == (40, 30)
+    with pytest.warns(UserWarning, match="exif_transpose"):
+        assert image.preprocess(path, style=style).shape == (3, 32, 48)
 
 
 def test_animation_gives_its_first_frame(tmp_path):
@@ -355,7 +358,7 @@ BAD = {
     "bomb beyond ours": (lambda _: bomb(12_000, 11_000), "has 12000 x 11000 = more than 128 million pixels"),
     "large picture without data": (lambda _: bomb(10_000, 10_000), "cannot be decoded"),
     "PNG of no width": (lambda _: bomb(0, 5), "is not an image: .* or without pixels"),
-    "PostScript": (lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "PostScript program"),
+    "PostScript": (lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is not an image"),
 }
 
 

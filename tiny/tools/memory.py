@@ -42,11 +42,12 @@ class Estimate:
     scratch: int
     kv_cache: int
     activations: int
+    decoding: int = 0
 
     def peak(self, mode: str) -> int:
-        """Memory that a run holds at once and cannot give back."""
+        """Memory that a run holds at once and cannot give back. Images are decoded before the pass begins."""
         weights = self.resident if mode == "resident" else self.scratch
-        return weights + self.kv_cache + self.activations + PROGRAM
+        return weights + self.kv_cache + max(self.activations, self.decoding) + PROGRAM
 
 
 def read_headers(folder: Path) -> Checkpoint:
@@ -143,12 +144,15 @@ def scratch_bytes(tensors: Mapping[str, np.ndarray]) -> int:
 
 
 def estimate(config: Config, tensors: Mapping[str, np.ndarray], context: int,
-             patches: Sequence[int] = ()) -> Estimate:
-    """What a run needs: prompt and answer of `context` tokens together, images with these numbers of patches."""
+             patches: Sequence[int] = (), decoding: int = 0) -> Estimate:
+    """What a run needs: prompt and answer of `context` tokens together, images with these numbers of patches.
+
+    decoding: bytes that decoding the largest of the images takes
+    """
     resident = 4 * sum(tensor.size for name, tensor in tensors.items() if converted(name, tensor))
     return Estimate(stored=sum(tensor.nbytes for tensor in tensors.values()), resident=resident,
                     scratch=scratch_bytes(tensors), kv_cache=context * kv_bytes(config, 4),
-                    activations=activation_bytes(config, context, patches))
+                    activations=activation_bytes(config, context, patches), decoding=decoding)
 
 
 def require_fit(config: Config, tensors: Mapping[str, np.ndarray], mode: str, context: int,
@@ -216,7 +220,8 @@ def main(args: argparse.Namespace) -> None:
         raise TinyError(f"The images take {of_images:,} tokens, and the context has {context:,}.",
                         "Count fewer images, or smaller ones.")
     patches = [picture.columns * picture.rows for picture in pictures] if args.image else []
-    need, free = estimate(config, tensors, context, patches), free_memory()
+    decoding = max((picture.decoding for picture in pictures), default=0) if args.image else 0
+    need, free = estimate(config, tensors, context, patches, decoding), free_memory()
     total, active = parameters(config)
     kinds = ", ".join(sorted({str(tensor.dtype) for tensor in tensors.values()}))
     where = f"in {len(checkpoint.files)} file(s)" if checkpoint.files else "as released; no weight files here"
@@ -231,6 +236,7 @@ def main(args: argparse.Namespace) -> None:
             ("scratch for a block of weights", need.scratch, "mapped: converted, used, overwritten"),
             ("KV cache in float32", need.kv_cache, f"{per_token:.4g} KiB a token"),
             ("activations of a prefill pass", need.activations, f"at most; {passes}"),
+            *([("decoding of the largest image", decoding, "about; before the pass")] if decoding else []),
             ("Python, NumPy, BLAS", PROGRAM, "about"),
             ("peak, resident", need.peak("resident"), ""),
             ("peak, mapped", need.peak("mapped"), "and file pages, which the system can drop and read again"),

@@ -1,6 +1,5 @@
 """Pictures in a prompt: their sizes, read from headers, and what they cost in tokens before anything is decoded."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,10 +7,12 @@ from typing import NamedTuple
 from PIL import Image
 
 from tiny.config import TinyError, VisionConfig
-from tiny.files.pictures import MAX_PIXELS, open_image
+from tiny.files.pictures import DECODING, decoding_bytes, open_file
+from tiny.files.weights import free_memory
 from tiny.image import image_grid
 from tiny.tools.terminal import one_line
 
+MUCH = 10**8  # bytes that decoding takes and that are said; less than this is nothing beside Python itself
 SPOT = 2  # tokens of a picture of one pixel: [IMG] [IMG_END]
 
 
@@ -24,6 +25,7 @@ class Picture(NamedTuple):
     columns: int
     rows: int
     patch_size: int
+    decoding: int  # bytes of memory that decoding takes
 
     @property
     def tokens(self) -> int:
@@ -42,9 +44,10 @@ class Picture(NamedTuple):
     def __str__(self) -> str:
         wide, high = self.size
         change = "not resized" if (wide, high) == (self.width, self.height) else f"resized to {wide} x {high}"
+        memory = f"; decoding it takes about {self.decoding / 1e9:.1f} GB" if self.decoding >= MUCH else ""
         breaks = f" + {self.rows - 1:,} [IMG_BREAK]" if self.rows > 1 else ""
         return (f"{one_line(self.path)}: {self.width} x {self.height} pixels, {change}: {self.columns} x {self.rows} "
-                f"patches, {self.tokens:,} tokens ({self.columns * self.rows:,} [IMG]{breaks} + 1 [IMG_END])")
+                f"patches, {self.tokens:,} tokens ({self.columns * self.rows:,} [IMG]{breaks} + 1 [IMG_END]){memory}")
 
 
 def vision_of(model, name: str | Path) -> VisionConfig:
@@ -58,26 +61,19 @@ def vision_of(model, name: str | Path) -> VisionConfig:
 def measure_picture(source: str | Path | Image.Image, vision: VisionConfig) -> Picture:
     """Read the size of a picture, from its header alone if it is a file, and count its patches.
 
-    Raises:  TinyError as `tiny.files.pictures.open_image` does
+    Raises:  TinyError as `tiny.files.pictures.open_file` does
     """
     if isinstance(source, Image.Image):
         return picture_of("the picture", *source.size, vision)
-    try:
-        with warnings.catch_warnings():  # The limit is MAX_PIXELS; Pillow begins to warn below it.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source) as image:
-                width, height = image.size
-    except Exception:  # Pillow's readers raise whatever a damaged header leads them to.
-        width = height = 0
-    if not 0 < width * height <= MAX_PIXELS:
-        open_image(source)  # It says what is wrong, without decoding either.
-    return picture_of(str(source), width, height, vision)
+    with open_file(source) as image:
+        return picture_of(str(source), *image.size, vision, decoding_bytes(image))
 
 
-def picture_of(name: str, width: int, height: int, vision: VisionConfig) -> Picture:
-    """A picture of which nothing but the size is known."""
+def picture_of(name: str, width: int, height: int, vision: VisionConfig, decoding: int | None = None) -> Picture:
+    """A picture of which nothing but the size is known, and perhaps the bytes that decoding it takes."""
     grid = image_grid(width, height, vision.patch_size, vision.max_image_size)
-    return Picture(name, width, height, *grid, vision.patch_size)
+    decoding = width * height * DECODING if decoding is None else decoding
+    return Picture(name, width, height, *grid, vision.patch_size, decoding)
 
 
 def user_turn(text: str, images: Sequence) -> dict:
@@ -92,13 +88,21 @@ def count_tokens(model, messages: Sequence[dict]) -> tuple[int, int]:
     """How many tokens a chat has, and how many of them its pictures take; no picture is decoded.
 
     Each is written as a picture of one pixel, and the tokens that it has more are added.
+
+    Raises:  TinyError for a picture that cannot be decoded in the memory that is free
     """
-    spot, small, of_images, number = Image.new("RGB", (1, 1)), [], 0, 0
+    spot, small, of_images, number, free = Image.new("RGB", (1, 1)), [], 0, 0, free_memory()
     for message in messages:
         content = message["content"]
         if not isinstance(content, str):
             sources = [chunk["image"] for chunk in content if chunk["type"] == "image"]
-            of_images += sum(measure_picture(source, model.config.vision).tokens for source in sources)
+            pictures = [measure_picture(source, model.config.vision) for source in sources]
+            for picture in pictures:
+                if picture.decoding > free:
+                    raise TinyError(f"{picture.path}: decoding {picture.width} x {picture.height} pixels takes about "
+                                    f"{picture.decoding / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
+                                    "Shrink the picture first.")
+            of_images += sum(picture.tokens for picture in pictures)
             number += len(sources)
             content = [chunk | {"image": spot} if chunk["type"] == "image" else chunk for chunk in content]
         small.append(message | {"content": content})
@@ -106,7 +110,9 @@ def count_tokens(model, messages: Sequence[dict]) -> tuple[int, int]:
 
 
 def check_room(model, messages: Sequence[dict], room: int = 1) -> None:
-    """Raise TinyError if the images of a chat do not leave room for an answer; no picture is decoded."""
+    """Raise TinyError if the images of a chat do not leave room for an answer, or cannot be decoded in the memory
+    that is free; no picture is decoded.
+    """
     context = model.config.max_seq_len
     tokens, of_images = count_tokens(model, messages)
     if of_images and tokens + room > context:
