@@ -105,7 +105,7 @@ struct Request {
   void (*call)(void**);
   void** arguments;
   char* (*shared_base)();  // this worker's dynamic shared memory, in the kernel's library
-  uint64_t shared_offset;  // where that lies in the library's block of thread-local storage
+  uint64_t shared_offset;  // where that is in the library's block of thread-local storage
   const RegionRequest* regions;
   uint64_t n_regions, seed;
   uint32_t grid[3], block[3], shared_bytes, order, mode, workers, print_lines, unused;

@@ -397,7 +397,7 @@ def test_pictures_that_are_empty_or_too_large():
 
 
 def test_pillows_own_warning_is_not_passed_on(tmp_path):
-    """Between Pillow's limit and ours a picture is read, and nothing is said."""
+    """Between Pillow's limit and ours a picture is read without a warning."""
     path = tmp_path / "large.tif"
     Image.new("1", (10_000, 9_000)).save(path, compression="group4")
     with warnings.catch_warnings():

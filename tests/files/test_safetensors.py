@@ -192,7 +192,7 @@ def test_against_the_library(path):
     check_equal(library.load_file(path), tensors)
     library.save_file(tensors, path, metadata={"format": "np"})
     check_equal(read_safetensors(path), tensors)
-    # It refuses the same bad files, but for empty tensors, and where a name stands twice it takes the last one.
+    # It refuses the same bad files, except empty tensors; of a name that occurs twice it takes the last one.
     for name in BAD.keys() - {"empty", "duplicate names"}:
         path.write_bytes(BAD[name][0])
         with pytest.raises((SafetensorError, ValueError)):

@@ -59,7 +59,7 @@ def test_importing_the_seam_needs_neither_cupy_nor_compiler():
 
 
 def test_arrows_point_from_kernels_to_tiny():
-    """kernels knows the book and the command line's manners; nothing of tiny knows kernels, but for __main__."""
+    """kernels knows the book and the command line's manners; nothing of tiny knows kernels, except __main__."""
     for path in (ROOT / "kernels").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \

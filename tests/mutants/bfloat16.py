@@ -48,7 +48,7 @@ def exact(x, precision):
 
 
 def without_rounding(patch, name, *points, of, module=torch_cpu, mark="rounded"):
-    """Let an operation that has so many rounding points leave out some of them."""
+    """Let an operation with this number of rounding points leave out some of them."""
     def make(right):
         def wrong(*arguments, **words):
             with roundings(dict.fromkeys(points, exact), of, module, mark):

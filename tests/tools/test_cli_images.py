@@ -157,7 +157,7 @@ def test_the_picture_of_the_patches_shows_pixels_lines_and_ends_of_rows():
     figure = patch_plot.patch_figure([pixels, tiny.preprocess(CHELSEA)], found)
     assert [panel.get_title(loc="left").split(":")[0] for panel in figure.axes] == ["coffee_130x61.png",
                                                                                  "chelsea_80x48.png"]
-    # This picture is not resized: what is drawn are its own colours, but for the rounding of the normalisation.
+    # This picture is not resized: its own colours are drawn, up to the rounding of the normalisation.
     assert_close(np.asarray(figure.axes[1].images[0].get_array()), whole / np.float32(255), atol=3e-7, name="colours")
     for panel, columns, rows in zip(figure.axes, (9, 5), (4, 3)):
         assert panel.images[0].get_extent() == [0, columns, rows, 0]
