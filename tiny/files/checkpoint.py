@@ -3,6 +3,8 @@
 What a folder says is read once, here, and handed on. Read `pictures.py` next.
 """
 
+import fnmatch
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,10 +66,10 @@ def open_checkpoint(folder: Path, layout: str | None = None) -> Checkpoint:
 
     Raises:  TinyError for a folder, file or tensor that is missing, broken, or of another model
     """
-    if layout is None:
-        layout = find_layout(folder)
     notes: list[str] = []
-    files, path, config = weight_files(folder, layout, notes.append), *read_config(folder, layout, notes.append)
+    layout, files = find_files(folder, notes.append) if layout is None else (
+        layout, weight_files(folder, layout, notes.append))
+    path, config = read_config(folder, layout, notes.append)
     tensors, places = take_tensors(layout, read_tensors(files), config, folder)
     adapters = ", ".join(name for name in ADAPTERS if (folder / name).is_file())
     if adapters:
@@ -79,9 +81,14 @@ def open_checkpoint(folder: Path, layout: str | None = None) -> Checkpoint:
 
 def find_layout(folder: Path) -> str:
     """Say which released layout a folder holds, "mistral" or "hf". Mistral's comes first."""
+    return find_files(folder, lambda note: None)[0]
+
+
+def find_files(folder: Path, note: Note = warn) -> tuple[str, list[Path]]:
+    """The layout of a folder and its weight files. Raises TinyError if it holds neither layout."""
     if not folder.is_dir():
         raise TinyError(f"{folder} is not a folder.", "Give the folder that holds the released files.")
-    found = next((layout for layout in LAYOUTS if weight_files(folder, layout, lambda note: None)), None)
+    found = next(((layout, files) for layout in LAYOUTS if (files := weight_files(folder, layout, note))), None)
     if found is None:
         paths = sorted(folder.iterdir())
         for lost in (path for path in paths if path.is_symlink() and not path.exists()):
@@ -110,9 +117,9 @@ def weight_files(folder: Path, layout: str, note: Note = warn) -> list[Path]:
     Raises:  TinyError for an index that is broken, or for shards that are not there
     """
     config, _, pattern = LAYOUTS[layout]
-    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if not (folder / config).is_file():
         return []
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if layout == "hf" and whole.is_file():
         if index.is_file():
             note(f"{whole.name} is read, as transformers does; {index.name} and its shards are not")
@@ -153,10 +160,10 @@ def open_tokenizer(checkpoint: Checkpoint) -> SentencePieceTokenizer | TekkenTok
     Raises:  TinyError if it is broken, or of another model: its vocabulary or the sizes of its images differ
     """
     folder, vision = checkpoint.folder, checkpoint.config.vision
-    paths = [path for path in sorted(folder.iterdir()) if any(map(path.match, PATTERNS))]  # glob leaves lost links out
-    if not any(path.is_file() for path in paths):
-        if paths:
-            checkpoint.note(f"{paths[0].name} is a link to a file that is not there: the model has no tokenizer")
+    names = [name for pattern in PATTERNS for name in fnmatch.filter(os.listdir(folder), pattern)]  # lost links too
+    if not any((folder / name).is_file() for name in names):
+        if names:
+            checkpoint.note(f"{names[0]} is a link to a file that is not there: the model has no tokenizer")
         return None
     tokenizer = load_tokenizer(find_tokenizer(folder, sees=vision is not None))
     add_names(tokenizer, checkpoint)

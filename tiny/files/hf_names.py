@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from tiny.config import Config
 
-HF_PARTS = {"attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
+HF_PARTS = {"feed_forward.experts": "block_sparse_moe.experts", "feed_forward.gate": "block_sparse_moe.gate",
+            "attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
             "attention.wo": "self_attn.o_proj", "attention_norm": "input_layernorm", "norm": "norm",
-            "ffn_norm": "post_attention_layernorm", "feed_forward.gate": "block_sparse_moe.gate",
-            "feed_forward.experts": "block_sparse_moe.experts", "feed_forward.w1": "mlp.gate_proj",
+            "ffn_norm": "post_attention_layernorm", "feed_forward.w1": "mlp.gate_proj",
             "feed_forward.w2": "mlp.down_proj", "feed_forward.w3": "mlp.up_proj", "tok_embeddings": "embed_tokens"}
 HF_VISION = {"attention.wq": "attention.q_proj", "attention.wk": "attention.k_proj", "attention.wv": "attention.v_proj",
              "attention.wo": "attention.o_proj", "feed_forward.w1": "feed_forward.gate_proj",
@@ -129,5 +129,6 @@ def hf_name(name: str, prefixes: Prefixes = HF_TEXT) -> str:
 def renamed(name: str, parts: Mapping[str, str]) -> str:
     """Replace the part of a name that follows the number of its layer, if it has one."""
     layer, part = re.match(r"((?:transformer\.)?(?:layers\.\d+\.)?)(.*)", name).groups()  # type: ignore[union-attr]
-    old = next((old for old in parts if part.startswith(old + ".")), "")
+    kind = part.rpartition(".")[0]
+    old = kind if kind in parts else next((old for old in parts if part.startswith(old + ".")), "")
     return layer + parts.get(old, "") + part.removeprefix(old)

@@ -6,6 +6,7 @@ key of a configuration, and what it means here. Read `params.py` next.
 
 import json
 import re
+import stat
 import tomllib
 import warnings
 from collections.abc import Callable
@@ -57,16 +58,16 @@ def read_file(path: Path, most: int) -> bytes:
     Raises:  TinyError if it is missing, a link to nothing, no plain file, unreadable, larger, or foreign
     """
     try:
-        if path.exists() and not path.is_file():
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
             raise TinyError(f"{path} cannot be read: it is no file.", "Check the path.")
-        with open(path, "rb") as file:
-            data = file.read(most + 1)
+        if found.st_size > most:
+            raise TinyError(f"{path} has more than {most:,} bytes, too many for what it should be.", "Fetch it again.")
+        data = path.read_bytes()
     except FileNotFoundError:
         raise missing(path) from None
     except OSError as error:
         raise TinyError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
-    if len(data) > most:
-        raise TinyError(f"{path} has more than {most:,} bytes, too many for what it should be.", "Fetch it again.")
     check_foreign(path, data)
     return data
 
