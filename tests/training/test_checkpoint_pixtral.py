@@ -50,7 +50,7 @@ def test_it_is_a_released_layout_and_small(model):
     assert sum(tensor.size for tensor in tensors.values()) <= 3_000_000
     vision, tokenizer = model.config.vision, model.tokenizer
     assert (FOLDER / "tekken.json").exists() and model.config.moe is None
-    assert (vision.patch_size, vision.max_image_size) == (tokenizer.patch_size, tokenizer.max_image_size) == (8, 256)
+    assert (vision.patch_size, vision.max_image_size) == (tokenizer.patch_size, tokenizer.max_image_size) == (8, 96)
     assert model.config.n_kv_heads < model.config.n_heads and tokenizer.special_id("[IMG]") == vision.image_token_id
 
 

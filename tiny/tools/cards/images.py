@@ -43,11 +43,11 @@ python -m tiny describe PICTURE [PICTURE ...]
 | --- | --- | --- |
 {sizes}
 
-Patches have {patch_size} x {patch_size} pixels; sides of up to {largest} pixels are taken as they are, larger pictures
-are shrunk to that. The context is {context:,} tokens. The vocabulary of {vocab_size} tokens has the 256 bytes, so that
-it can take any text, and the words of its questions and answers. The weights are under the repository's licence,
-Apache-2.0. Texts in its training pictures were drawn with the DejaVu, STIX and Computer Modern fonts that come with
-Matplotlib and the font that comes with Pillow.
+Patches have {patch_size} x {patch_size} pixels; sides of up to {largest} pixels are taken as they are. Larger pictures
+are shrunk to {largest}, because it sees best at the sizes that it was trained with. The context is {context:,} tokens.
+The vocabulary of {vocab_size} tokens has the 256 bytes, so that it can take any text, and the words of its questions
+and answers. The weights are under the repository's licence, Apache-2.0. Texts in its training pictures were drawn
+with the DejaVu, STIX and Computer Modern fonts that come with Matplotlib and the font that comes with Pillow.
 
 ## What it sees
 
@@ -56,7 +56,7 @@ right to its end. Half of the words are letters at random; "held_word" rows have
 
 * seen: sizes that were trained. between: sizes that never were, some of them not a whole number of patches.
 * aspect: about three to one and one to three and a half, which were never trained for these questions; texts about
-  four to one. larger: sides of 104 to 144 pixels, never trained either, with small things and with large ones.
+  four to one. larger: sides of 104 to 144 pixels, with small things and with large ones, shrunk to {largest}.
 * mixed: images of different sizes, each of them trained, in one prompt; in training those of a prompt have one size.
 * blind: the questions of "seen" with every picture replaced by its mean colour. Right answers were guessed.
 * worst wording: the lowest share of any wording of the question, over seen and between.

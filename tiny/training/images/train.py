@@ -29,7 +29,7 @@ from tiny.training.run_state import Clock, Signals, cut_log, load_state, save_st
 from tiny.training.text.train import keep_freed_memory
 
 CONTEXT = 2048  # Tokens that the finished model accepts.
-LARGEST = 256  # Pixels of the longest side that it takes without shrinking.
+LARGEST = 96  # Pixels of the longest side that it takes without shrinking: it sees best at sizes that were trained.
 HEADS = {"what": Head(45, 1.0, 0.25), "color": Head(9, 0.5, 0.25), "place": Head(7, 0.5, 0.25),
          "zone": Head(10, 0.7, 0.0), "side": Head(3, 0.7, 0.0), "level": Head(3, 0.7, 0.0), "rank": Head(4, 0.5, 0.0),
          "count": Head(6, 0.5, 0.0)}
