@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_program(argv: list[str]) -> int:
-    """Read the arguments, and run the kernel in a process of its own."""
+    """Read the arguments, and run the kernel in its own process."""
     args = build_parser().parse_args(argv)
     check_options(args)
     arrays, unwritten = values.read_values(args.arg, args.seed)

@@ -118,7 +118,7 @@ def room_of(model, max_tokens: int) -> int:
 
 
 def read_line() -> str | None:
-    """The next line of the user; None at the end of the input. What is not UTF-8 is said and left out."""
+    """The next line of the user; None at the end of the input. Bytes that are not UTF-8 are left out, with a note."""
     while True:
         line = ask_line() if sys.stdin.isatty() else sys.stdin.readline() or None
         try:

@@ -12,7 +12,7 @@ from tiny.files.weights import free_memory
 from tiny.image import image_grid
 from tiny.tools.terminal import one_line
 
-MUCH = 10**8  # bytes that decoding takes and that are said; less than this is nothing beside Python itself
+MUCH = 10**8  # from this many bytes on, the memory for decoding is mentioned; less is little beside Python itself
 SPOT = 2  # tokens of a picture of one pixel: [IMG] [IMG_END]
 
 

@@ -2,7 +2,7 @@
 
     python -m tutorial.pages.versions_record [FOLDER ...]     test and write records/versions.json, for evidence.md
 
-Each runs in an environment of its own, which is removed afterwards; pip fetches the packages. Without folders the tests
+Each runs in its own environment, which is removed afterwards; pip fetches the packages. Without folders the tests
 of the book and of its files run, where most of the packages are used.
 """
 
