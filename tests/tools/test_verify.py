@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from compare import assert_close
 from oracles import GOLDEN, ROOT
-from PIL import Image
+from PIL import Image, ImageOps
 
 import tiny
 from tiny.__main__ import build_parser, main
@@ -227,6 +227,37 @@ def test_pixels_that_differ_are_explained(tmp_path, change, words):
     assert words in report.inputs.findings[0]
 
 
+def reason_for(picture: Image.Image, given: Image.Image, style: str) -> str:
+    """What is said of the pixels of one picture if they were made of another."""
+    dump = read("tiny-pixtral")
+    inputs = {key: x for key, x in dump.inputs.items() if not key.startswith(("image", "pixels", "grids"))}
+    pixels = tiny.preprocess(given, 8, 256, style=style)
+    dump = dump._replace(inputs=inputs | {"image0": np.asarray(picture), "pixels0": pixels})
+    return input_checks.check_inputs(tiny.load("tiny-pixtral"), dump).findings[0]
+
+
+@pytest.mark.parametrize("style", ["mistral", "hf"])
+@pytest.mark.parametrize("orientation, words", [(2, "mirrored"), (3, "turned by 180 degrees"), (4, "upside down"),
+                                                (5, "axes exchanged"), (6, "right by 90"), (7, "axes exchanged"),
+                                                (8, "left by 90")])
+def test_pixels_of_a_turned_picture_are_recognised(style, orientation, words):
+    with Image.open(GOLDEN / "images/chelsea_80x48.png") as picture:
+        picture = picture.convert("RGB")
+    other = picture.copy()
+    other.getexif()[274] = orientation
+    said = reason_for(picture, ImageOps.exif_transpose(other), style)
+    assert words in said and "EXIF orientation" in said
+
+
+def test_pixels_without_the_alpha_of_a_picture_are_recognised():
+    with Image.open(GOLDEN / "images/chelsea_rgba_50x66.png") as picture:
+        white = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        for style in ("mistral", "hf"):
+            assert "its alpha dropped" in reason_for(white, picture.convert("RGB"), style)
+    brighter = Image.fromarray(255 - (255 - np.asarray(white)) // 2)
+    assert "filter of the resize" in reason_for(white, brighter, "mistral")
+
+
 def test_pixels_of_the_other_style_are_recognised(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (19, 37, 3)).astype(np.uint8)
     own = tiny.preprocess(Image.fromarray(picture), 8, 256, style="hf")
@@ -287,6 +318,15 @@ def test_every_guess_recognises_itself_and_no_guess_the_right_model(name):
         assert sentence not in explain(step, stage, dump, model.config, STEPS["float32"])
         tried += 1
     assert tried >= {"tiny-mixtral": 20, "tiny-pixtral": 30}[name]
+
+
+def test_a_window_is_named_by_the_first_token_that_differs():
+    dump, model = read("tiny-mixtral"), tiny.load("tiny-mixtral")
+    *_, stage = stages(model, dump)
+    step = next(step for step in steps(model, dump) if step.name == "mix01")
+    step = step._replace(theirs=step.again(window=6))
+    found = explain(step, stage, dump, model.config, STEPS["float32"])
+    assert found == ["a window of 6: each token sees the last 6 only, itself included"]
 
 
 # ---- two files

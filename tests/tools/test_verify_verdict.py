@@ -1,6 +1,9 @@
 """`verify check` says SAME only if enough was compared: of a file with any array spoiled it never does."""
 
 import json
+import os
+import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,3 +197,116 @@ def test_experts_without_logits_of_the_router_are_not_judged(files, tmp_path):
 
 
 # ---- files from anywhere
+
+def crafted(path: Path, dump: dump_file.Dump, **members: bytes) -> Path:
+    """A file with some members of chosen bytes."""
+    np.savez(path, record=np.array(json.dumps(dump.record)), ids=dump.ids)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return path
+
+
+def header(text: str, version: int = 1, length: int | None = None) -> bytes:
+    """The bytes in front of an array: magic, length and text."""
+    data = text.encode().ljust(117) + b"\n"
+    size = len(data) if length is None else length
+    return b"\x93NUMPY" + bytes([version, 0]) + size.to_bytes(2 * version, "little") + data
+
+
+GOOD = "{'descr': '<f4', 'fortran_order': False, 'shape': (12, 64), }"
+DAMAGED = {
+    "an open bracket": header("{'descr': '<f4', 'fortran_order': False, 'shape': (12, 64"),
+    "a text that never ends": header('''{'descr': """<f4'''),
+    "not a dictionary": header("[1, 2]"), "no shape": header("{'descr': '<f4', 'fortran_order': False}"),
+    "a shape of letters": header(GOOD.replace("(12, 64)", "'ab'")),
+    "a shape below zero": header(GOOD.replace("12", "-12")), "70 axes": header(GOOD.replace("12, 64", "1, " * 70)),
+    "an unknown type": header(GOOD.replace("<f4", "<q9")), "an object": header(GOOD.replace("<f4", "|O")),
+    "a type of no size": header(GOOD.replace("<f4", "<U0")), "deep brackets": header("(" * 100 + ")" * 100),
+    "a size beyond all": header(GOOD.replace("12", "9" * 40)), "an endless header": header(GOOD, 2, 2**31),
+    "a version of its own": header(GOOD, 7), "other magic": b"\x93NUMPX" + header(GOOD)[6:], "nothing": b"",
+    "too few numbers": header(GOOD) + bytes(8), "too many numbers": header(GOOD) + bytes(12 * 64 * 4 + 1)}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_damaged_arrays_end_in_two_lines(what, files, tmp_path, capsys):
+    path = crafted(tmp_path / "x.npz", dump_file.read(files["mixtral-a"]), layer00=DAMAGED[what])
+    for ours in (CHECKPOINTS["mixtral-a"], files["mixtral-a"]):
+        assert main(["verify", "check", str(ours), str(path)]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.split(":")[0] for line in lines] == ["error", "remedy"] and "layer00" in lines[0]
+        assert "unexpected" not in lines[1]
+
+
+def test_every_changed_byte_of_the_archive_ends_in_two_lines_or_a_verdict(files, tmp_path):
+    whole, path, random = files["mixtral-b"].read_bytes(), tmp_path / "x.npz", np.random.default_rng(3)
+    for _ in range(60):
+        data = bytearray(whole)
+        for at in random.integers(0, len(data), 3):
+            data[at] = random.integers(0, 256)
+        path.write_bytes(data)
+        assert verdict(str(files["mixtral-b"]), path) != "same" or dump_file.read(path).unknown == []
+
+
+@pytest.mark.parametrize("code", [0x110000, 0xFFFFFFFF])
+def test_a_record_with_characters_beyond_unicode(code, files, tmp_path, capsys):
+    text = np.array(json.dumps({"format": dump_file.FORMAT, "precision": "float32", "model": "x"}))
+    letters = np.frombuffer(text.tobytes(), np.uint32).copy()
+    letters[-3] = code
+    np.savez(tmp_path / "x.npz", record=np.frombuffer(letters.tobytes(), text.dtype).reshape(()), ids=np.arange(3))
+    assert main(["verify", "check", str(CHECKPOINTS["mixtral-a"]), str(tmp_path / "x.npz")]) == 2
+    assert "beyond the last of Unicode" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("experts", [np.array([0, 9]), np.array([0, -1]), np.array([2, 2])])
+def test_numbers_that_are_no_experts(experts, files, tmp_path, capsys):
+    path = kept(files, tmp_path, "mixtral-a", lambda key: True, experts00=np.tile(experts, (12, 1)))
+    for ours in (CHECKPOINTS["mixtral-a"], files["mixtral-a"]):
+        assert main(["verify", "check", str(ours), str(path)]) == 2
+        assert "experts00 holds" in capsys.readouterr().err
+
+
+def test_what_is_not_compared_is_not_unpacked(files, tmp_path, monkeypatch):
+    """Bombs: gigabytes of zeros under a name that nobody knows, or in another shape than the model's."""
+    big = np.zeros((3000, 4000), np.float32)
+    path = kept(files, tmp_path, "mixtral-a", lambda key: key != "layer00", bomb=big, layer00=big)
+    unpacked, read_array = [], dump_file.read_array
+    monkeypatch.setattr(dump_file, "read_array", lambda path, opened, header: (
+        unpacked.append(header.member.filename), read_array(path, opened, header))[1])
+    report = check(str(CHECKPOINTS["mixtral-a"]), path)
+    assert report.verdict == "differs" and report.gaps.unknown == ["bomb"] and "layer00 is" in report.misshapen[0]
+    assert check(str(files["mixtral-a"]), path).verdict == "differs"
+    assert "ids.npy" in unpacked and not {"bomb.npy", "layer00.npy"} & set(unpacked)
+
+
+@pytest.mark.parametrize("arrays, words", [
+    ({"ids": np.ones(2**21, np.int64)}, "too many numbers"),
+    ({"ids": np.ones(2**19, np.int64)}, "the context of the model"),
+    ({"pixels0": np.zeros((3, 4096, 4096), np.float32)}, "possible here"),
+    ({"pixels0": np.zeros((3, 16, 16), np.float64)}, "float32"),
+    ({"image0": np.zeros((8, 8, 4), np.uint8)}, "uint8"), ({"image0": np.zeros((8, 8, 3), np.int32)}, "uint8"),
+    ({"image0": np.zeros((8, 8, 3), np.uint8)}, "image and pixels are 1 and 0"),
+    ({"greedy_gaps": np.zeros(3, np.float32), "greedy_tokens": np.zeros(4, np.int64)}, "greedy_gaps"),
+    ({"greedy_tokens": np.array([10**6])}, "not in the vocabulary")])
+def test_inputs_larger_than_a_model_can_need_are_refused(arrays, words, files, tmp_path, capsys):
+    dump = dump_file.read(files["mixtral-a"])
+    inputs = {key: x for key, x in dump.inputs.items() if not key.startswith("greedy")}
+    np.savez_compressed(tmp_path / "x.npz", record=np.array(json.dumps(dump.record)), **inputs | arrays)
+    assert main(["verify", "check", str(CHECKPOINTS["mixtral-a"]), str(tmp_path / "x.npz")]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "x.npz")
+    assert main(["verify", "check", str(CHECKPOINTS["mixtral-a"]), str(tmp_path / "x.npz")]) == 2
+    assert "is not a file" in capsys.readouterr().err
+
+
+def test_warnings_of_a_configuration_are_repeated(files, tmp_path, capsys):
+    for path in CHECKPOINTS["mixtral-a"].iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    values = json.loads((tmp_path / "params.json").read_text(encoding="utf-8"))
+    (tmp_path / "params.json").write_text(json.dumps(values | {"some_\x1bkey": 3}), encoding="utf-8")
+    assert main(["verify", "check", str(tmp_path), str(files["mixtral-a"])]) == 0
+    out = capsys.readouterr().out
+    assert "SAME" in out and "note " in out and "some_\ufffdkey" in out and "\x1b" not in out

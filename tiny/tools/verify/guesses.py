@@ -22,7 +22,9 @@ EPSILONS = (1e-5, 1e-6, 1e-8)
 def explain(step: Step, stage: Stage, dump: Dump, config: Config, limits: Limits) -> list[str]:
     """The sentences of all guesses with which ours becomes theirs."""
     found = []
-    for sentence, changed in guesses(kind(step.name).removeprefix("vision_"), stage, dump, config):
+    wrong = np.flatnonzero(~(compare(step.name, step.ours, step.theirs, limits, step.scale).rows <= 1))
+    window = int(stage.held[wrong[0]]) if len(wrong) and len(step.ours) == len(stage.held) else 0
+    for sentence, changed in guesses(kind(step.name).removeprefix("vision_"), stage, dump, config, window):
         if step.again is None:
             break
         try:
@@ -35,11 +37,16 @@ def explain(step: Step, stage: Stage, dump: Dump, config: Config, limits: Limits
     return found
 
 
-def guesses(what: str, stage: Stage, dump: Dump, config: Config) -> Iterator[tuple[str, dict]]:
-    """What may have happened to one operation: a sentence, and what to change to see."""
+def guesses(what: str, stage: Stage, dump: Dump, config: Config, window: int = 0) -> Iterator[tuple[str, dict]]:
+    """What may have happened to one operation: a sentence, and what to change to see.
+
+    window: the position of the first token that differs; with a window of so many, it is the first that misses one
+    """
     if what in ("q", "k"):
         yield from rotations(what, stage)
     elif what in ("mix", "attn"):
+        if window and not stage.label:
+            yield f"a window of {window}: each token sees the last {window} only, itself included", {"window": window}
         if stage.heads[0] != stage.heads[1]:
             yield "heads share keys and values in turn (h % G) instead of in groups (h // (H / G))", {"tiled": True}
         if stage.label and len(stage.lengths) > 1:

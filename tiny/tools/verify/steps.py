@@ -155,12 +155,16 @@ def projection(model, arrays: dict, stage: Stage, n: int, what: str, normed: np.
     return Step(what, projected(), theirs, again=projected)
 
 
-def average(model, stage: Stage, q, k, v, lengths=None, tiled: bool = False) -> np.ndarray:
-    """Attention of the rows that the file holds; if it does not hold all, each row is a sequence with its own keys."""
-    every = len(stage.held) == sum(stage.lengths)
-    lengths = lengths or (stage.lengths if every else [1] * len(stage.held))
+def average(model, stage: Stage, q, k, v, lengths=None, tiled: bool = False, window: int = 0) -> np.ndarray:
+    """Attention of the rows that the file holds; if it does not hold all, each row is a sequence with its own keys.
+
+    window: how many tokens each sees at most, itself included; 0 is all
+    """
+    every = len(stage.held) == sum(stage.lengths) and not window
+    lengths = (lengths or stage.lengths) if every else [1] * len(stage.held)
     stops = np.cumsum(lengths).tolist()
-    spans = list(zip([0, *stops], stops)) if every else [(0, int(row) + 1) for row in stage.held]
+    first = np.maximum(0, stage.held + 1 - window) if window else np.zeros_like(stage.held)
+    spans = list(zip([0, *stops], stops)) if every else list(zip(first.tolist(), (stage.held + 1).tolist()))
     heads = np.argsort(np.arange(q.shape[1]) % k.shape[1], kind="stable") if tiled else np.arange(q.shape[1])
     out = np.empty_like(q)
     out[:, heads] = model.ops.attention(np.ascontiguousarray(q[:, heads]), k, v, lengths, spans, causal=not stage.label,
