@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tiny.config import Ids, Images, TinyError
+from tiny.config import Ids, Images, TinyError, Trace
 from tiny.kv_cache import KVCache
 from tiny.mixtral import Mixtral, check_ids, check_list
 from tiny.sampling import check_sampling, log_softmax, sample
@@ -36,14 +36,20 @@ class Token:
 
 
 class ExpertTrace:
-    """A trace that keeps only the experts' ids: all arrays of a long prompt take gigabytes."""
+    """A trace that keeps only the experts' ids: all arrays of a long prompt take gigabytes.
+
+    finite: whether the logits of all routers are, without which the ids mean nothing
+    """
 
     def __init__(self) -> None:
         self.layers: list[np.ndarray] = []
+        self.finite = True
 
     def __setitem__(self, name: str, value: np.ndarray) -> None:
         if name.startswith("experts"):
             self.layers.append(value)
+        elif name.startswith("router_logits"):
+            self.finite = self.finite and bool(np.isfinite(value).all())
 
     def of_rows(self, rows: np.ndarray) -> list[np.ndarray | None]:
         """The experts of some rows, each (n_layers, K), or None of a dense model."""
@@ -95,7 +101,8 @@ def continue_all(model: Mixtral, prompts: Sequence[Ids], images: Images, max_tok
         # (2) write one token of each text
         for n, row, experts in zip(alive, logits, expert_ids):
             if not np.isfinite(row).all():
-                raise not_finite(model, [writer.ids for writer in writers], images)
+                texts = [writer.ids for writer in writers]
+                raise not_finite(model, np.concatenate(texts), images, list(map(len, texts)))
             yield from ((n, token) for token in writers[n].write(row, experts))
         # (3) score the next ones of those that go on
         alive = [n for n in alive if not writers[n].ended]
@@ -182,12 +189,24 @@ def check_prompt(model: Mixtral, ids: Ids, max_tokens: int) -> int:
     return min(max_tokens, room)
 
 
-def not_finite(model: Mixtral, texts: Sequence[Ids], images: Images) -> TinyError:
-    """The error for NaN or infinity in the logits: run the texts again and name the first array that has it."""
+def run_finite(model: Mixtral, ids: Ids, images: Images = (), lengths: Sequence[int] | None = None,
+               cache: KVCache | None = None, trace: Trace | None = None, last_only: bool = False) -> np.ndarray:
+    """Call the model to measure something, and refuse to measure a damaged one.
+
+    Raises:  TinyError for logits, or with an ExpertTrace logits of a router, that are not finite
+    """
+    logits = model(ids, images=images, lengths=lengths, cache=cache, trace=trace, last_only=last_only)
+    if not (np.isfinite(logits).all() and getattr(trace, "finite", True)):
+        raise not_finite(model, ids, images, lengths)
+    return logits
+
+
+def not_finite(model: Mixtral, ids: Ids, images: Images, lengths: Sequence[int] | None) -> TinyError:
+    """The error for NaN or infinity in the logits: run the ids again and name the first array that has it."""
     trace: dict = {}
     with np.errstate(all="ignore"):
-        model(np.concatenate(texts), images=images, lengths=[len(ids) for ids in texts], trace=trace, last_only=True)
-    names = [name for name in trace if name.rstrip("0123456789") in PLACES]
+        model(ids, images=images, lengths=lengths, trace=trace, last_only=True)
+    names = [name for name in trace if name.rstrip("0123456789") in PLACES] + list(trace)
     first = next((name for name in names if not np.isfinite(trace[name]).all()), "logits")
     return TinyError(f"The logits hold NaN or infinity; it first appears in {first!r}.",
                      "The weights of that place are damaged: compare the file's checksum with the release's.")

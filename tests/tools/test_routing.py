@@ -208,3 +208,32 @@ def test_a_dense_model_has_no_experts(capsys, texts, tmp_path):
 def test_no_file_is_an_error(capsys):
     status, _, err = call(capsys)
     assert status == 2 and "FILE" in err
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name, value", [("layers.0.feed_forward.gate.weight", np.inf),
+                                         ("layers.1.feed_forward.experts.3.w2.weight", np.nan),
+                                         ("layers.2.attention.wv.weight", -np.inf), ("output.weight", np.nan)])
+def test_damaged_weights_give_no_table(tmp_path, capsys, name, value):
+    """The measures of a text, of a benchmark and of a card are refused, as generation is."""
+    from tiny.files.safetensors import read_safetensors, save_safetensors
+    from tiny.generate import run_finite
+    from tiny.tools.bench import measure_text
+    from tiny.tools.coloured_text import expert_shares
+
+    source = tiny.model_folder("tiny-mixtral")
+    for file in ("params.json", "tokenizer.model"):
+        (tmp_path / file).write_bytes((source / file).read_bytes())
+    tensors = dict(read_safetensors(source / "consolidated.safetensors"))
+    tensors[name] = np.array(tensors[name])
+    tensors[name][:] = value
+    save_safetensors(tmp_path / "consolidated.safetensors", tensors)
+    (tmp_path / "text.txt").write_text("Once upon a time there was a cat. " * 20, encoding="utf-8")
+    assert main(["routing", "--model", str(tmp_path), str(tmp_path / "text.txt")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "hold NaN or infinity; it first appears in" in err
+    model, ids = tiny.load(tmp_path), list(range(1, 61))
+    for measured in (lambda: expert_shares(model, ids), lambda: run_finite(model, ids, lengths=[40, 20]),
+                     lambda: measure_text(str(tmp_path), "auto", 60, 2, 1)):
+        with pytest.raises(tiny.TinyError, match="it first appears in"):
+            measured()

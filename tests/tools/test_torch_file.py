@@ -216,17 +216,26 @@ GOOD = torch_file({"a": numbers(9), "b": numbers(5)})  # records: data.pkl, byte
     (directory_field(GOOD, 2, 42, "I", 3), "not where the directory says"),
     (directory_field(GOOD, 2, 42, "I", 2**32 - 2), "not where the directory says"),
     (directory_field(GOOD, 2, 42, "I", 2**32 - 1), "not where the directory says"),
-    (directory_field(GOOD, 0, 16, "I", 3), "checksum"),
+    (directory_field(GOOD, 0, 16, "I", 3), "checksum of its record 'archive/data.pkl' is wrong"),
+    (directory_field(GOOD, 3, 16, "I", 3), "checksum of its record 'archive/data/1' is wrong"),
     (directory_field(GOOD, 0, 28, "H", 60000), "directory is damaged"),
     (changed(GOOD, b"archive/data/1", b"archive/data/0", 2), "two of its records"),
     (GOOD[:-12] + struct.pack("<H", 4) + GOOD[-10:], "directory"),
     (GOOD[:-12] + struct.pack("<H", 9999) + GOOD[-10:], "claims 9,999 records"),
     (GOOD[:-6] + struct.pack("<I", 2**31) + GOOD[-2:], "claims"),
     (changed(torch_file({"a": numbers(9)}, wide=True), b"PK\6\6", b"PK\6\5"), "second directory end"),
-], ids=range(15))
+], ids=range(16))
 def test_damaged_archives(read, data, match):
     assert list(read(GOOD)) == ["a", "b"]
     refuse(read, data, match)
+
+
+def test_one_changed_bit_of_any_record_is_refused(read):
+    with zipfile.ZipFile(io.BytesIO(GOOD)) as archive:
+        contents = [archive.read(name) for name in archive.namelist()]
+    for content in filter(None, contents):
+        at = GOOD.index(content) + len(content) // 2
+        refuse(read, GOOD[:at] + bytes([GOOD[at] ^ 4]) + GOOD[at + 1:], "checksum of its record|big-endian")
 
 
 def test_an_entry_that_lacks_its_wide_numbers(read):

@@ -381,6 +381,9 @@ def test_held_out_loss_of_a_model_that_knows_nothing():
     model(batch.ids, lengths=batch.lengths, trace=trace)
     counted = [[np.mean(trace[f"experts{layer:02}"] == e) for e in range(4)] for layer in range(2)]
     assert_close(np.array(shares["text"]), np.array(counted), atol=5e-5, name="shares")
+    model.weights["output.weight"][0] = np.nan
+    with pytest.raises(TinyError, match="it first appears in 'logits'"):
+        evaluate.held_out(model, {"text": data.HeldOut([batch], 30)})
 
 
 class Letters:

@@ -60,7 +60,8 @@ def test_layer_by_layer_is_the_same_to_the_bit(model, images, tmp_path):
         assert np.array_equal(x, layers.arrays[name]), name
     kept = {name for name in whole.arrays if kind(name) == "layer"}
     assert kept == {"layer00", "layer01", "layer02"}, "the input of layer 2 is kept too"
-    report = check(model, tmp_path / "layers.npz")
+    assert check(model, tmp_path / "layers.npz").verdict == "unproven", "two layers are not the model"
+    report = check(model, tmp_path / "layers.npz", partial=True)
     assert report.status == 0 and sum(row.step_percent is not None for row in report.arrays) >= 20
 
 

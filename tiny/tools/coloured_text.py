@@ -5,7 +5,7 @@ from typing import TextIO
 
 import numpy as np
 
-from tiny.generate import ExpertTrace
+from tiny.generate import ExpertTrace, run_finite
 from tiny.tools.terminal import printable
 
 # Backgrounds under black text, in the 256 colours of terminals: near the palette of Okabe and Ito, moved for contrast
@@ -78,7 +78,7 @@ def expert_shares(model, ids: list[int]) -> np.ndarray:
     Shapes:  -> (L, E) float64
     """
     trace = ExpertTrace()
-    model(ids[: model.config.max_seq_len], trace=trace, last_only=True)
+    run_finite(model, ids[: model.config.max_seq_len], trace=trace, last_only=True)
     experts = model.config.moe.num_experts
     counts = [np.bincount(layer.ravel(), minlength=experts) for layer in trace.layers]
     return np.array([count / count.sum() for count in counts])

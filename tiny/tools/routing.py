@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tiny.config import TinyError
-from tiny.generate import PREFILL, ExpertTrace
+from tiny.generate import PREFILL, ExpertTrace, run_finite
 from tiny.tools import session
 from tiny.tools.plots import write_figure
 from tiny.tools.terminal import one_line
@@ -72,7 +72,7 @@ def chosen_experts(model, ids: list[int]) -> list[np.ndarray]:
         cache = model.new_cache(len(part))
         for first in range(0, len(part), PREFILL):
             trace = ExpertTrace()
-            model(part[first : first + PREFILL], cache=cache, trace=trace, last_only=True)
+            run_finite(model, part[first : first + PREFILL], cache=cache, trace=trace, last_only=True)
             rows.append(np.stack(trace.layers))
         parts.append(np.concatenate(rows, axis=1)[:, 1:])
     return parts

@@ -30,24 +30,25 @@ def ids_for(vocab_size: int, count: int) -> np.ndarray:
 def measure_text(folder: str, mode: str, prefill: int, decode: int, repeats: int) -> dict:
     """Run in a fresh process: seconds to the first token, then tokens/s of prefill and of decode, and peak memory."""
     import tiny
+    from tiny.generate import run_finite
     from tiny.tools.session import peak_memory
 
     model = tiny.load(folder, weights=mode)
     ids = ids_for(model.config.vocab_size, prefill)
     cache = model.new_cache(prefill + (repeats + 1) * decode)
-    model(ids[:16], last_only=True)
+    run_finite(model, ids[:16], last_only=True)
     first, memory = time.time(), peak_memory()
     prefills, decodes = [], []
     for _ in range(repeats + 1):
         for slot in cache.slots:
             slot.length = 0
         start = time.perf_counter()
-        logits = model(ids, cache=cache, last_only=True)
+        logits = run_finite(model, ids, cache=cache, last_only=True)
         prefills.append(prefill / (time.perf_counter() - start))
     for _ in range(repeats + 1):
         start = time.perf_counter()
         for _ in range(decode):
-            logits = model([int(logits[-1].argmax())], cache=cache, last_only=True)
+            logits = run_finite(model, [int(logits[-1].argmax())], cache=cache, last_only=True)
         decodes.append(decode / (time.perf_counter() - start))
     return {"first_token": first, "first_token_memory": memory, "prefill": statistics.median(prefills[1:]),
             "decode": statistics.median(decodes[1:]), "memory": peak_memory()}

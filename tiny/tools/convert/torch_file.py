@@ -14,7 +14,7 @@ import numpy as np
 from tiny.config import TinyError
 from tiny.files.safetensors import DTYPES
 from tiny.tools.convert.torch_pickle import Machine, Name, NotTensors
-from tiny.tools.convert.torch_zip import Record, find_records, read_record
+from tiny.tools.convert.torch_zip import Record, check_sums, find_records, read_record
 
 STORAGES = {"torch BFloat16Storage": DTYPES["BF16"], "torch HalfStorage": DTYPES["F16"],
             "torch FloatStorage": DTYPES["F32"]}
@@ -77,6 +77,7 @@ class Reader:
 
     def __init__(self, data: mmap.mmap):
         self.data, self.records = data, find_records(data)
+        check_sums(data, self.records)
         pickles = [name for name in self.records if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             raise ValueError(f"it has {len(pickles)} records called data.pkl")

@@ -7,11 +7,13 @@ places; this reader believes no number of the file before it has compared it wit
 import mmap
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 END, END64, LOCATOR = struct.Struct("<4s4H2IH"), struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
 ENTRY, LOCAL = struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s5H3I2H")
 FULL = 0xFFFFFFFF  # what a field of 32 bits holds if the real number is in 64 bits elsewhere
+BLOCK = 1 << 24  # bytes of a record that are read at a time
 MOST = 1 << 18  # records; an unstacked Mixtral has about a thousand
 
 
@@ -116,10 +118,19 @@ def wide(extra: bytes, values: list[int]) -> list[int]:
 
 
 def read_record(data: mmap.mmap, record: Record, most: int) -> bytes:
-    """A copy of a small record. Raises ValueError if it has more bytes than `most`, or is damaged."""
+    """A copy of a small record. Raises ValueError if it has more bytes than `most`."""
     if record.size > most:
         raise ValueError(f"its pickle has {record.size:,} bytes, {most:,} are plenty")
-    content = data[record.start:record.start + record.size]
-    if zlib.crc32(content) != record.crc:
-        raise ValueError("the checksum of its pickle is wrong")
-    return content
+    return data[record.start:record.start + record.size]
+
+
+def check_sums(data: mmap.mmap, records: Mapping[str, Record]) -> None:
+    """Raise ValueError unless every record has the CRC-32 that the directory says. This reads the whole file once."""
+    for name, record in records.items():
+        found, end = 0, record.start + record.size
+        for start in range(record.start, end, BLOCK):
+            found = zlib.crc32(data[start:min(start + BLOCK, end)], found)
+            if hasattr(mmap, "MADV_DONTNEED"):  # What has been read is not kept in memory.
+                data.madvise(mmap.MADV_DONTNEED)
+        if found != record.crc:
+            raise ValueError(f"the checksum of its record {name!r} is wrong")

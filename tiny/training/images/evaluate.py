@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 import tiny
+from tiny.generate import run_finite
 from tiny.training.images import scenes
 from tiny.training.images.batches import SEVERAL
 from tiny.training.images.questions import WORDINGS, Question, Seen, ask
@@ -108,7 +109,8 @@ def answers_right(model, asked: Sequence[Asked]) -> list[bool]:
         prompts, answers, images = zip(*batch)
         lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers)]
         ids = [token for prompt, answer in zip(prompts, answers) for token in prompt + answer]
-        best = model(ids, [image for group in images for image in group], lengths=lengths).argmax(axis=1)
+        pixels = [image for group in images for image in group]
+        best = run_finite(model, ids, pixels, lengths).argmax(axis=1)
         for end, answer in zip(np.cumsum(lengths), answers):
             found.append(best[end - len(answer) - 1 : end].tolist() == [*answer, model.tokenizer.eos_id])
     return found

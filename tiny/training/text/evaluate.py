@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 import tiny
+from tiny.generate import run_finite
 from tiny.training.backward import cross_entropy
 from tiny.training.text import data, stories, tasks
 
@@ -32,7 +33,7 @@ def held_out(model, sets: dict[str, data.HeldOut]) -> tuple[dict, dict]:
         nats, tokens, counts = 0.0, 0.0, np.zeros((model.config.n_layers, model.config.moe.num_experts))
         for batch in batches:
             trace: dict = {}
-            logits = model(batch.ids, lengths=batch.lengths, trace=trace)
+            logits = run_finite(model, batch.ids, lengths=batch.lengths, trace=trace)
             weight = float(batch.weights.sum())
             nats, tokens = nats + cross_entropy(logits, batch.targets, batch.weights)[0] * weight, tokens + weight
             for layer, row in enumerate(counts):
