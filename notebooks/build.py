@@ -73,6 +73,7 @@ def execute(book: dict) -> dict:
 
     node = nbformat.reads(json.dumps(book), as_version=4)
     client = NotebookClient(node, timeout=LIMIT_SECONDS, kernel_name="python3", record_timing=False,
+                            coalesce_streams=True,  # printed lines in one piece, whenever they are flushed
                             extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(FOLDER)}})
     # One thread: sums in one order, so that outputs do not change with the number of cores.
     client.execute(env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
