@@ -7,7 +7,6 @@ There is no second tree to keep in step: `exercises.toml` names a function and i
 file of today's book. Signature, docstring and the other steps stay; the docstring is the assignment.
 """
 
-import argparse
 import ast
 import sys
 import textwrap
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny.files.whole import write_whole
+from tiny.tools.terminal import Parser, program
 from tutorial.source import ROOT, definition, read, step_lines
 
 LIST = Path(__file__).with_name("exercises.toml")
@@ -165,7 +165,7 @@ def write(files: dict[str, str], folder: Path, force: bool) -> list[str]:
     kept = []
     for name, text in files.items():
         path = folder / name
-        if path.exists() and path.read_text(encoding="utf-8") != text and not force:
+        if path.exists() and path.read_bytes() != text.encode() and not force:
             kept.append(name)
         else:
             write_whole(path, text)
@@ -174,7 +174,7 @@ def write(files: dict[str, str], folder: Path, force: bool) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tutorial.make_coursework", description="Write the exercises.")
+    parser = Parser(prog="python -m tutorial.make_coursework", description="Write the exercises.")
     parser.add_argument("--folder", type=Path, default=STUDENT, help="where to write (default: student/)")
     parser.add_argument("--force", action="store_true", help="overwrite files that were worked on")
     args = parser.parse_args(argv)
@@ -192,4 +192,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

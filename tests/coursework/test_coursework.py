@@ -16,9 +16,12 @@ from answers import EXERCISES as BY_ID
 
 from tutorial import make_coursework
 from tutorial.grader import __main__ as grade
-from tutorial.grader.isolated import Isolated, Limits
+from tutorial.grader import guard, wall
+from tutorial.grader.isolated import PRINTED, Isolated, Limits
+from tutorial.grader.submissions import DEEPEST
 from tutorial.grader.tree import read_tree, write_files
 from tutorial.grader.wall import find_wall
+from tutorial.grader.worker import LARGEST
 from tutorial.make_coursework import carve, is_finished, same_as_book, write
 from tutorial.source import ROOT, source_of, step_lines, steps_of
 
@@ -73,6 +76,11 @@ def test_teachers_are_told_the_same():
     rows = re.findall(r"^\| (\d\.\d) .*? \| \[\d\]\((\S+)\) \| (\d+) \|", text, re.M)
     assert rows == [(e.id, e.chapter, str(e.points)) for e in EXERCISES]
     assert text.startswith("# For teachers\n\nFive exercises, 20 points") and sum(e.points for e in EXERCISES) == 20
+    told = " ".join(text.split())
+    for words in (f"in memory ({wall.SCRATCH >> 20} MiB)", f"more than {guard.FILES} files", f"{LARGEST >> 20} MiB",
+                  f"kept up to {PRINTED >> 10} KiB", f"up to {('no', 'one', 'two', 'three')[DEEPEST]} folders below",
+                  f"Neither is told of {' and '.join(e.id for e in EXERCISES if e.one_way)}"):
+        assert words in told, words
 
 
 # ---- carving

@@ -155,10 +155,14 @@ def pretended(monkeypatch, give):
         return [{"id": e.id, "points": points, "why": "pretended", "idea": None, "holds": [], "passed": 1, "total": 1,
                  "said": "", "same_as_book": False} for e in chosen]
     monkeypatch.setattr(grade, "run_tests", verdicts)
+    monkeypatch.setattr(grade, "check_tests", lambda *_: None)
 
 
-def test_no_forgery_gets_points_and_the_next_one_is_graded(tmp_path, capsys, monkeypatch):
+def test_no_forgery_gets_points_and_the_next_one_is_graded(around, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SECRET", "the secret is 43")
+    if around is NO_WALL:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    find_wall.cache_clear()
     for name, forgery in FORGED.items():
         submit(tmp_path / "submissions" / name, Answer("3.1", name, forgery["lines"]))
     broken = submit(tmp_path / "submissions/does_not_load", Answer("3.1", "", ""))
@@ -176,6 +180,8 @@ def test_no_forgery_gets_points_and_the_next_one_is_graded(tmp_path, capsys, mon
     shown = out + "".join(path.read_text() for path in (tmp_path / "out").glob("*.results.json"))
     assert "the secret" not in shown and submissions["tells_42"]["exercises"][0]["said"] == "the secret is 42"
     assert "43" not in submissions["asks_for_the_environment"]["exercises"][0]["said"]
+    assert graded(tmp_path)["wall"] == (around is not NO_WALL)
+    find_wall.cache_clear()
 
 
 def test_points_reports_and_other_files(tmp_path, capsys):
@@ -210,6 +216,20 @@ def test_a_report_counts_only_if_the_tests_ended_well(status, text, tmp_path, mo
     args = grade.read_arguments([str(tmp_path), "--seed", "1"])
     assert grade.run_tests({}, {}, [ROTATION], args) == []
     assert grade.mark(ROTATION, None, [])["why"] == grade.NO_REPORT
+
+
+def test_nobody_is_graded_by_tests_that_the_book_fails(tmp_path, capsys, monkeypatch):
+    """A kit in which something is missing, or a test that does not hold here: said at once, and no points are lost."""
+    submit(tmp_path / "submissions/ann", Answer("3.1", "", RIGHT["3.1"]))
+    whole = grade.read_kit()
+    wrong = b"def test_all():\n    assert 1 == 2\n"
+    for name, text, words in (("tests/helpers/tolerances.py", None, grade.NO_REPORT),
+                              ("tests/book/test_rope.py", wrong, "got 1, expected 2")):
+        kit = whole | {name: text} if text else {path: data for path, data in whole.items() if path != name}
+        monkeypatch.setattr(grade, "read_kit", lambda kit=kit: kit)
+        assert guarded(lambda: grade.main(arguments(tmp_path, "--exercise", "3.1"))) == 2
+        assert "nobody is graded" in (said := capsys.readouterr().err) and words in said
+    assert not (tmp_path / "out/grades.json").exists()
 
 
 def test_an_interrupted_grading_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
@@ -373,6 +393,22 @@ def test_no_process_outlives_its_submission_without_a_wall(ends, tmp_path):
     process.stdout.close()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pipe.read_text()), 0)
+
+
+def test_no_process_outlives_the_tests(tmp_path):
+    """Where the process that runs the tests is killed, its submissions end with it."""
+    if sys.platform != "linux":
+        pytest.skip("Only Linux tells a process that its parent has ended.")
+    code = (f"import subprocess, sys\np = subprocess.Popen({[*NO_WALL.command(tmp_path, tmp_path)]!r} + [sys.executable, "
+            "'-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'])\np.wait()")
+    tests = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = int(tests.stdout.readline())
+    tests.kill()
+    tests.communicate(timeout=20)  # The worker has its standard output, and closes it when it ends.
+    with pytest.raises(ProcessLookupError):
+        for _ in range(200):
+            os.kill(worker, 0)
+            time.sleep(0.05)
 
 
 def test_a_system_without_a_wall_says_so(monkeypatch, tmp_path):

@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 
 from tiny.config import TinyError
+from tiny.files.whole import write_whole
 from tiny.tools.terminal import Parser, one_line, program
 from tutorial.grader.submissions import Submission, read_submissions, same_text
 from tutorial.grader.tree import write_files
@@ -29,8 +30,8 @@ from tutorial.make_coursework import Exercise, load_exercises
 from tutorial.source import ROOT
 
 KIT = ("conftest.py", "pyproject.toml", "tests/conftest.py", "tests/helpers/*.py", "tests/book/*.py",
-       "tests/coursework/exercises/*.py", "tiny/*.py", "tiny/files/*.py", "tutorial/*.py", "tutorial/grader/*.py",
-       "tutorial/exercises.toml")
+       "tests/coursework/exercises/*.py", "tiny/*.py", "tiny/files/*.py", "tiny/files/*.toml", "tiny/tools/__init__.py",
+       "tiny/tools/terminal.py", "tutorial/*.py", "tutorial/grader/*.py", "tutorial/exercises.toml")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH")  # of the environment, to the tests
 NO_REPORT = "The tests did not come to an end on this submission."
 
@@ -61,6 +62,19 @@ def run_tests(files: dict[str, bytes], kit: dict[str, bytes], chosen: list[Exerc
             return json.loads(report.read()) if ran.returncode in (0, 1) else []
         except (subprocess.TimeoutExpired, ValueError):
             return []
+
+
+def check_tests(kit: dict[str, bytes], chosen: list[Exercise], args: argparse.Namespace) -> None:
+    """The book's own functions must get all points, on these numbers and this machine, before anybody else is graded.
+
+    Raises:  TinyError if they do not
+    """
+    verdicts = run_tests({exercise.file: kit[exercise.path] for exercise in chosen}, kit, chosen, args)
+    lost = [v for v in verdicts if v["points"] < v["of"] and v["id"] in {exercise.id for exercise in chosen}]
+    if not verdicts or lost:
+        found = f"exercise {lost[0]['id']}: {lost[0]['why']}" if lost else NO_REPORT
+        raise TinyError(f"The book's own functions do not pass the tests here, so nobody is graded ({found})",
+                        "Run `make test`. On a machine under load, --seconds gives the tests more time.")
 
 
 def mark(exercise: Exercise, verdict: dict | None, alike: list[str]) -> dict:
@@ -100,14 +114,9 @@ def tell(student: str, graded: dict) -> None:
         print(one_line(f"    {m['id']}  {m['points']}/{m['of']}  {m['why']}{book}{others}"), flush=True)
 
 
-def write_whole(path: Path, value: dict) -> None:
+def write_json(path: Path, value: dict) -> None:
     """Write a JSON file so that under its name there is always a whole one."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
 def begun(out: Path, fingerprint: str, seed: int | None) -> tuple[int | None, dict[str, dict]]:
@@ -136,6 +145,7 @@ def grade(args: argparse.Namespace, out: Path) -> None:
     alike = {exercise.id: same_text(submissions, exercise) for exercise in chosen}
     wall = find_wall()
     print(about(wall), flush=True)
+    check_tests(kit, chosen, args)
     record = {"seed": args.seed, "wall": wall.program is not None, "tests": fingerprint, "finished": False,
               "submissions": {}}
     for n, (student, submission) in enumerate(submissions.items(), 1):
@@ -145,11 +155,11 @@ def grade(args: argparse.Namespace, out: Path) -> None:
                                {e.id: alike[e.id].get(student, []) for e in chosen}, args)
         record["submissions"][student] = graded
         tell(student, graded)
-        write_whole(out / f"{student}.results.json", gradescope(graded["exercises"]))
+        write_json(out / f"{student}.results.json", gradescope(graded["exercises"]))
         rest = {name: old for name, old in done.items() if name in submissions}
-        write_whole(out / "grades.json", record | {"submissions": rest | record["submissions"]})
+        write_json(out / "grades.json", record | {"submissions": rest | record["submissions"]})
         args.done = n
-    write_whole(out / "grades.json", record | {"finished": True})
+    write_json(out / "grades.json", record | {"finished": True})
     print(f"Seed {args.seed}. Results are in {out}.")
 
 
@@ -181,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
         raise TinyError(f"There is no folder {args.submissions}.", "Name the folder with the students' folders.")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / ".can_be_written", {})
+        write_json(out / ".can_be_written", {})
         (out / ".can_be_written").unlink()
     except OSError as error:
         raise TinyError(f"The results cannot be written to {out}: {error.strerror}.",
