@@ -160,10 +160,13 @@ def pretended(monkeypatch, give):
 
 def test_no_forgery_gets_points_and_the_next_one_is_graded(around, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SECRET", "the secret is 43")
+    forged = FORGED
     if around is NO_WALL:
+        if find_wall().program is not None:  # What the wall makes no difference to was tried behind it.
+            forged = {name: FORGED[name] for name in ("tells_42", "asks_for_the_environment")}
         monkeypatch.setenv("PATH", str(tmp_path))
     find_wall.cache_clear()
-    for name, forgery in FORGED.items():
+    for name, forgery in forged.items():
         submit(tmp_path / "submissions" / name, Answer("3.1", name, forgery["lines"]))
     broken = submit(tmp_path / "submissions/does_not_load", Answer("3.1", "", ""))
     (broken / "rope.py").write_text("def rope(x:\n")
@@ -173,7 +176,7 @@ def test_no_forgery_gets_points_and_the_next_one_is_graded(around, tmp_path, cap
     out = capsys.readouterr().out
     assert out.startswith(grade.about(find_wall())) and "Seed 5" in out and grade.read_kit() == before
     submissions = graded(tmp_path)["submissions"]
-    for name, forgery in (FORGED | {"does_not_load": {"reason": "rope.py does not load: SyntaxError"}}).items():
+    for name, forgery in (forged | {"does_not_load": {"reason": "rope.py does not load: SyntaxError"}}).items():
         (found,) = submissions[name]["exercises"]
         assert found["points"] == 0 and forgery["reason"] in drop_line(found["why"]), f"{name}: {found['why']}"
     assert submissions["zz_right"]["points"] == 3, submissions["zz_right"]
@@ -399,8 +402,9 @@ def test_no_process_outlives_the_tests(tmp_path):
     """Where the process that runs the tests is killed, its submissions end with it."""
     if sys.platform != "linux":
         pytest.skip("Only Linux tells a process that its parent has ended.")
-    code = (f"import subprocess, sys\np = subprocess.Popen({[*NO_WALL.command(tmp_path, tmp_path)]!r} + [sys.executable, "
-            "'-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'])\np.wait()")
+    keeper = NO_WALL.command(tmp_path, tmp_path)
+    code = (f"import subprocess, sys\np = subprocess.Popen({keeper!r} + [sys.executable, '-c', "
+            " 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'])\np.wait()")
     tests = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     worker = int(tests.stdout.readline())
     tests.kill()
