@@ -275,6 +275,7 @@ RAISES = {
     "TekkenTokenizer.encode_chat": [*MESSAGES, ("does not exist", IMAGE_CHAT), ("chat style", [USER], "x")],
     "TekkenStream.push": OUTSIDE,
     "load": BAD_FOLDERS, "open_checkpoint": BAD_FOLDERS,
+    "find_files": [("holds neither", Made(lambda folder: folder))],
     "weight_files": [("not valid JSON", with_index(b"{"), "hf"),
                      ("lacks a.safetensors", with_index({"weight_map": {"w": "a.safetensors"}}), "hf")],
     "open_tokenizer": [("SentencePiece", of_tokenizer(SIZES, "tokenizer.model", b"x")),

@@ -21,6 +21,7 @@ from tiny.files.checkpoint import Checkpoint, find_layout, open_checkpoint, weig
 from tiny.files.reading import read_json
 from tiny.files.safetensors import read_safetensors
 from tiny.files.weights import Tensors, expected_shapes, open_tensors
+from tiny.tools.convert.tokenizer_json import write_for_transformers
 from tiny.tools.convert.torch_checkpoint import open_torch, read_torch_config, torch_files
 from tiny.tools.convert.write import hf_config_json, params_json, release_pages, save_checkpoint
 from tiny.tools.memory import amount
@@ -75,6 +76,7 @@ def write(folder: Path, source: Checkpoint, out: Path, to: str, shard: int, done
     try:
         save_checkpoint(part, to, source.config, source.tensors, shard, done.update)
         said = copy_files(folder, part, source) + keep_config(source, to, part)
+        said += write_for_transformers(part, source.config) if to == "hf" else []
         open_tensors(to, weight_files(part, to), source.config)
         os.rename(part, out)
     except BaseException:
@@ -147,11 +149,21 @@ def copy_files(folder: Path, out: Path, source: Checkpoint) -> list[str]:
         if path.name == "model.safetensors.index.json" and source.layout == "hf":
             continue
         weights = path.suffix in WEIGHTS or path.name.endswith(".index.json") or path.name in CONFIGS
-        if path.is_file() and not weights and path.stat().st_size <= LARGEST_COPY:
+        if path.is_file() and not weights and path.stat().st_size <= LARGEST_COPY and leads_inside(path):
             shutil.copyfile(path, out / path.name)
         else:
             left.append(path.name)
     return [f"not copied: {', '.join(left)}"] if left else []
+
+
+def leads_inside(path: Path) -> bool:
+    """Whether a file is what it seems: no link, or one that stays in its folder, or in its model's part of a cache.
+
+    What a link elsewhere points to is nothing that the owner of the folder can have meant to publish.
+    """
+    folder = path.parent.resolve()
+    top = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    return path.resolve().is_relative_to(top)
 
 
 def keep_config(source: Checkpoint, to: str, out: Path) -> list[str]:

@@ -75,8 +75,14 @@ def hf_config_json(config: Config, dtype: str = "bfloat16") -> dict:
     text = family | values | {"head_dim": config.head_dim, "rms_norm_eps": config.norm_eps,
                               "rope_theta": config.rope_theta, "max_position_embeddings": config.max_seq_len,
                               "sliding_window": None, "hidden_act": "silu", "tie_word_embeddings": False,
-                              "torch_dtype": dtype, "bos_token_id": 1, "eos_token_id": 2}
+                              "torch_dtype": dtype, "bos_token_id": 1, "eos_token_id": end_token(config)}
     return text if config.vision is None else llava_json(config.vision, text)
+
+
+def end_token(config: Config) -> int | list[int]:
+    """The end tokens as config.json has them: one number, or a list."""
+    ids = sorted(config.end_ids) or [2]
+    return ids[0] if len(ids) == 1 else ids
 
 
 def llava_json(vision: VisionConfig, text: dict) -> dict:
