@@ -100,25 +100,27 @@ def absolute(path: str | Path) -> str:
 def reference_files(folder: Path, scratch: Path) -> tuple[Path, list[Path]]:
     """The folder in Hugging Face's layout that the reference reads, and the weight files that it takes from there.
 
-    If there is a whole model.safetensors, transformers takes it and passes over the index.
+    Raises:  TinyError if an adapter is beside the model: transformers adds it if it finds peft
     """
     if find_layout(folder) == "mistral" and not weight_files(folder, "hf"):
         folder = convert(folder, scratch)
-    whole = folder / "model.safetensors"
-    return folder, [whole] if whole.is_file() else weight_files(folder, "hf")
+    if (folder / "adapter_config.json").is_file():
+        raise TinyError(f"{folder} holds adapter_config.json: transformers may add that adapter to the model.",
+                        "Merge the adapter into the model, or move it elsewhere.")
+    return folder, weight_files(folder, "hf")
 
 
 def convert(folder: Path, scratch: Path) -> Path:
     """Write a copy of a checkpoint in Mistral's layout in Hugging Face's, tensor by tensor.
 
-    Raises:  TinyError if this code does not read all of params.json: then its copy would only repeat the mistake
+    Raises:  TinyError if this code has a doubt about params.json: its copy would only repeat a mistake
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         checkpoint = open_checkpoint(folder, "mistral")
     if caught and not (folder / "config.json").is_file():
-        raise TinyError(f"transformers would be given this code's reading of params.json, which is not whole: "
-                        f"{caught[0].message}",
+        raise TinyError(f"transformers would be given this code's own reading of params.json, and that is open to "
+                        f"doubt: {caught[0].message}",
                         "Give the folder in Hugging Face's layout, or put its config.json beside params.json.")
     size, free = sum(x.nbytes for x in checkpoint.tensors.values()), shutil.disk_usage(scratch).free
     if size > free:
@@ -168,7 +170,7 @@ def model_name(folder: Path) -> str:
     """What a model is called: the name of its folder, or in a Hugging Face cache OWNER/NAME."""
     path = Path(absolute(folder))
     cached = [part for part in path.parts if part.startswith("models--")]
-    return cached[-1].removeprefix("models--").replace("--", "/") if cached else path.name
+    return cached[-1].removeprefix("models--").replace("--", "/", 1) if cached else path.name
 
 
 def fingerprint_of(folder: Path, files: list[Path]) -> str | None:
