@@ -456,7 +456,7 @@ def test_a_refusal_stands_for_every_later_call(isolated):
 
 
 def test_errors_come_back_with_their_line(isolated):
-    one = isolated("3.1", "if x[0, 0, 0]:\n    return even[99]\nreturn {1, 2}")
+    one = isolated("3.1", "if x[0, 0, 0]:\n    return x[99]\nreturn {1, 2}")
     x, table = np.ones((1, 1, 2), np.float32), np.zeros((1, 1), np.float32)
     with pytest.raises(IndexError, match="index 99 is out of bounds") as caught:
         one.call(x, table, table)

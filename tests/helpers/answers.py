@@ -1,7 +1,7 @@
 """Answers to the exercises, right and wrong, and how to write them down as a student would."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tutorial.make_coursework import carve, load_exercises, write
@@ -28,9 +28,11 @@ class Answer:
 
 
 def load_answers() -> list[Answer]:
-    """All answers of tests/coursework/answers.toml."""
-    text = (ROOT / "tests/coursework/answers.toml").read_text(encoding="utf-8")
-    return [Answer(**entry) for entry in tomllib.loads(text)["answer"]]
+    """All answers of tests/coursework/answers.toml, each after the line that gives it its names."""
+    content = tomllib.loads((ROOT / "tests/coursework/answers.toml").read_text(encoding="utf-8"))
+    answers = [Answer(**entry) for entry in content["answer"]]
+    return [replace(answer, lines=f"{content['names'].get(answer.exercise, '')}\n{answer.lines}".lstrip("\n"))
+            for answer in answers]
 
 
 ANSWERS = load_answers()
