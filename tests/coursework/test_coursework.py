@@ -307,6 +307,14 @@ def test_broken_and_missing_files_say_so(tmp_path):
     assert all(verdict["passed"] == 0 for verdict in verdicts.values()) and "no kv_cache.py" in out
 
 
+def test_an_exercise_can_be_kept_behind_a_wall(tmp_path):
+    """With --walled nothing runs where there is none."""
+    submit(tmp_path / "student", Answer("3.1", "", RIGHT["3.1"]))
+    command = [sys.executable, "-m", "pytest", f"--impl={tmp_path / 'student'}", "--exercise=3.1", "--walled"]
+    ran = subprocess.run(command, cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert ran.returncode == 4 and "There is no wall: bubblewrap (bwrap) is not installed." in ran.stderr
+
+
 def test_unknown_exercises_and_folders(tmp_path):
     for option, words in (("--exercise=9.9", "There is no exercise 9.9; there are 3.1, 4.1, 4.2, 5.1, 5.2, and all"),
                           (f"--impl={tmp_path / 'none'}", "`make student` writes student/")):

@@ -217,6 +217,7 @@ def test_a_report_counts_only_if_the_tests_ended_well(status, text, tmp_path, mo
         return subprocess.CompletedProcess(command, status)
     monkeypatch.setattr(subprocess, "run", run)
     args = grade.read_arguments([str(tmp_path), "--seed", "1"])
+    monkeypatch.setattr(grade, "find_wall", lambda: NO_WALL)
     assert grade.run_tests({}, {}, [ROTATION], args) == []
     assert grade.mark(ROTATION, None, [])["why"] == grade.NO_REPORT
 

@@ -193,6 +193,8 @@ class Coursework:
             if config.option.reportchars == "fE":
                 config.option.reportchars = ""
             config.args[:] = [str(ROOT / test) for e in self.chosen for test in e.tests]
+        if option("walled") and find_wall().program is None:
+            raise pytest.UsageError(f"There is no wall: {find_wall().reason}.")
         if self.folder:
             self.bind_all(Limits(option("seconds"), option("megabytes")))
 
@@ -374,5 +376,6 @@ def options(parser: pytest.Parser) -> None:
     group.addoption("--hints", type=int, default=1, choices=(0, 1, 2), help="how many hints a failure gives")
     group.addoption("--seed", type=int, default=None, help="other random numbers for tests that draw some")
     group.addoption("--report", default=None, metavar="FILE", help="write the exercises' results as JSON")
+    group.addoption("--walled", action="store_true", help="run no exercise where the system has no wall for it")
     group.addoption("--seconds", type=float, default=20.0, help="time of an exercise")
     group.addoption("--megabytes", type=int, default=1024, help="memory of an exercise")

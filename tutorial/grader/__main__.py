@@ -52,7 +52,8 @@ def run_tests(files: dict[str, bytes], kit: dict[str, bytes], chosen: list[Exerc
         tests, submission = write_files(kit, Path(here) / "kit"), write_files(files, Path(there).resolve() / "given")
         command = [sys.executable, "-IBm", "pytest", "-p", "no:cacheprovider", f"--impl={submission}",
                    f"--report=/dev/fd/{report.fileno()}", f"--seed={args.seed}", f"--seconds={args.seconds}",
-                   f"--megabytes={args.megabytes}", *(f"--exercise={exercise.id}" for exercise in chosen)]
+                   f"--megabytes={args.megabytes}", *(f"--exercise={exercise.id}" for exercise in chosen),
+                   *["--walled"] * (find_wall().program is not None)]  # What was said holds for each of them.
         passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         try:
             ran = subprocess.run(command, cwd=tests, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed,

@@ -4,6 +4,7 @@ Python's audit hook hears of files that are opened and programs that are started
 It does not hear of what some modules and functions do, and another interpreter in the same process has no hook at all.
 """
 
+import contextlib
 import importlib
 import sys
 from types import ModuleType
@@ -37,7 +38,8 @@ def take_functions() -> None:
 
     for name in sys.builtin_module_names:
         if name not in sys.modules:
-            importlib.import_module(name)
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
     _imp.create_builtin = refuse
     for names, modules in ((FUNCTIONS, ("os", "posix")), (HANDLERS, ("signal", "_signal"))):
         for name in names:

@@ -23,8 +23,9 @@ TREE, SOURCE = "/book", "/source"  # the book with holes, and what was submitted
 KEEPER = Path(__file__).with_name("keeper.py")
 SCRATCH = 64 << 20  # bytes that it may write
 OURS = ("tiny", "tutorial", "kernels", "tests")  # packages that hold answers, if they were installed
-SHARED = ("/usr/lib", "/usr/lib64", "/usr/lib32", "/usr/share", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime",
-          "/etc/fonts")
+SHARED = ("/usr/lib", "/usr/lib64", "/usr/lib32", "/usr/share", "/lib", "/lib64", "/etc/ld.so.cache",
+          "/etc/alternatives",
+          "/etc/localtime", "/etc/fonts")
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,13 @@ def usage(program: str) -> str:
 
 @functools.cache
 def find_wall() -> Wall:
-    """bubblewrap, if it is installed and the system lets it work; tried with an interpreter that does nothing."""
+    """bubblewrap, if it is installed and the system lets it work; tried with an interpreter that imports NumPy."""
     program = shutil.which("bwrap")
     if program is None:
         return Wall(None, "bubblewrap (bwrap) is not installed")
-    here = str(Path(__file__).parent)
+    here, code = Path(__file__).parent, f"import sys; sys.path += {packages()}; import numpy, ml_dtypes"
     try:
-        tried = subprocess.run([*Wall(program).command(Path(here), Path(here)), interpreter(), "-ISc", "import json"],
+        tried = subprocess.run([*Wall(program).command(here, here), interpreter(), "-ISc", code],
                                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Wall(None, f"bubblewrap does not work here ({type(error).__name__})")

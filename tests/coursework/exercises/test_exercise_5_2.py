@@ -42,6 +42,9 @@ def test_only_its_own_tokens():
     x[1], w[0][0][:], w[2][0][:], expected[1] = 1e30, 0, 0, 0
     y = book.experts(x, np.array([[1], [0], [1], [3]]), np.ones((4, 1), np.float32), *w)
     assert_close(y, expected, 2 * OPS["experts"], name="token 1 is 1e30, and only its own expert can bear it")
+    x[1], expected[3], w[0][3][:] = x[0], np.nan, np.nan
+    y = book.experts(x, np.array([[1], [0], [1], [3]]), np.ones((4, 1), np.float32), *w)
+    assert_close(y, expected, 2 * OPS["experts"], name="expert 3 says NaN, to token 3 and to no other")
 
 
 def test_the_answer_is_weighted():
