@@ -16,13 +16,14 @@ import numpy as np
 from kernels import attention, experts, rms_norm, rope, route
 from kernels.signature import HERE
 from tiny import ops as book
+from tiny.tools.releases import MIXTRAL_8X7B, PIXTRAL_12B
 
 BF16, BFLOAT16 = "bfloat16", np.dtype(ml_dtypes.bfloat16)
 FLOAT = np.dtype(np.float32)
 STORAGES = [("float32", FLOAT), ("float32", BFLOAT16), ("bfloat16", BFLOAT16)]  # precision, type of weights
 # Largest difference, as a share of the largest expected magnitude: on the emulator 5.5e-7 and 4.8e-3 at most.
 TOLERANCES = {"float32": 3e-6, "bfloat16": 2e-2}
-MIXTRAL = {"D": 4096, "F": 14336, "E": 8, "K": 2}
+MIXTRAL = {"D": MIXTRAL_8X7B.dim, "F": MIXTRAL_8X7B.hidden_dim, "E": 8, "K": 2}
 KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\([^()]*\)\s*)?(\w+)\s*\(")
 
 
@@ -198,7 +199,8 @@ def expert_operations() -> list[Operation]:
         Operation("experts", experts.experts, book.experts, make_experts, floor_experts,
                   ({"T": 3, "D": 72, "F": 40, "E": 8, "K": 3}, {"T": 5, "D": 33, "F": 70, "E": 4, "K": 1}),
                   {"Mixtral, 1 token": {"T": 1, **MIXTRAL}, "Mixtral, 4 tokens": {"T": 4, **MIXTRAL},
-                   "Pixtral's dense layer, 1 token": {"T": 1, "D": 5120, "F": 14336, "E": 1, "K": 1}},
+                   "Pixtral's dense layer, 1 token": {"T": 1, "D": PIXTRAL_12B.dim, "F": PIXTRAL_12B.hidden_dim,
+                                                      "E": 1, "K": 1}},
                   versions_of("experts.cu", "experts")),
     ]
 

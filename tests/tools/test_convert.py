@@ -92,7 +92,8 @@ def test_the_same_layout_again(capsys, tmp_path):
     hf = GOLDEN / "mixtral-a/hf"
     call(capsys, "convert", hf, tmp_path / "hf", "--to", "hf")
     assert sorted(path.name for path in (tmp_path / "hf").iterdir()) == [
-        "config.json", "generation_config.json", "model.safetensors", "tokenizer.model"]
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer.model",
+        "tokenizer_config.json"]
     same(stored(tmp_path / "hf"), stored(hf))
     for name in ("config.json", "generation_config.json", "tokenizer.model"):
         assert (tmp_path / "hf" / name).read_bytes() == (hf / name).read_bytes()
