@@ -187,8 +187,9 @@ def test_no_forgery_gets_points_and_the_next_one_is_graded(around, tmp_path, cap
     find_wall.cache_clear()
 
 
-def test_points_reports_and_other_files(tmp_path, capsys):
+def test_points_reports_and_other_files(tmp_path, capsys, monkeypatch):
     """Three exercises right, one wrong, one unfinished; what else is in the folder is not looked at."""
+    monkeypatch.setattr(grade, "check_tests", lambda *_: None)  # It has its own test.
     wrong = Answer("5.1", "", "expert_ids = np.argsort(-logits, axis=1, kind='stable')[:, :num_experts_per_tok]\n"
                               "return logits, expert_ids, np.take_along_axis(softmax(logits), expert_ids, axis=1)")
     right = (Answer(id, "", RIGHT[id]) for id in ("3.1", "4.2", "5.2"))

@@ -24,8 +24,7 @@ KEEPER = Path(__file__).with_name("keeper.py")
 SCRATCH = 64 << 20  # bytes that it may write
 OURS = ("tiny", "tutorial", "kernels", "tests")  # packages that hold answers, if they were installed
 SHARED = ("/usr/lib", "/usr/lib64", "/usr/lib32", "/usr/share", "/lib", "/lib64", "/etc/ld.so.cache",
-          "/etc/alternatives",
-          "/etc/localtime", "/etc/fonts")
+          "/etc/alternatives", "/etc/localtime", "/etc/fonts")
 
 
 @dataclass(frozen=True)
