@@ -111,6 +111,7 @@ HARMLESS = {
     "saves": "np.save('mine.npy', np.zeros(9))\nnp.load('mine.npy')\nimport os\nos.remove('mine.npy')",
     "saves_beside_itself": "import pathlib\n(pathlib.Path(__file__).parent / 'notes.txt').write_text('mine')",
     "imports": "import collections, dataclasses, heapq, json, logging, random, typing, subprocess, threading, uuid",
+    "uses_temporary_files": "import tempfile\ntempfile.TemporaryFile().write(b'a')\nopen(tempfile.mkstemp()[1], 'w')",
     "draws_random_numbers": "np.random.default_rng().normal(size=3)",
     "asks_for_the_time": "import datetime, time\ndatetime.datetime.now()\ntime.localtime()",
     "defines_classes": "import collections, enum\ncollections.namedtuple('P', 'a b')(1, 2)\nenum.Enum('E', 'A B')",

@@ -55,18 +55,13 @@ class Rules:
         self.opened = 0
 
     def whole(self, path: object) -> str:
-        """A path from the root, without `..`; "" for what is no plain path."""
+        """A path from the root; "" for what is no plain path. One with `..` leads elsewhere behind a link."""
         if type(path) is bytes:
             path = path.decode("utf-8", "surrogateescape")
         if type(path) is not str:
             return ""
-        parts: list[str] = []
-        for part in (path if path.startswith("/") else f"{self.home}/{path}").split("/"):
-            if part == "..":
-                del parts[-1:]
-            elif part not in ("", "."):
-                parts.append(part)
-        return "/" + "/".join(parts)
+        parts = (path if path.startswith("/") else f"{self.home}/{path}").split("/")
+        return "" if ".." in parts else "/" + "/".join([part for part in parts if part not in ("", ".")])
 
     def may_read(self, path: object) -> bool:
         """Whether this may be read. A submission can make no links, so paths lead where they seem to."""

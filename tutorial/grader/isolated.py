@@ -130,7 +130,8 @@ class Isolated:
         job = Job(source, home, self.exercise.file, self.exercise.name, int(self.limits.seconds) + 1,
                   self.limits.megabytes, [tree, *wall.readable()], wall.hidden())
         boot = BOOT.format(tree=tree, packages=wall.packages())
-        environment = {"PATH": os.defpath, "HOME": home, "MPLCONFIGDIR": home, "OPENBLAS_NUM_THREADS": "1"}
+        environment = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR"), home)
+        environment |= {"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [*self.wall.command(self.tree, self.folder), wall.interpreter(), "-IBSuc", boot, json.dumps(asdict(job))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
