@@ -3,8 +3,8 @@
 The book is this folder's modules, in four parts and in reading order: config, numerics, rms_norm, attention, rope,
 kv_cache, router, experts, ops, decoder, mixtral, sampling, generate; chat, tokenizer; image, patch_embed, rope_2d,
 vision, adapter, pixtral; chat_v3, tekken. Its appendix is the folder `files/`: reading, params, hf_config, whole,
-safetensors, hf_names, weights, tokenizer_files, checkpoint, pictures. With one hour, read rms_norm, attention, rope,
-router, experts and decoder.
+safetensors, hf_names, free_memory, weights, tokenizer_files, checkpoint, pictures. With one hour, read rms_norm,
+attention, rope, router, experts and decoder.
 
 Letters that stand for sizes everywhere:
 

@@ -30,7 +30,6 @@ from tiny.files.weights import (
     Weights,
     choose_mode,
     expected_shapes,
-    free_memory,
     halves_to_pairs,
     head_dim_of,
     pairs_to_halves,
@@ -201,7 +200,6 @@ def test_modes(mistral, monkeypatch):
     for bad in ("", "Mapped", None, 3):
         with pytest.raises(TinyError, match="auto"):
             choose_mode(bad, TENSORS)
-    assert 2**20 < free_memory() < 2**50
 
 
 @pytest.mark.parametrize("layout", ["mistral", "hf"])

@@ -4,7 +4,6 @@ Nothing is copied when a checkpoint is opened. Hugging Face's names, and its ord
 here and nowhere else, as views too. Read `tokenizer_files.py` next.
 """
 
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
+from tiny.files.free_memory import free_memory
 from tiny.files.hf_names import Place, find_places
 from tiny.files.safetensors import read_safetensors
 
@@ -196,18 +196,3 @@ def choose_mode(weights: str, tensors: Mapping[str, np.ndarray]) -> str:
         raise TinyError(f"weights={weights!r} is unknown.", "Use 'auto', 'mapped' or 'resident'.")
     needed = 4 * sum(tensor.size for tensor in tensors.values())
     return weights if weights != "auto" else "resident" if needed <= free_memory() / 2 else "mapped"
-
-
-def free_memory() -> int:
-    """Bytes that this process can still take: what Linux says is available, within its control group's limit."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        return min(free, max(0, limit - used))
-    except (OSError, ValueError):
-        return free

@@ -23,9 +23,10 @@ from PIL import Image
 import tiny
 from tiny.config import TinyError
 from tiny.files.checkpoint import find_layout, open_checkpoint, read_config, weight_files
+from tiny.files.free_memory import free_memory
 from tiny.files.pictures import open_image
 from tiny.files.tokenizer_files import find_tokenizer, load_tokenizer
-from tiny.files.weights import free_memory, open_tensors
+from tiny.files.weights import open_tensors
 from tiny.tools import session
 from tiny.tools.machine import processor
 from tiny.tools.prompt_images import user_turn
