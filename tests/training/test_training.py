@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import zipfile
 
 import numpy as np
 import pytest
@@ -289,6 +290,93 @@ def test_a_damaged_state_is_refused(run, tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(TinyError, match="not a whole training state"):
         run()
+
+
+def npy(header: bytes, data: bytes = b"") -> bytes:
+    """A .npy file with any header."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def member(content: bytes, name: str = "parameters"):
+    """The state with the bytes of one array changed."""
+    def change(path):
+        with zipfile.ZipFile(path) as file:
+            members = {each: file.read(each) for each in file.namelist()}
+        with zipfile.ZipFile(path, "w") as file:
+            for each, data in (members | {f"{name}.npy": content}).items():
+                file.writestr(each, data)
+    return change
+
+
+def arrays(**changed):
+    """The state with some arrays changed, by functions of what they were."""
+    def change(path):
+        with np.load(path) as file:
+            state = dict(file)
+        np.savez(path, **{name: changed.get(name, lambda x: x)(x) for name, x in state.items()})
+    return change
+
+
+def one_array(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3, np.float32))
+
+
+DAMAGES = {
+    "a .npy": one_array, "TokenError": member(npy(b"{'descr': '<f4', 'shape': (")),
+    "SyntaxError": member(npy(b"{'descr' '<f4'}")), "RecursionError": member(npy(b"(" * 5000)),
+    "TypeError": member(npy(b"{'descr': 7, 'fortran_order': False, 'shape': (3,)}\n")),
+    "IndexError": member(npy(b"{'descr': ('<f4',), 'fortran_order': False, 'shape': (3,)}\n")),
+    "huge": member(npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999,)}\n")),
+    "negative": member(npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-3,)}\n")),
+    "objects": member(npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}\n", b"\x80\x04N.")),
+    "other shape": arrays(parameters=lambda x: x[:-1]), "scalar": arrays(moment1=lambda x: x[0]),
+    "broadcasts": arrays(moment2=lambda x: x[:1]), "NaN": arrays(parameters=lambda x: x * np.nan),
+    "infinite loss": arrays(loss=lambda x: x + np.inf), "text": arrays(step=lambda x: np.array("3")),
+    "fraction": arrays(step=lambda x: np.array(1.5)), "before the start": arrays(step=lambda x: np.array(-1)),
+    "past the end": arrays(step=lambda x: np.array(10**6)), "a list of steps": arrays(step=lambda x: np.array([1, 2])),
+    "complex": arrays(moment1=lambda x: x.astype(np.complex64)), "no member": member(b"")}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_state_of_other_numbers_is_refused(run, tmp_path, damage):
+    run(stop_after=1)
+    path = tmp_path / "run/state.npz"
+    DAMAGES[damage](path)
+    before = path.read_bytes()
+    with pytest.raises(TinyError, match="not a whole training state"):
+        run()
+    assert path.read_bytes() == before
+
+
+def test_a_rate_that_is_too_high_keeps_the_state(run, streams, tmp_path, monkeypatch):
+    run(stop_after=1)
+    before = (tmp_path / "run/state.npz").read_bytes()
+    monkeypatch.setattr(train.Recipe, "rate_at", lambda *_: float("nan"))
+    with np.errstate(all="ignore"), pytest.raises(TinyError, match="parameters are not finite after step 2"):
+        run(stop_after=2)
+    assert (tmp_path / "run/state.npz").read_bytes() == before and sorted(
+        path.suffix for path in (tmp_path / "run").iterdir()) == sorted(
+        path.suffix for path in (tmp_path / "run").iterdir() if path.suffix != ".part")
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--tokens", "nan"], ["--tokens", "inf"], ["--tokens", "-5"], ["--tokens", "0"], ["--tokens", "1e15"],
+    ["--seed", "-1"], ["--seed", "1e3"], ["--rate", "nan"], ["--rate", "inf"], ["--rate", "-1"], ["--rate", "0"],
+    ["--stop-after", "0"], ["--stop-after", "-3"], ["--save-minutes", "nan"], ["--save-minutes", "-1"],
+    ["tiny-pixtral", "--scenes", "0"], ["tiny-pixtral", "--processes", "0"], ["tiny-mistral"], ["--nonsense"],
+    ["--evaluate", ""], ["--evaluate", "no/folder"]], ids=" ".join)
+def test_options_that_mean_nothing_end_in_two_lines(capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and [line.split(":")[0] for line in err.splitlines()] == ["error", "remedy"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_step_is_refused(streams):
+    with pytest.raises(TinyError, match="has no step"):
+        train.Trainer(dataclasses.replace(train.Recipe(), tokens=1, closing=0), streams)
 
 
 def test_infinite_gradients_stop_the_run_before_they_do_harm(streams):

@@ -14,16 +14,26 @@ from pathlib import Path
 from tiny.config import TinyError
 from tiny.files.whole import write_whole
 from tiny.tools.machine import machine
+from tiny.tools.terminal import Parser, guarded, program
 from tiny.training.run_state import plot_losses
 from tiny.training.text.evaluate import evaluate
 from tiny.training.text.train import BASELINE, CONTEXT, Recipe, export, train
 
 MODELS = ("tiny-mixtral", "tiny-pixtral")
+# The least and the most of each number; NaN is outside of both.
+LIMITS = (("tokens", 1, 1e11), ("seed", 0, 2**63), ("rate", 1e-9, 1), ("stop_after", 1, 2**31),
+          ("save_minutes", 0, 1e6), ("scenes", 1, 2**20), ("processes", 1, 64))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the arguments and run; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tiny.training", description=__doc__)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return guarded(lambda: run(arguments), "--debug" in arguments, "Close other programs, or ask for fewer tokens.")
+
+
+def run(arguments: list[str]) -> int:
+    """Check the options, and train or evaluate what they ask for; returns the exit status."""
+    parser = Parser(prog="python -m tiny.training", description=__doc__)
     parser.add_argument("model", nargs="?", choices=MODELS, default=MODELS[0], help="which model; tiny-mixtral")
     parser.add_argument("--out", type=Path, help="folder of the run; runs/NAME or runs/baseline")
     parser.add_argument("--baseline", action="store_true", help="tiny-mixtral: the short run to compare with")
@@ -38,18 +48,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=1, help="tiny-pixtral: 2 share its last stage; same numbers")
     parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
     options = parser.parse_args(arguments)
-    try:
-        return run_mixtral(options) if options.model == "tiny-mixtral" else run_pixtral(options)
-    except TinyError as error:
-        if options.debug:
-            raise
-        print(f"{error.cause}\n{error.remedy}", file=sys.stderr)
-        return 2
+    for name, least, most in LIMITS:
+        value = getattr(options, name)
+        if value is not None and not least <= value <= most:
+            raise TinyError(f"--{name.replace('_', '-')} is {value}.", f"Use a number from {least:g} to {most:g}.")
+    return run_mixtral(options) if options.model == "tiny-mixtral" else run_pixtral(options)
 
 
 def run_mixtral(options: argparse.Namespace) -> int:
     """Do what the options ask for with tiny-mixtral; returns the exit status."""
-    if options.evaluate:
+    if options.evaluate is not None:
         print(json.dumps(evaluate(options.evaluate), indent=1))
         return 0
     recipe = BASELINE if options.baseline else Recipe()
@@ -86,7 +94,7 @@ def run_pixtral(options: argparse.Namespace) -> int:
     if options.baseline or options.tokens is not None or options.rate is not None:
         raise TinyError("--baseline, --tokens and --rate are options of tiny-mixtral.",
                         "The recipe of tiny-pixtral is in tiny/training/images/train.py.")
-    if options.evaluate:
+    if options.evaluate is not None:
         print(image_card.console_table(evaluation.evaluate(options.evaluate, options.scenes)))
         return 0
     recipe = dataclasses.replace(image_training.Recipe(), seed=options.seed)
@@ -111,4 +119,4 @@ def stopped(step: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

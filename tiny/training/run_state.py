@@ -3,8 +3,7 @@
 import json
 import signal
 import time
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -54,17 +53,31 @@ def save_state(path: Path, **arrays) -> None:
     write_whole(path, lambda file: np.savez(file, **arrays))
 
 
-def load_state(path: Path, names: Iterable[str], identity: str) -> dict[str, np.ndarray]:
-    """Read the named arrays. Raises TinyError if the state is damaged, or has another identity than the run's."""
+def load_state(path: Path, like: Mapping[str, np.ndarray], identity: str) -> dict[str, np.ndarray]:
+    """Read named arrays; each must have the shape and the kind of the one given for it, and hold finite numbers.
+
+    Raises:  TinyError if the state is damaged, or has another identity than the run's
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
-            state = {name: file[name] for name in ("identity", *names)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise TinyError(f"{path} is not a whole training state.", "Remove it to train from the start.") from None
+            state = {name: file[name] for name in ("identity", *like)}
+            whole = all(state[name].shape == x.shape and state[name].dtype.kind == x.dtype.kind
+                        and np.isfinite(state[name]).all() for name, x in like.items()) and state["step"] >= 0
+    except Exception:  # NumPy's readers raise whatever damaged data leads them to.
+        whole = False
+    if not whole:
+        raise TinyError(f"{path} is not a whole training state.", "Remove it to train from the start.")
     if str(state["identity"]) != identity:
         raise TinyError(f"{path} was made by another recipe or on other data.",
                         "Give the options it was started with, or another --out folder.")
     return state
+
+
+def require_finite(numbers: np.ndarray, step: int) -> None:
+    """Raise TinyError unless all parameters are finite, before a state is saved with them."""
+    if not np.isfinite(numbers).all():
+        raise TinyError(f"The parameters are not finite after step {step}; the saved state is older, and whole.",
+                        "The rate is too high: start again with a lower one, in another --out folder.")
 
 
 def log_line(trainer, result: dict, clock: Clock) -> dict:

@@ -25,7 +25,7 @@ from tiny.training.images import batches
 from tiny.training.images.gradients import Head, answer_loss, encoder_loss
 from tiny.training.images.vocabulary import write_tokenizer
 from tiny.training.optimiser import adamw, clip_factor, initialise, learning_rate, views, weight_shapes
-from tiny.training.run_state import Clock, Signals, cut_log, load_state, save_state
+from tiny.training.run_state import Clock, Signals, cut_log, load_state, require_finite, save_state
 from tiny.training.text.train import keep_freed_memory
 
 CONTEXT = 2048  # Tokens that the finished model accepts.
@@ -223,7 +223,8 @@ class Trainer:
                 norm = self.groups[name].update(peak * shape, recipe, stage.shards)
                 result |= {f"{name}_rate": peak * shape, f"{name}_norm": norm}
                 if not np.isfinite(norm):
-                    raise TinyError(f"The gradient is not finite at step {self.step}.", "Lower the rate.")
+                    raise TinyError(f"The gradient is not finite at step {self.step}.", "Look at the recipe's rates.")
+                require_finite(self.groups[name].parameters, self.step)
         return result | {"stage": stage.name, "pictures": result["pictures"] * stage.shards}
 
     def shard(self, number: int) -> dict[str, float]:
@@ -273,8 +274,11 @@ class Trainer:
 
     def restore(self, path: Path) -> None:
         """Read a state. Raises TinyError if it is damaged, or was made by another recipe."""
-        names = [f"{group}.{field}" for group in self.groups for field in (*MOMENTS, "updates")]
-        state = load_state(path, ("step", *names), self.identity())
+        like = {f"{name}.{field}": np.asarray(getattr(group, field)) for name, group in self.groups.items()
+                for field in (*MOMENTS, "updates")}
+        state = load_state(path, like | {"step": np.asarray(self.step)}, self.identity())
+        if state["step"] > self.total:
+            raise TinyError(f"{path} is not a whole training state.", "Remove it to train from the start.")
         for name, group in self.groups.items():
             for moment in MOMENTS:
                 getattr(group, moment)[...] = state[f"{name}.{moment}"]

@@ -1,6 +1,6 @@
 """A maintainer's script: pack the raw texts of the corpus into `corpus/*.txt.xz`.
 
-    python tiny/training/text/build_corpus.py FOLDER_WITH_RAW_TEXTS
+    python -m tiny.training.text.build_corpus FOLDER_WITH_RAW_TEXTS
 
 The code domain is read from the running interpreter, which has to be CPython 3.11.7, so that the same file
 can be made again.
@@ -11,6 +11,7 @@ import platform
 import sys
 import sysconfig
 
+from tiny.config import TinyError
 from tiny.files.whole import write_whole
 
 CORPUS = pathlib.Path(__file__).parents[1] / "corpus"
@@ -34,7 +35,7 @@ unittest/suite urllib/parse urllib/robotparser uuid warnings wave weakref
 def python_text() -> str:
     """Join the listed modules of the standard library, each under a line that names it."""
     if platform.python_version() != PYTHON_VERSION or platform.python_implementation() != "CPython":
-        raise SystemExit(f"The code domain needs CPython {PYTHON_VERSION}. Run this script with it.")
+        raise TinyError(f"The code domain needs CPython {PYTHON_VERSION}.", "Run this script with it.")
     library = pathlib.Path(sysconfig.get_path("stdlib"))
     modules = [(name, (library / f"{name}.py").read_text(encoding="utf-8")) for name in PYTHON_MODULES]
     return "\n".join(f"# Lib/{name}.py\n{text}" for name, text in modules)
@@ -48,12 +49,23 @@ def write(name: str, text: str) -> None:
     print(f"{name}: {len(text):,} characters, {len(data):,} bytes compressed")
 
 
-def main(folder: str) -> None:
-    """Write every file of the corpus."""
-    for name in RAW_TEXTS:
-        write(name, (pathlib.Path(folder) / f"{name}.txt").read_text(encoding="utf-8"))
-    write("python_stdlib", python_text())
+def main(arguments: list[str]) -> int:
+    """Write every file of the corpus; returns the exit status."""
+    try:
+        if len(arguments) != 1:
+            raise TinyError(f"{len(arguments)} arguments were given.", "Give one: the folder with the raw texts.")
+        code = python_text()
+        for name in RAW_TEXTS:
+            write(name, (pathlib.Path(arguments[0]) / f"{name}.txt").read_text(encoding="utf-8"))
+        write("python_stdlib", code)
+    except TinyError as error:
+        print(f"error: {error.cause}\nremedy: {error.remedy}", file=sys.stderr)
+        return 2
+    except (OSError, UnicodeError) as error:
+        print(f"error: {error}.\nremedy: Give the folder with the raw texts.", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(main(sys.argv[1:]))

@@ -21,7 +21,16 @@ from tiny.files.whole import write_whole
 from tiny.mixtral import Mixtral
 from tiny.training.gradients import loss_and_gradients
 from tiny.training.optimiser import adamw, clip_factor, initialise, learning_rate, views, weight_shapes
-from tiny.training.run_state import Clock, Signals, cut_log, load_state, log_line, progress_text, save_state
+from tiny.training.run_state import (
+    Clock,
+    Signals,
+    cut_log,
+    load_state,
+    log_line,
+    progress_text,
+    require_finite,
+    save_state,
+)
 from tiny.training.text import data
 
 CONTEXT = 512  # Tokens that the finished model accepts: its longest training windows.
@@ -115,6 +124,8 @@ class Trainer:
         config, before = recipe.config(), recipe.steps()
         self.sizes = np.append(before, recipe.closing_steps())
         self.ends, self.total = np.cumsum(self.sizes), int(before.sum())
+        if not self.total:
+            raise TinyError(f"A run of {recipe.tokens:,} tokens has no step.", "Train on 10,000 tokens at least.")
         shapes = weight_shapes(config)
         sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
         self.decayed = sum(size for name, size in sizes.items() if len(shapes[name]) > 1)
@@ -141,12 +152,14 @@ class Trainer:
         result = loss_and_gradients(self.model, batch, recipe.aux, self.grads)
         norm, factor = clip_factor(self.gradients, recipe.clip)
         if not np.isfinite(norm):
-            raise TinyError(f"The gradient is not finite at step {self.step}.", "Lower the rate; the state is kept.")
+            raise TinyError(f"The gradient is not finite at step {self.step}; the saved state is older, and whole.",
+                            "The rate is too high: start again with a lower one, in another --out folder.")
         # (3) the update
         rate = recipe.rate_at(progress)
         self.step += 1
         adamw(self.parameters, self.gradients, self.moment1, self.moment2, self.step, rate, factor, self.decayed,
               recipe.decay)
+        require_finite(self.parameters, self.step)
         # (4) running means over about 50 steps, for the progress line
         weight = max(0.02, 1 / self.step)
         for name in self.smoothed:
@@ -165,7 +178,11 @@ class Trainer:
 
     def restore(self, path: Path) -> None:
         """Read a state. Raises TinyError if it is damaged, or was made by another recipe or on other data."""
-        state = load_state(path, ("step", *ARRAYS, *self.smoothed), self.identity())
+        like = {"step": np.asarray(self.step), **{name: getattr(self, name) for name in ARRAYS},
+                **{name: np.asarray(x) for name, x in self.smoothed.items()}}
+        state = load_state(path, like, self.identity())
+        if state["step"] > len(self.sizes):
+            raise TinyError(f"{path} is not a whole training state.", "Remove it to train from the start.")
         for name in ARRAYS:
             getattr(self, name)[...] = state[name]
         self.step = int(state["step"])
