@@ -43,7 +43,8 @@ def machine(root, groups="", pages="1000 1 1 1 0 500 0", available=64 * GB, **fo
     ("5:cpu:/x\n4:memory:/x/y\n0::/\n", {"memory/x": (6 * GB, 2 * GB, 1 * GB),
                                           "memory/x/y": (2**63 - 4096, GB, 0)}, 5 * GB),
     ("4:hugetlb,memory:/docker/1\n", {"memory": (6 * GB, 2 * GB, 0)}, 4 * GB),
-    ("0::/s\n1:name=systemd:/s\n", {"unified/s": (2 * GB, 1 * GB, 0)}, GB)])
+    ("0::/s\n1:name=systemd:/s\n", {"unified/s": (2 * GB, 1 * GB, 0)}, GB),
+    ("5:cpu:/x\n4:memory:/\n", {"memory/x": (GB, GB, 0)}, 64 * GB)])
 def test_control_groups(tmp_path, groups, folders, left):
     assert free_memory(machine(tmp_path, groups, **folders)) == left
 

@@ -7,7 +7,8 @@ from compare import assert_close
 from small import file_bytes, raw_file
 
 from tiny.config import TinyError
-from tiny.files.safetensors import read_safetensors, save_safetensors
+from tiny.files.safetensors import read_safetensors
+from tiny.training.saving import save_safetensors
 
 BF16 = ml_dtypes.bfloat16
 

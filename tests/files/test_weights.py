@@ -25,7 +25,7 @@ from tiny.config import TinyError
 from tiny.files import weights as module
 from tiny.files.checkpoint import find_layout, open_checkpoint, weight_files
 from tiny.files.hf_names import HF_LLAVA, Prefixes, find_naming, hf_name, hf_prefixes
-from tiny.files.safetensors import read_safetensors, save_safetensors
+from tiny.files.safetensors import read_safetensors
 from tiny.files.weights import (
     Weights,
     choose_mode,
@@ -34,6 +34,7 @@ from tiny.files.weights import (
     head_dim_of,
     pairs_to_halves,
 )
+from tiny.training.saving import save_safetensors
 
 CONFIG = sizes(n_layers=1, moe=(2, 1))
 TENSORS = random_tensors(CONFIG)

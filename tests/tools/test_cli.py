@@ -16,9 +16,10 @@ from small import raw_file
 
 import tiny
 from tiny.__main__ import VERSION, main
-from tiny.files.safetensors import read_safetensors, save_safetensors
+from tiny.files.safetensors import read_safetensors
 from tiny.tokenizer import SentencePieceTokenizer
 from tiny.tools import memory
+from tiny.training.saving import save_safetensors
 
 MODEL = str(GOLDEN / "mixtral-a" / "mistral")
 HF = str(GOLDEN / "mixtral-a" / "hf")

@@ -216,10 +216,11 @@ def test_no_file_is_an_error(capsys):
                                          ("layers.2.attention.wv.weight", -np.inf), ("output.weight", np.nan)])
 def test_damaged_weights_give_no_table(tmp_path, capsys, name, value):
     """The measures of a text, of a benchmark and of a card are refused, as generation is."""
-    from tiny.files.safetensors import read_safetensors, save_safetensors
+    from tiny.files.safetensors import read_safetensors
     from tiny.generate import run_finite
     from tiny.tools.bench import measure_text
     from tiny.tools.coloured_text import expert_shares
+    from tiny.training.saving import save_safetensors
 
     source = tiny.model_folder("tiny-mixtral")
     for file in ("params.json", "tokenizer.model"):

@@ -9,7 +9,8 @@ from PIL import Image
 
 import tiny
 from tests.tools.test_cli import call, fails
-from tiny.files.safetensors import read_safetensors, save_safetensors
+from tiny.files.safetensors import read_safetensors
+from tiny.training.saving import save_safetensors
 
 MIXTRAL = tiny.model_folder("tiny-mixtral")
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 import tiny
 from tiny.__main__ import build_parser, main
-from tiny.files.safetensors import read_safetensors, save_safetensors
+from tiny.files.safetensors import read_safetensors
 from tiny.tools.verify import compare as comparison
 from tiny.tools.verify import file as dump_file
 from tiny.tools.verify import inputs as input_checks
@@ -32,6 +32,7 @@ from tiny.tools.verify.names import kind
 from tiny.tools.verify.plot import error_by_layer
 from tiny.tools.verify.report import Report, as_json
 from tiny.tools.verify.steps import stages, steps
+from tiny.training.saving import save_safetensors
 
 DUMPS = GOLDEN / "verify"
 SAME = ("tiny-mixtral", "tiny-mixtral-bfloat16", "tiny-pixtral", "tiny-pixtral-bfloat16")

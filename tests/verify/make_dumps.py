@@ -18,11 +18,12 @@ import numpy as np
 
 import tiny
 from tiny.files.params import read_params
-from tiny.files.safetensors import read_safetensors, save_safetensors
+from tiny.files.safetensors import read_safetensors
 from tiny.files.weights import halves_to_pairs, open_tensors
 from tiny.tools.synthetic import save_checkpoint
 from tiny.tools.verify import dump as dumper
 from tiny.tools.verify import file
+from tiny.training.saving import save_safetensors
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "tests/golden/verify"

@@ -4,9 +4,10 @@ Read `weights.py` next.
 """
 
 import os
+import re
 import resource
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 # Of control groups in version 2 and in version 1: where they are mounted, the limit, what is used, and which entry of
 # memory.stat counts the pages of files that are dropped when memory is wanted.
@@ -21,42 +22,36 @@ def free_memory(root: Path = Path("/")) -> int:
 
     root: where /proc and /sys are, for tests
     """
-    try:
-        lines = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    found, pages = re.search(r"MemAvailable:\s+(\d+)", read(root / "proc/meminfo")), os.sysconf("SC_PHYS_PAGES")
+    free = int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * pages // 2
     return max(0, min([free, *left_by_groups(root), *left_by_limits(root)]))
 
 
 def left_by_groups(root: Path) -> Iterator[int]:
     """What the process's control group, and each group around it, leaves."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        tops, limit, used, droppable = VERSIONS[bool(controllers)]
-        names = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
+    groups = re.findall(r"^\d+:((?:.*,)?memory(?:,.*?)?|):/(.*)$", read(root / "proc/self/cgroup"), re.M)
+    for controllers, path in groups:
+        tops, *entries, droppable = VERSIONS[bool(controllers)]
+        names = [name for name in path.split("/") if name not in ("", "..")]
         for folder in (root.joinpath(top, *names[:depth]) for top in tops for depth in range(len(names) + 1)):
-            try:
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                taken = int((folder / used).read_text()) - int(stat[droppable])
-                yield int((folder / limit).read_text()) - taken
-            except (OSError, ValueError, KeyError):  # without a limit ("max"), or not to be seen from here
-                continue
+            limit, used = (read(folder / entry).strip() for entry in entries)
+            dropped = re.search(rf"^{droppable} (\d+)", read(folder / "memory.stat"), re.M)
+            if limit.isdigit() and used.isdigit():  # else there is no limit, "max", or it is not to be seen from here
+                yield int(limit) - int(used) + (int(dropped[1]) if dropped else 0)
 
 
 def left_by_limits(root: Path) -> Iterator[int]:
     """What the limits of the process itself leave."""
-    try:
-        pages = (root / "proc/self/statm").read_text().split()
-    except OSError:
-        return
+    pages = read(root / "proc/self/statm").split()
     for limit, place in LIMITS:
         most = resource.getrlimit(limit)[0]
-        if most != resource.RLIM_INFINITY:
+        if pages and most != resource.RLIM_INFINITY:
             yield most - int(pages[place]) * resource.getpagesize()
+
+
+def read(path: Path) -> str:
+    """The text of a file of the system; nothing if it is not there."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,4 +1,4 @@
-"""Safetensors files: read as views of the mapped file, written whole or not at all.
+"""Safetensors files, read as views of the mapped file.
 
 A file is data from anywhere: every number in its header is checked before it is used. Read `hf_names.py` next.
 """
@@ -8,17 +8,14 @@ import math
 import mmap
 import os
 import re
-import struct
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from tiny.config import TinyError
 from tiny.files.reading import check_foreign
-from tiny.files.whole import write_whole
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 MAX_HEADER = 32 << 20  # bytes; the safetensors library allows 100 MB, a model of 100,000 tensors has 12
@@ -98,23 +95,3 @@ def parse_header(path: Path, text: bytes) -> dict[str, tuple[np.dtype, list[int]
 def broken(path: Path, reason: str) -> TinyError:
     """The error for a file that is not a whole safetensors file."""
     return TinyError(f"{path} is not a whole safetensors file: {reason}.", "Fetch the file again; it may be cut short.")
-
-
-def save_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write tensors in the safetensors format, in the order of their names; a crash leaves no half-written file."""
-    codes = {dtype: code for code, dtype in DTYPES.items()}
-    header, position = {}, 0
-    for name in sorted(tensors):
-        x = tensors[name]
-        header[name] = {"dtype": codes[x.dtype], "shape": list(x.shape),
-                        "data_offsets": [position, position + x.nbytes]}
-        position += x.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-
-    def write(file: BinaryIO) -> None:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in sorted(tensors):
-            file.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8))
-
-    write_whole(path, write)

@@ -18,7 +18,6 @@ import ml_dtypes
 import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
-from tiny.files.safetensors import save_safetensors
 from tiny.files.whole import write_whole
 from tiny.pixtral import Pixtral, vision_of
 from tiny.training.images import batches
@@ -26,6 +25,7 @@ from tiny.training.images.gradients import Head, answer_loss, encoder_loss
 from tiny.training.images.vocabulary import write_tokenizer
 from tiny.training.optimiser import adamw, clip_factor, initialise, learning_rate, views, weight_shapes
 from tiny.training.run_state import Clock, Signals, cut_log, load_state, require_finite, save_state
+from tiny.training.saving import save_safetensors
 from tiny.training.text.train import keep_freed_memory
 
 CONTEXT = 2048  # Tokens that the finished model accepts.

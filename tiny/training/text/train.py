@@ -16,7 +16,6 @@ import ml_dtypes
 import numpy as np
 
 from tiny.config import Config, MoeConfig, TinyError
-from tiny.files.safetensors import save_safetensors
 from tiny.files.whole import write_whole
 from tiny.mixtral import Mixtral
 from tiny.training.gradients import loss_and_gradients
@@ -31,6 +30,7 @@ from tiny.training.run_state import (
     require_finite,
     save_state,
 )
+from tiny.training.saving import save_safetensors
 from tiny.training.text import data
 
 CONTEXT = 512  # Tokens that the finished model accepts: its longest training windows.
