@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from kernels.emulator import values
-from tiny.files import pictures, safetensors, tokenizer_files
+from tiny.files import pictures, reading, safetensors, tokenizer_files
 from tiny.tools.markdown import fill, refresh, table
 from tiny.tools.verify import file as verify_file
 from tutorial.pages.measure import ROOT
@@ -20,7 +20,8 @@ COMMAND = "python -m tutorial.pages.security"
 def limits_block() -> str:
     """What is refused because it is too large, from the constants of the readers."""
     return table(["what", "at most"], [
-        ["a picture", f"{pictures.MAX_PIXELS // 10**6} million pixels"],
+        [f"a picture ({', '.join(pictures.FORMATS)})", f"{pictures.MAX_PIXELS // 10**6} million pixels"],
+        ["a configuration or an index, JSON", f"{reading.LARGEST_JSON >> 20} MiB"],
         ["a tokenizer file", f"{tokenizer_files.LARGEST_FILE >> 20} MiB"],
         ["the header of a safetensors file", f"{safetensors.MAX_HEADER >> 20} MiB"],
         ["a file of `verify`", f"{verify_file.MAX_BYTES >> 30} GiB unpacked"],
