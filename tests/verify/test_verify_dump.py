@@ -4,6 +4,7 @@ make_dumps.py beside this file writes the same runs to tests/golden/verify, for 
 """
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tests.tools.test_verify import PLANTED, REASONS, SAME, model_of, read
 from tests.verify import make_dumps
 from tiny.__main__ import main
+from tiny.files.safetensors import read_safetensors, save_safetensors
 from tiny.tools.verify import file
 from tiny.tools.verify.check import check
 from tiny.tools.verify.gather import gather_files
@@ -74,6 +76,51 @@ def test_other_checkpoints(name, precision, attention, experts, tmp_path):
                  attention, "--experts", experts]) == 0
     for layout in ("mistral", "hf"):
         assert main(["verify", "check", str(GOLDEN / name / layout), str(out)]) == 0
+
+
+def stacked(tensors: dict) -> dict:
+    """The experts of each layer as transformers 5 holds them."""
+    found = {}
+    for name, x in tensors.items():
+        prefix, experts, rest = name.partition(".block_sparse_moe.experts.")
+        if not experts:
+            found[name.replace(".block_sparse_moe.", ".mlp.")] = x
+        elif rest == "0.w1.weight":
+            w1, w2, w3 = (np.stack([tensors[f"{prefix}{experts}{e}.{part}.weight"] for e in range(
+                sum(other.startswith(prefix + experts) for other in tensors) // 3)]) for part in ("w1", "w2", "w3"))
+            found |= {f"{prefix}.mlp.experts.gate_up_proj": np.concatenate([w1, w3], axis=1),
+                      f"{prefix}.mlp.experts.down_proj": w2}
+    return found
+
+
+def recent(tensors: dict) -> dict:
+    """The names that transformers 5.4.0 to 5.5.3 gave to a Pixtral."""
+    def renamed(name):
+        return name if name.startswith("language_model.lm_head") else "model." + name
+    return {renamed(name): x for name, x in tensors.items()}
+
+
+@pytest.mark.parametrize("name, change", [("mixtral-a", stacked), ("mixtral-b", stacked), ("pixtral-a", recent)])
+def test_layer_by_layer_reads_the_names_of_other_versions(name, change, tmp_path):
+    source, folder = GOLDEN / name / "hf", tmp_path / "model"
+    folder.mkdir()
+    for path in source.glob("*.json"):
+        shutil.copy(path, folder)
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+    tensors: dict = {}
+    for path in source.glob("*.safetensors"):
+        tensors |= read_safetensors(path)
+    save_safetensors(folder / "model.safetensors", change(tensors))
+    tokenizer = source if (source / "tokenizer.model").exists() else source.parent / "mistral"
+    dumps = []
+    for given, load in ((source, "whole"), (folder, "layers")):
+        assert main(["verify", "dump", str(given), str(tmp_path / f"{load}.npz"), "--load", load, "--tokenizer",
+                     str(tokenizer), "--max-tokens", "1"]) == 0
+        dumps.append(file.read(tmp_path / f"{load}.npz"))
+    whole, layers = dumps
+    assert whole.record["fingerprint"] == layers.record["fingerprint"] is not None
+    for key, x in whole.arrays.items():
+        assert np.array_equal(x, layers.arrays[key]), key
 
 
 def test_the_child_does_not_see_this_repository(tmp_path):

@@ -40,7 +40,7 @@ def explain(step: Step, stage: Stage, dump: Dump, config: Config, limits: Limits
 def guesses(what: str, stage: Stage, dump: Dump, config: Config, window: int = 0) -> Iterator[tuple[str, dict]]:
     """What may have happened to one operation: a sentence, and what to change to see.
 
-    window: the position of the first token that differs; with a window of so many, it is the first that misses one
+    window: the position of the first token that differs; with a window of that size, it is the first to lose a token
     """
     if what in ("q", "k"):
         yield from rotations(what, stage)

@@ -160,7 +160,7 @@ def place(array: str, mixture: bool, error: float, rows: list[int] | None = None
 
 def as_json(report: Report) -> dict:
     """The report as plain JSON: no key for what was not compared, null for what is no number (JSON has no infinity)."""
-    values = {"format": FORMAT} | {key: x for key, x in asdict(report).items() if x is not None}
+    values = {"format": FORMAT} | {key: x for key, x in asdict(report).items() if x is not None or key == "tie"}
     values["arrays"] = [{key: x for key, x in row.items() if x is not None} for row in values["arrays"]]
     if report.two_files:
         values["first_unequal"] = report.first_unequal

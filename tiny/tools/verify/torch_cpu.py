@@ -101,7 +101,7 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
               spans: Sequence[tuple[int, int]], causal: bool = True, precision: str = "float32") -> np.ndarray:
     """Grouped-query attention over packed sequences; shapes as in the book.
 
-    Order:   a sequence of text is a call of its own. The images of a prompt are one row of patches, with a mask, so
+    Order:   each sequence of text is its own call. The images of a prompt are one row of patches, with a mask, so
              that the place of a patch among all of them decides in which lane and pair it is added
     Source:  transformers modeling_mixtral.py and modeling_pixtral.py, eager_attention_forward
     """

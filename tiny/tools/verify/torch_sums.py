@@ -26,7 +26,7 @@ def product(a: np.ndarray, b: np.ndarray, by_columns: bool = False) -> np.ndarra
     """The dot product of every row of a with every row of b, not yet rounded to bfloat16.
 
     Leading axes are a batch. Sizes decide who computes: oneDNN, or for small ones PyTorch itself, whose order also
-    depends on how b lies in memory: row by row, as weights do, or by_columns, as the values of attention do.
+    depends on the order of b in memory: row by row, as weights do, or by_columns, as the values of attention do.
 
     Shapes:  a (..., M, K), b (..., N, K) -> (..., M, N); M, N = rows, K = the summed length
     Dtypes:  float32 holding bfloat16 values -> float32
@@ -163,7 +163,7 @@ def row_sums(x: np.ndarray) -> np.ndarray:
 
 
 def cascade(x: np.ndarray) -> np.ndarray:
-    """Add up the second axis, in four levels: when one has seen so many terms, it is emptied into the next.
+    """Add up the second axis, in four levels: a level that is full is added to the next.
 
     Shapes:  (T, n, 4, 8) -> (T, 4, 8)
     """
@@ -274,7 +274,7 @@ def partition(row: list[tuple[float, int]], first: int, last: int) -> int:
     else:
         median = a if larger(a, c) else c if larger(b, c) else b
     swap(first, median)
-    # (2) exchange from both ends what stands on the wrong side
+    # (2) exchange from both ends what is on the wrong side
     low, high = first + 1, last
     while True:
         while larger(low, first):
