@@ -22,6 +22,7 @@ from small import (
 )
 
 import tiny
+from tiny.__main__ import main
 from tiny.config import TinyError
 from tiny.files.checkpoint import open_checkpoint
 from tiny.files.hf_names import LLAVA_FORMS, find_places
@@ -394,6 +395,14 @@ def test_a_cache_at_any_depth(tmp_path):
     assert model_name(right) == "some/model" and model_name(tmp_path / "x") == "x"
     assert_close(tiny.load(right)(IDS), tiny.Mixtral(DENSE, DENSE_TENSORS)(IDS), 1e-5)
     refused(top, "snapshots")
+
+
+@pytest.mark.parametrize("command", ["inspect", "memory"])
+def test_commands_take_a_cache(tmp_path, capsys, command):
+    assert main([command, str(cache(tmp_path, "aaa"))]) == 0
+    assert "snapshots/aaa is read" in capsys.readouterr().err
+    assert main([command, str(cache(tmp_path / "b", "aaa", "bbb"))]) == 2
+    assert "Give one: snapshots/aaa, snapshots/bbb." in capsys.readouterr().err
 
 
 def test_a_cache_that_leaves_a_choice(tmp_path):
