@@ -359,6 +359,9 @@ def test_rows_are_judged_by_their_own_length():
     assert compare("x", theirs, theirs, Limits(0.0, 0.0)).used == 0
     ours[1, 1] = np.nan
     assert compare("x", ours, theirs, Limits(1e-3, 1.0)).used == np.inf
+    huge = np.full((3, 4), 1e200)
+    with np.errstate(all="ignore"):
+        assert not compare("x", huge, 2 * huge, Limits(1e-3, 1.0)).used <= 1, "lengths that overflow prove nothing"
     both = np.full((2, 2), np.nan)
     assert compare("x", both, both, Limits(1e-3, 1.0)).used == np.inf, "NaN is never right"
 

@@ -51,8 +51,8 @@ class Comparison(NamedTuple):
 
     @property
     def used(self) -> float:
-        """The largest share of the tolerance; above 1 the arrays differ."""
-        return max(float(self.rows.max()), self.overall)
+        """The largest share of the tolerance. Unless it is at most 1, the arrays differ: it can be NaN."""
+        return float(np.max([self.rows.max(), self.overall]))
 
 
 def compare(name: str, ours: np.ndarray, theirs: np.ndarray, limits: Limits,
