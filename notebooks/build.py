@@ -6,7 +6,6 @@
 A percent script is Python: a line `# %%` begins a cell of code, `# %% [markdown]` one of text in comments.
 """
 
-import argparse
 import ast
 import contextlib
 import hashlib
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 
 from tiny.files.whole import write_whole
+from tiny.tools.terminal import Parser, program
 
 FOLDER = Path(__file__).resolve().parent
 KINDS = {"# %%": "code", "# %% [markdown]": "markdown"}
@@ -133,7 +133,7 @@ def stale(code: list[dict]) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> int:
     """Build or check all notebooks; return how many things are wrong."""
-    parser = argparse.ArgumentParser(prog="python -m notebooks.build", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m notebooks.build", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="build nothing, only compare")
     args = parser.parse_args(argv)
     wrong = [line for script in scripts() for line in (check if args.check else build)(script)]
@@ -143,4 +143,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

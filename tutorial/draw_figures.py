@@ -17,6 +17,7 @@ from tiny.tools.demo import STORY, TEXTS
 from tiny.tools.memory import kv_bytes
 from tiny.tools.releases import MIXTRAL_8X7B
 from tiny.tools.routing import chosen_experts, measure_routing
+from tiny.tools.terminal import Parser, program
 from tutorial.source import ROOT
 
 FOLDER = ROOT / "tutorial/figures"
@@ -132,6 +133,7 @@ def save(figure, file: Path, checksum: str) -> None:
 
 def main() -> None:
     """Draw all pictures."""
+    Parser(prog="python -m tutorial.draw_figures", description="Draw the pictures of the chapters.").parse_args()
     checksum = model_checksum()
     for name, figure in figures().items():
         file = FOLDER / f"{name}.png"
@@ -140,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -6,6 +6,7 @@ They are what `verify check --plot` draws of the dumps in tests/golden/verify, i
 import hashlib
 from pathlib import Path
 
+from tiny.tools.terminal import Parser, program
 from tiny.tools.verify.check import check
 from tiny.tools.verify.plot import error_by_layer
 from tutorial.draw_figures import FOLDER, save
@@ -32,6 +33,7 @@ def checksum(name: str) -> str:
 
 def main() -> None:
     """Draw all of them."""
+    Parser(prog="python -m tutorial.draw_planted", description="Draw the faults that were planted.").parse_args()
     for name in PICTURES:
         file = Path(FOLDER / f"{name}.png")
         save(draw(name), file, checksum(name))
@@ -39,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

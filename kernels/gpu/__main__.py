@@ -6,7 +6,6 @@ It needs a CUDA image with CuPy and torch, and ends by itself within 8 minutes. 
 with its own time limit, so that a crash or a hang costs one step; OUT/results.json is written after each.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -166,25 +165,38 @@ def show(results: dict) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the steps. 0: all worked; 1: some did not; 2: there is no GPU, or nothing to reach it with."""
-    parser = argparse.ArgumentParser(prog="python -m kernels.gpu", description=(__doc__ or "").split("\n\n")[0])
+    try:
+        steps = plan()
+        from tiny.config import TinyError
+        from tiny.tools.terminal import Parser
+    except ImportError as error:
+        print(missing(error), file=sys.stderr)
+        return NO_GPU
+    parser = Parser(prog="python -m kernels.gpu", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu", help="folder for results.json")
     parser.add_argument("--steps", default="", help="names or beginnings of names, comma-separated; default: all")
     arguments = parser.parse_args(argv)
-    try:
-        steps = plan()
-    except ImportError as error:
-        print(f"The Python module {error.name} is missing.\nRun pip install numpy ml_dtypes pillow.", file=sys.stderr)
-        return NO_GPU
     wanted = tuple(name for name in arguments.steps.split(",") if name) or ("",)
     steps = [step for n, step in enumerate(steps) if n == 0 or step[0].startswith(wanted)]
     path = arguments.out / "results.json"
     results = run_all(steps, path)
     if not results["steps"][steps[0][0]]["ok"]:
-        print(f"There is nothing to measure on: {results['steps'][steps[0][0]]['error']}", file=sys.stderr)
-        return NO_GPU
+        raise TinyError(f"There is nothing to measure on: {results['steps'][steps[0][0]]['error']}",
+                        "Run it on a machine with a GPU, and CuPy for its CUDA.")
     print(f"\n{show(results)}\n{path}")
     return 0 if all(step["ok"] for step in results["steps"].values()) else 1
 
 
+def missing(error: ImportError) -> str:
+    """The two lines for a module that is not installed: without it the usual way to print them is not there either."""
+    return (f"error: The Python module {error.name} is missing.\n"
+            "remedy: Run pip install -r requirements.txt, and install CuPy for your CUDA.")
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from tiny.tools.terminal import program
+    except ImportError as absent:
+        print(missing(absent), file=sys.stderr)
+        sys.exit(NO_GPU)
+    program(main)

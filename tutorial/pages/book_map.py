@@ -6,11 +6,10 @@
 What is said of a module or folder is the first sentence of its docstring.
 """
 
-import argparse
 import statistics
-import sys
 
 from tiny.tools.markdown import fill, refresh, table
+from tiny.tools.terminal import Parser, program
 from tutorial.pages.measure import (
     ROOT,
     appendix,
@@ -60,7 +59,7 @@ def size_block() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Write or check the page; return the exit status."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if something would change")
     blocks = {name: (lambda part=part: part_block(part)) for part, name in enumerate(NAMES)}
     text = fill(PAGE.read_text(encoding="utf-8"), blocks | {"appendix": appendix_block, "size": size_block},
@@ -69,4 +68,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

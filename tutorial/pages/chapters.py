@@ -7,14 +7,13 @@ Between `<!-- begin tiny/rope.py:rope -->` and `<!-- end tiny/rope.py:rope -->` 
 with `#2` behind the name its step (2), both below a link to their place. `exercise 3.1` in a marker is the exercise.
 """
 
-import argparse
 import re
-import sys
 import textwrap
 from pathlib import Path
 
 from tiny.config import TinyError
 from tiny.tools.markdown import refresh
+from tiny.tools.terminal import Parser, program
 from tutorial.make_coursework import load_exercises
 from tutorial.source import ROOT, source_of
 
@@ -70,7 +69,7 @@ def exercise(number: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Write or check all chapters; return the exit status."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if something would change")
     check, status = parser.parse_args(argv).check, 0
     for path in chapters():
@@ -83,4 +82,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 from tiny.files.whole import write_whole
+from tiny.tools.terminal import Parser, program
 from tutorial.pages.measure import ROOT
 from tutorial.pages.records import RECORDS
 
@@ -24,5 +25,12 @@ def demo_text() -> str:
     return re.sub(r"^speed: .*\n\n?", "", text.partition("\nFour things to try")[0], flags=re.M)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the demonstration and keep its text."""
+    parser = Parser(prog="python -m tutorial.pages.demo_record", description=main.__doc__)
+    parser.parse_args()
     write_whole(RECORD, demo_text())
+
+
+if __name__ == "__main__":
+    program(main)

@@ -17,6 +17,7 @@ from kernels.emulator import Module, Row
 from kernels.launch import Emulator
 from tiny.files.whole import write_whole
 from tiny.tools.machine import machine
+from tiny.tools.terminal import Parser, program
 
 RECORD = Path(__file__).parent / "records/emulator.json"
 # Published widths and few tokens: what a line does to a sector shows in one block as in a thousand.
@@ -79,5 +80,12 @@ def measure_kernels() -> dict:
     return {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "rows": rows}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measure the kernels in the emulator."""
+    parser = Parser(prog="python -m tutorial.pages.emulator_record", description=main.__doc__)
+    parser.parse_args()
     write_whole(RECORD, json.dumps(measure_kernels(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    program(main)

@@ -7,15 +7,14 @@ A part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. The table o
 itself, `python tests/emulator/planted_bugs.py`.
 """
 
-import argparse
 import json
 import re
-import sys
 from pathlib import Path
 
 from kernels.cases import Operation, operations
 from kernels.ops import SHIPPED
 from tiny.tools.markdown import fill, refresh, table
+from tiny.tools.terminal import Parser, program
 from tutorial.pages.side_by_side import numpy_functions
 from tutorial.source import source_of
 
@@ -123,10 +122,10 @@ def page() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Write or check the page; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tutorial.pages.kernels", description=__doc__)
+    parser = Parser(prog="python -m tutorial.pages.kernels", description=__doc__)
     parser.add_argument("--check", action="store_true")
     return refresh(PAGE, page(), parser.parse_args(argv).check, "python -m tutorial.pages.kernels")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

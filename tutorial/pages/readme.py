@@ -4,11 +4,10 @@
     python -m tutorial.pages.readme --check    exit with 1 if they are not up to date
 """
 
-import argparse
 import ast
-import sys
 
 from tiny.tools.markdown import fill, refresh
+from tiny.tools.terminal import Parser, program
 from tutorial.pages.demo_record import RECORD
 from tutorial.pages.measure import ROOT, book, lines_of
 from tutorial.source import source_of
@@ -58,7 +57,7 @@ PAGES = {"README.md": {"demo": demo_block, "router": router_block, "size": size_
 
 def main(argv: list[str] | None = None) -> int:
     """Write or check the generated parts; return the exit status."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if something would change")
     check, status = parser.parse_args(argv).check, 0
     for name, blocks in PAGES.items():
@@ -69,4 +68,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -4,13 +4,14 @@
 """
 
 import json
-import sys
 import xml.etree.ElementTree
 from pathlib import Path
 
+from tiny.config import TinyError
 from tiny.files.whole import write_whole
 from tiny.tools.machine import cpu_name
 from tiny.tools.markdown import table
+from tiny.tools.terminal import Parser, program
 
 RECORDS = Path(__file__).parent / "records"
 
@@ -57,5 +58,16 @@ def record_verify(report: Path) -> None:
                          "rows": rows})
 
 
+def main() -> None:
+    """Record the run that a file describes."""
+    parser = Parser(prog="python -m tutorial.pages.records", description="Record a run of tests/verify.")
+    parser.add_argument("file", type=Path, metavar="FILE", help="what pytest --junitxml FILE wrote")
+    path = parser.parse_args().file
+    try:
+        record_verify(path)
+    except (xml.etree.ElementTree.ParseError, AttributeError, AssertionError):
+        raise TinyError(f"{path} is not a JUnit report.", "Write it with pytest --junitxml FILE.") from None
+
+
 if __name__ == "__main__":
-    record_verify(Path(sys.argv[1]))
+    program(main)

@@ -4,8 +4,6 @@
     python -m tutorial.pages.reference --check    exit with 1 if they are not up to date
 """
 
-import argparse
-import sys
 
 import tiny
 from tiny.config import Config
@@ -13,6 +11,7 @@ from tiny.files.params import read_params
 from tiny.tools import memory
 from tiny.tools.markdown import fill, refresh, table
 from tiny.tools.releases import MIXTRAL_8X7B, PIXTRAL_12B, stand_ins
+from tiny.tools.terminal import Parser, program
 from tutorial.pages.measure import ROOT
 from tutorial.pages.records import provenance, record, rows_table
 
@@ -115,7 +114,7 @@ PAGES = {"evidence.md": {"verify": verify_block, "versions": versions_block}, "m
 
 def main(argv: list[str] | None = None) -> int:
     """Write or check the pages; return the exit status."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if something would change")
     check, status = parser.parse_args(argv).check, 0
     for name, blocks in PAGES.items():
@@ -126,4 +125,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -4,12 +4,11 @@
     python -m tutorial.pages.security --check    exit with 1 if they are not up to date
 """
 
-import argparse
-import sys
 
 from kernels.emulator import values
 from tiny.files import pictures, reading, safetensors, tokenizer_files
 from tiny.tools.markdown import fill, refresh, table
+from tiny.tools.terminal import Parser, program
 from tiny.tools.verify import file as verify_file
 from tutorial.pages.measure import ROOT
 
@@ -37,7 +36,7 @@ def versions_block() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Write or check the page; return the exit status."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if something would change")
     check = parser.parse_args(argv).check
     blocks = {"limits": limits_block, "versions": versions_block}
@@ -45,4 +44,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

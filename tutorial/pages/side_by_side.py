@@ -4,16 +4,15 @@
     python -m tutorial.pages.side_by_side --check    exit with 1 if it is not what the sources say
 """
 
-import argparse
 import ast
 import html
 import re
-import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 from tiny.tools.markdown import refresh
+from tiny.tools.terminal import Parser, program
 
 HERE = Path(__file__).parents[2] / "kernels"
 PAGE = HERE / "side_by_side.md"
@@ -124,10 +123,10 @@ def page() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Write or check the page; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tutorial.pages.side_by_side", description=__doc__)
+    parser = Parser(prog="python -m tutorial.pages.side_by_side", description=__doc__)
     parser.add_argument("--check", action="store_true")
     return refresh(PAGE, page(), parser.parse_args(argv).check, "python -m tutorial.pages.side_by_side")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

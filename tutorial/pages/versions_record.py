@@ -17,6 +17,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 from tiny.tools.machine import cpu_name
+from tiny.tools.terminal import Parser, program
 from tutorial.pages.measure import ROOT
 from tutorial.pages.records import keep
 
@@ -59,12 +60,15 @@ def counts(report: Path) -> dict[str, int]:
     return {"passed": total - skipped - failures - errors, "skipped": skipped, "failed": failures + errors}
 
 
-def main(tests: list[str]) -> int:
+def main() -> int:
     """Test with both, keep the record, and return 1 if a test failed."""
+    parser = Parser(prog="python -m tutorial.pages.versions_record", description=main.__doc__)
+    parser.add_argument("tests", nargs="*", metavar="FOLDER", help=f"default: {' '.join(TESTS)}")
+    tests = parser.parse_args().tests
     entry = {name: test_with(requirements(name == "oldest"), tests or TESTS) for name in ("oldest", "newest")}
     keep("versions.json", entry)
     return int(any(run["failed"] for run in entry.values()))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    program(main)

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from tiny.config import TinyError
 from tiny.files.whole import write_whole
 from tiny.tools.bench.rounds import rounds, show, synthetic
 from tiny.tools.machine import blas_kernel, machine
+from tiny.tools.terminal import Parser
 
 RECORD = Path(__file__).parents[3] / "tutorial/pages/records/bench.json"
 
@@ -109,7 +111,7 @@ def table_rows(result: dict[str, dict], prefill: int) -> list[dict]:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of the command."""
-    parser = argparse.ArgumentParser(prog="python -m tiny bench", description=__doc__)
+    parser = Parser(prog="python -m tiny bench", description=__doc__)
     parser.add_argument("--vision", action="store_true", help="measure a vision encoder of the real width instead")
     parser.add_argument("--model", help="a checkpoint; without it, a synthetic one of 0.8 billion parameters")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -120,7 +122,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--peer", metavar="PYTHON", help="a Python that has torch and transformers: measure them too")
     parser.add_argument("--save", action="store_true", help="keep the figures for tutorial/reference/speed.md")
     parser.add_argument("--child", choices=("resident", "mapped", "two", "limits"), help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name, values in (("threads", args.threads), ("prefill", [args.prefill]), ("decode", [args.decode]),
+                         ("repeats", [args.repeats]), ("rounds", [args.rounds])):
+        if min(values) < 1:
+            raise TinyError(f"--{name} is {min(values)}.", "Use a whole number of at least 1.")
+    return args
 
 
 def main(argv: list[str]) -> int:

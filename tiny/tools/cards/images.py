@@ -6,7 +6,6 @@ writes FOLDER/README.md and FOLDER/card.json, and two pictures beside them, from
 every number comes from there.
 """
 
-import argparse
 import dataclasses
 import json
 import time
@@ -15,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tiny.files.reading import read_json
 from tiny.files.whole import write_whole
 from tiny.pixtral import vision_of
 from tiny.tools.markdown import table
 from tiny.tools.plots import write_figure
+from tiny.tools.terminal import Parser, program
 from tiny.training.images.drawing import COLORS, SHAPES
 from tiny.training.images.evaluate import AIMS, COLUMNS, GATES, draw
 from tiny.training.images.questions import WORDINGS
@@ -263,11 +264,11 @@ def plot_samples(card: dict, path: Path) -> None:
 
 def main() -> None:
     """Write the card of a run."""
-    parser = argparse.ArgumentParser(prog="python -m tiny.tools.cards.images", description=__doc__)
+    parser = Parser(prog="python -m tiny.tools.cards.images", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--run", type=Path, required=True)
     args = parser.parse_args()
-    card, log = json.loads((args.run / "card.json").read_text(encoding="utf-8")), args.run / "log.jsonl"
+    card, log = read_json(args.run / "card.json"), args.run / "log.jsonl"
     write_whole(args.folder / "README.md", render(card, cost(log)))
     write_whole(args.folder / "card.json", json.dumps(card, indent=1) + "\n")
     plot_stages(log, args.folder / "loss.png")
@@ -275,4 +276,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -5,14 +5,15 @@
 writes FOLDER/README.md and FOLDER/card.json from the run's card.json and log.jsonl; every number comes from there.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 
+from tiny.files.reading import read_json
 from tiny.files.whole import write_whole
 from tiny.tools.markdown import table
+from tiny.tools.terminal import Parser, program
 
 TEXT = """# tiny-mixtral
 
@@ -137,18 +138,18 @@ def render(card: dict, seconds: float, steps: int) -> str:
 
 def main() -> None:
     """Write the card of a run, and of the short run that it is compared with."""
-    parser = argparse.ArgumentParser(prog="python -m tiny.tools.cards.text", description=__doc__)
+    parser = Parser(prog="python -m tiny.tools.cards.text", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--baseline", type=Path, help="the run of 2 M tokens, as its card.json tells")
     args = parser.parse_args()
-    card = json.loads((args.run / "card.json").read_text(encoding="utf-8"))
+    card = read_json(args.run / "card.json")
     if args.baseline:
-        base = json.loads((args.baseline / "card.json").read_text(encoding="utf-8"))
+        base = read_json(args.baseline / "card.json")
         card["baseline"] = {"tokens": base["recipe"]["tokens"], "held_out": base["held_out"]}
     write_whole(args.folder / "README.md", render(card, *cost(args.run / "log.jsonl")))
     write_whole(args.folder / "card.json", json.dumps(card, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    program(main)
