@@ -298,7 +298,8 @@ def ctrl_c_works():
 
 @pytest.mark.usefixtures("ctrl_c_works")
 @pytest.mark.parametrize("stop, status", [(lambda: os.kill(os.getpid(), signal.SIGINT), 130),
-                                          (lambda: os.truncate("/nowhere", 1), 2)], ids=["ctrl-c", "error"])
+                                          (lambda: os.truncate("/nowhere", 1), 2), (lambda: sys.exit(143), 143)],
+                         ids=["ctrl-c", "error", "sigterm"])
 def test_nothing_half_written_stays(capsys, tmp_path, monkeypatch, stop, status):
     seen = []
 

@@ -96,7 +96,7 @@ def test_lines_of_windows_in_a_chat():
     assert plain[:2] == windows[:2] and b" prompt tokens" in plain[2]
 
 
-@pytest.mark.parametrize("redirect", ["2>&-", "<&-", "2>&- <&-"])
+@pytest.mark.parametrize("redirect", ["2>&-", "2>&- <&-"])
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_a_closed_stream_changes_nothing_on_the_others(redirect, more):
     arguments = ["generate", "--prompt", "Hello", *TWO, *more]
@@ -107,10 +107,10 @@ def test_a_closed_stream_changes_nothing_on_the_others(redirect, more):
         assert closed[:2] == good[:2]
 
 
-@pytest.mark.parametrize("redirect", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("redirect", [">&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("arguments", [
     ["generate", "--prompt", "Hello", *TWO], ["inspect", "tiny-mixtral"], ["memory", "tiny-mixtral"],
-    ["tokenize", "a"], ["trace", "--prompt", "a"], ["--version"], ["--help"]], ids=lambda words: words[0])
+    ["tokenize", "a"], ["chat"]], ids=lambda words: words[0])
 def test_without_standard_output_a_command_ends_in_silence(arguments, redirect):
     status, out, err = program(*arguments, redirect=redirect)
     assert status == 0 and out == b"" and all(line.startswith(b"note: ") for line in err.splitlines()), err

@@ -84,8 +84,11 @@ def tell(error: Exception, debug: bool, memory: str) -> None:
             silence(stream)
     if debug:
         traceback.print_exc()
-    for label, line in zip(("error", "remedy"), explain(error, memory)):
-        print(f"{label}: {one_line(line)}", file=sys.stderr)
+    try:
+        for label, line in zip(("error", "remedy"), explain(error, memory)):
+            print(f"{label}: {one_line(line)}", file=sys.stderr)
+    except OSError:  # Nobody reads it, and there is no other place to say so.
+        silence(sys.stderr)
 
 
 def silence(stream: TextIO) -> None:
