@@ -177,6 +177,21 @@ def test_models_without_an_output_head(tmp_path, head, words):
         refused(folder, *words, never=("fetch",))
 
 
+def test_an_adapter_in_the_place_of_the_model(tmp_path):
+    folder = write_hf(tmp_path / "m", DENSE, DENSE_TENSORS)
+    names = [f"base_model.model.model.layers.{n}.self_attn.q_proj.lora_{x}.weight" for n in range(2) for x in "AB"]
+    (folder / "model.safetensors").write_bytes(file_bytes(dict.fromkeys(names, np.ones((2, 24), np.float32))))
+    refused(folder, "adapter (LoRA)", "merge", never=("fetch",))
+
+
+def test_constants_of_rotary_positions_are_left_out(tmp_path):
+    folder = write_hf(tmp_path / "m", DENSE, DENSE_TENSORS)
+    more = {f"model.layers.{n}.self_attn.rotary_emb.{name}": np.ones(5, np.float32)
+            for n in range(2) for name in ("inv_freq", "cos_cached", "sin_cached")}
+    (folder / "model.safetensors").write_bytes(file_bytes(hf_tensors(DENSE, DENSE_TENSORS) | more))
+    assert_close(tiny.load(folder)(IDS), tiny.Mixtral(DENSE, DENSE_TENSORS)(IDS), 1e-5)
+
+
 def test_experts_as_mlx_stacks_them(tmp_path):
     folder, stored = stacked_folder(tmp_path / "m")
     stored = {name.replace("mlp.experts.", "block_sparse_moe.switch_mlp."): x for name, x in stored.items()}

@@ -15,6 +15,7 @@ from tiny.files.free_memory import free_memory
 from tiny.files.hf_names import Place, find_places
 from tiny.files.safetensors import read_safetensors
 
+CONSTANTS = (".inv_freq", ".cos_cached", ".sin_cached")  # of rotary positions, which some HF files carry along
 ROTATED = (".wq.weight", ".wk.weight")  # Rows in pairs that RoPE turns.
 
 
@@ -89,7 +90,7 @@ def read_tensors(files: list[Path]) -> dict[str, np.ndarray]:
         for name, tensor in read_safetensors(path).items():
             if name in found:
                 raise TinyError(f"{path} holds {name} once more.", "Remove the file that does not belong here.")
-            if not name.endswith(".inv_freq"):  # a constant that some HF files carry along
+            if not name.endswith(CONSTANTS):
                 found[name] = tensor
     return found
 
@@ -129,8 +130,9 @@ def lacking(folder: Path, layout: str, name: str, found: Collection[str]) -> Tin
     if any(".switch_mlp." in key for key in found):
         return TinyError(f"{folder} lacks the tensor {name}: its experts are stacked as MLX saves them, in switch_mlp.",
                          "Use the checkpoint from which it was made.")
-    if other:
-        return TinyError(f"{folder} lacks the tensor {name}; it is there under another name: {other}.",
+    if other or any(".lora_" in key for key in found):
+        what = f"it is there under another name: {other}" if other else "what is there is an adapter (LoRA)"
+        return TinyError(f"{folder} lacks the tensor {name}; {what}.",
                          "Merge an adapter into its model and save that; else save it again with save_pretrained.")
     foreign = "embed_tokens.weight" if layout == "mistral" else "tok_embeddings.weight"
     if any(key.endswith(foreign) for key in found):

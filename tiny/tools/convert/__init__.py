@@ -20,7 +20,7 @@ from tiny.files.checkpoint import LAYOUTS as FOLDERS
 from tiny.files.checkpoint import Checkpoint, find_layout, open_checkpoint, weight_files
 from tiny.files.reading import read_json
 from tiny.files.safetensors import read_safetensors
-from tiny.files.weights import Tensors, expected_shapes, open_tensors
+from tiny.files.weights import CONSTANTS, Tensors, expected_shapes, open_tensors
 from tiny.tools.convert.tokenizer_json import write_for_transformers
 from tiny.tools.convert.torch_checkpoint import open_torch, read_torch_config, torch_files
 from tiny.tools.convert.write import hf_config_json, params_json, release_pages, save_checkpoint
@@ -118,9 +118,9 @@ def open_source(folder: Path, layout: str | None) -> Checkpoint:
     if layout not in (None, found):
         raise TinyError(f"{folder} does not hold {LAYOUTS[layout]}.", "Give another --from, or none.")
     source = open_checkpoint(folder, found)
-    constants = [name for file in source.files for name in read_safetensors(file) if name.endswith(".inv_freq")]
+    constants = [name for file in source.files for name in read_safetensors(file) if name.endswith(CONSTANTS)]
     if constants:
-        note(f"left out: {len(constants)} tensors inv_freq, which follow from theta")
+        note(f"left out: {len(constants)} constants of rotary positions, which follow from theta")
     return replace(source, tensors=Plain(source.tensors, expected_shapes(source.config)))
 
 
