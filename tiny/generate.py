@@ -193,6 +193,7 @@ def run_finite(model: Mixtral, ids: Ids, images: Images = (), lengths: Sequence[
                cache: KVCache | None = None, trace: Trace | None = None, last_only: bool = False) -> np.ndarray:
     """Call the model to measure something, and refuse to measure a damaged one.
 
+    Shapes:  as the model's call: ids (T,) -> (T, V)
     Raises:  TinyError for logits, or with an ExpertTrace logits of a router, that are not finite
     """
     logits = model(ids, images=images, lengths=lengths, cache=cache, trace=trace, last_only=last_only)
