@@ -159,7 +159,7 @@ def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def levels_of(rgb: Image.Image) -> np.ndarray:
-    """The levels of a picture in mode RGB, copied strip by strip if it is large. Shapes:  -> (height, width, 3), uint8."""
+    """The levels of a picture in mode RGB, uint8, copied strip by strip if large. Shapes:  -> (height, width, 3)."""
     if rgb.width * rgb.height <= BAND:
         return np.asarray(rgb)
     levels = np.empty((rgb.height, rgb.width, 3), np.uint8)

@@ -47,7 +47,7 @@ def appendix_block() -> str:
     """The modules of the appendix, in two tables: a model's files, and the rest."""
     names, first = [f"files/{name}" for name in appendix()], 1 + sum(map(len, parts()))
     cut = names.index("files/checkpoint")
-    return f"{rows(names[:cut], first)}\n\nA whole folder, from these, and pictures:\n\n{rows(names[cut:], first + cut)}"
+    return f"{rows(names[:cut], first)}\n\nA whole folder, and pictures:\n\n{rows(names[cut:], first + cut)}"
 
 
 def size_block() -> str:
