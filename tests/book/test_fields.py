@@ -26,6 +26,7 @@ from tiny.chat import Turn
 from tiny.config import TinyError
 from tiny.decoder import ForwardPass
 from tiny.files.checkpoint import Checkpoint
+from tiny.generate import ExpertTrace
 from tiny.kv_cache import KVCache
 from tiny.mixtral import Mixtral
 from tiny.pixtral import Pixtral
@@ -170,10 +171,10 @@ def of_tokenizer(config, name, data=None):
         return Checkpoint("mistral", folder / "params.json", config, [], {})
     return Made(make)
 
-def damaged_model():
-    """A model whose weights hold a NaN."""
+def damaged_model(name="layers.1.attention_norm.weight", value=np.nan):
+    """A model whose weights hold a NaN, or another number, at one place."""
     tensors = small.random_tensors(SIZES, dtype=FLOAT32)
-    tensors["layers.1.attention_norm.weight"][3] = np.nan
+    tensors[name].flat[3] = value
     return Mixtral(SIZES, tensors)
 
 
@@ -232,6 +233,9 @@ RAISES = {
                  ("64 tokens", subject("Mixtral"), [1] * 64), ("max_tokens", subject("Mixtral"), [1], (), None),
                  ("NoneType", subject("Mixtral"), [1], None), ("'layer01'", damaged_model(), [1]),
                  ("one Image", subject("Pixtral"), [1], Image.new("RGB", (4, 4)))],
+    "run_finite": [("'layer01'", damaged_model(), [1]), ("'logits'", damaged_model("output.weight"), [1]),
+                   ("'layer00'", damaged_model("layers.0.feed_forward.gate.weight", -np.inf), [1, 5], (), None, None,
+                    ExpertTrace())],
     "generate_batch": [("max_tokens", subject("Mixtral"), [[1]], (), 0), ("one str", subject("Mixtral"), "Once"),
                        ("one row", subject("Mixtral"), [1, 2]), ("NoneType", subject("Mixtral"), None)],
     "chat.check_style": [("mistral or", "x")],
