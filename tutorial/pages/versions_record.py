@@ -37,8 +37,8 @@ def test_with(packages: dict[str, str], tests: list[str]) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python, report = str(Path(folder) / "bin/python"), Path(folder) / "report.xml"
-        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", *packages.values()], check=True)
+        pip = [python, "-m", "pip", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", "--quiet", *packages.values()], check=True)
         subprocess.run([python, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not verify and not slow",
                         f"--junitxml={report}", *tests], cwd=ROOT)
         listed = json.loads(subprocess.run([*pip, "list", "--format=json"], check=True, capture_output=True).stdout)
