@@ -328,8 +328,8 @@ def export(trainer: Trainer, out: Path) -> None:
                                                        "n_kv_heads", "rope_theta", "norm_eps", "vocab_size")}
     params["max_position_embeddings"] = config.max_seq_len
     vision = dataclasses.asdict(vision_of(config))
-    params["vision_encoder"] = {name: vision[name] for name in vision
-                                if name not in ("moe", "norm_eps", "max_image_size")}
+    params["vision_encoder"] = {name: value for name, value in vision.items()
+                                if name not in ("norm_eps", "max_image_size") and value is not None}
     write_whole(out / "params.json", json.dumps(params, indent=1) + "\n")
     save_safetensors(out / "consolidated.safetensors",
                      {name: weight.astype(ml_dtypes.bfloat16) for name, weight in trainer.weights.items()

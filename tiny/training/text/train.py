@@ -232,7 +232,8 @@ def keep_freed_memory() -> None:
 
 def export(trainer: Trainer, out: Path) -> None:
     """Write the model as a checkpoint in Mistral's layout, in bfloat16; the tokenizer is already in the folder."""
-    params = {name: value for name, value in dataclasses.asdict(trainer.model.config).items() if name != "vision"}
+    params = {name: value for name, value in dataclasses.asdict(trainer.model.config).items()
+              if name not in ("vision", "end_ids")}
     write_whole(out / "params.json", json.dumps(params, indent=1) + "\n")
     save_safetensors(out / "consolidated.safetensors",
                      {name: weight.astype(ml_dtypes.bfloat16) for name, weight in trainer.weights.items()})
