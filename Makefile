@@ -2,13 +2,16 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help demo test check pages notebooks figures student grade dev-data verify bench versions gpu train clean
+.PHONY: help demo test fuzz check pages notebooks figures student grade dev-data verify bench versions gpu train clean
 
 help:                       ## say what each command does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 demo: .venv/core            ## run the embedded models on real input, within a minute
 	$(PY) -m tiny demo
+
+fuzz: .venv/core            ## damage files of every kind for ten minutes: make fuzz, or make fuzz N=1000000
+	$(PY) -m tests.fuzz $(if $(N),--count $(N),--seconds 600)
 
 test: .venv/core            ## all tests that need neither torch nor the network
 	$(PY) -m pytest

@@ -7,7 +7,9 @@ launches, cudaMalloc) is left out. `asm` statements come later (ptx.py), when ma
 """
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 # Headers of CUDA whose content is in device.h; and assert.h, because `assert` is a report here.
 HEADERS = re.compile(r"(cuda|mma|math_constants|cooperative_groups|vector_types|device_|driver_types|host_defines|"
@@ -26,6 +28,7 @@ INCLUDE = re.compile(r'^([ \t]*#[ \t]*include[ \t]*)([<"])([^>"\n]+)[>"]', re.M)
 DYNAMIC = re.compile(r"\bextern\b((?:[^;{}()]|\([^()]*\))*?)\b__shared__\b"
                      r"((?:[^;{}()\[\]]|\((?:[^()]|\([^()]*\))*\))*?)"
                      r"\b(\w+)\s*\[\s*\]((?:\s*\[[^\]]*\])*)\s*;")
+CLOSED_BY = {"(": ")", "{": "}", "[": "]"}
 KERNEL = re.compile(r"\b__global__\b")
 
 
@@ -49,33 +52,45 @@ def hidden(text: str) -> str:
 
 def closing(code: str, start: int) -> int:
     """The index of the bracket that closes the one at `start`, or -1. `code` has no comments or literals."""
-    pairs = {"(": ")", "{": "}", "[": "]"}
-    opener, depth = code[start], 0
-    for match in re.compile(re.escape(opener) + "|" + re.escape(pairs[opener])).finditer(code, start):
-        depth += 1 if match[0] == opener else -1
-        if depth == 0:
-            return match.start()
-    return -1
+    return pairs(code).get(start, -1)
+
+
+@lru_cache(maxsize=8)
+def pairs(code: str) -> dict[int, int]:
+    """Where each bracket is closed, each kind counted by itself. Once for a text: many brackets are asked for."""
+    found: dict[int, int] = {}
+    still_open: dict[str, list[int]] = {")": [], "}": [], "]": []}
+    for match in re.finditer(r"[(){}\[\]]", code):
+        if match[0] in CLOSED_BY:
+            still_open[CLOSED_BY[match[0]]].append(match.start())
+        elif still_open[match[0]]:
+            found[still_open[match[0]].pop()] = match.start()
+    return found
 
 
 def dynamic_shared(match: re.Match, code: str) -> str:
     """In a function, `extern __shared__ float s[][4];` becomes a pointer; outside, another name of the same memory."""
     before, after, name, sizes = match.groups()
     kind, lines = f"{before} {after}".replace("\n", " ").strip(), "\n" * match[0].count("\n")
-    if in_function(code[: match.start()]):
+    if in_function(code, match.start()):
         return f"[[maybe_unused]] {kind} (*{name}){sizes} = ::emulator::Dynamic();{lines}"
     return f'extern __thread {kind} {name}[]{sizes} __asm__("emulator_dynamic");{lines}'
 
 
-def in_function(code: str) -> bool:
-    """Whether the end of `code` is inside of braces other than those of namespaces and linkage."""
-    depth = 0
-    for match in re.finditer(r"(\bnamespace\b[\s\w:]*|\bextern\s+\"\s*\"\s*)?\{|\}", re.sub(r"[}][^{}]*$", "}", code)):
-        if match[0] == "}":
-            depth = max(0, depth - 1)
-        elif not match[1]:
-            depth += 1
-    return depth > 0
+def in_function(code: str, index: int) -> bool:
+    """Whether a place is inside of braces other than those of namespaces and linkage."""
+    places, depths = braces(code)
+    return depths[bisect_right(places, index)] > 0
+
+
+@lru_cache(maxsize=8)
+def braces(code: str) -> tuple[list[int], list[int]]:
+    """Where each brace of a text ends, and how many are open before the first of them and after each."""
+    places, depths = [], [0]
+    for match in re.finditer(r"(\bnamespace\b[\s\w:]*|\bextern\s+\"\s*\"\s*)?\{|\}", code):
+        places.append(match.end())
+        depths.append(max(0, depths[-1] - 1) if match[0] == "}" else depths[-1] + (not match[1]))
+    return places, depths
 
 
 def find_kernels(code: str):
@@ -88,8 +103,9 @@ def find_kernels(code: str):
         end = closing(code, head.end() - 1)
         body = re.compile(r"\s*\{").match(code, end + 1) if end > 0 else None
         if body and (behind := closing(code, body.end() - 1)) > 0:
-            before = re.split(r"[;}]", code[: match.start()])[-1]
-            yield head[1], code[head.end(): end], bool(re.search(r"\btemplate\s*<", before)), behind + 1
+            begin = max(code.rfind(mark, 0, match.start()) for mark in ";}") + 1
+            template = re.compile(r"\btemplate\s*<").search(code, begin, match.start())
+            yield head[1], code[head.end(): end], template is not None, behind + 1
 
 
 def items(code: str):

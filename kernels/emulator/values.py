@@ -6,18 +6,23 @@
     float32[8]:ones+float32[8]:zeros    a table of pointers, as for a parameter `const float* const* rows`
 """
 
+import math
+import os
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
 
 from tiny.config import TinyError
+from tiny.tools.terminal import one_line
 
 DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64", "int8", "uint8", "int16", "uint16",
                                             "int32", "uint32", "int64", "uint64", "bool")}
 DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
 FILLS = ("random", "zeros", "ones", "arange", "empty")
+AXES = 64  # of an array; NumPy has no more
 LARGEST = 1 << 30  # bytes of all arrays together: what the emulator gets through in minutes, not hours
 FORMS = "Write TYPE[SIZES]:FILL, TYPE:NUMBER or FILE.npy, as in float32[64,32]:random, int32:7, data.npy."
 
@@ -38,11 +43,11 @@ def read_values(texts: list[str], seed: int) -> tuple[list, list[int]]:
             made.append(read_value(part, np.random.default_rng([seed, place, len(made)])))
         table = len(made) > 1
         if table and not all(isinstance(value, np.ndarray) for value in made):
-            raise TinyError(f"--arg {text}: a table of pointers holds arrays only.", FORMS)
+            raise TinyError(f"--arg {one_line(text, 100)}: a table of pointers holds arrays only.", FORMS)
         values.append(made if table else made[0])
         if any(part.endswith(":empty") for part in parts):
             if not all(part.endswith(":empty") for part in parts):
-                raise TinyError(f"--arg {text}: one array of a table is empty and another is not.",
+                raise TinyError(f"--arg {one_line(text, 100)}: one array of a table is empty and another is not.",
                                 "Give all of them the fill empty, or none.")
             unwritten.append(place)
     return values, unwritten
@@ -54,11 +59,12 @@ def read_value(text: str, random: np.random.Generator) -> np.ndarray | np.generi
         return read_file(Path(text))
     form = re.fullmatch(r"(\w+)(?:\[([\d,\s]*)\])?:(\S+)", text)
     if not form:
-        raise TinyError(f"--arg {text}: not a type, sizes and a fill.", FORMS)
+        raise TinyError(f"--arg {one_line(text, 100)}: not a type, sizes and a fill.", FORMS)
     dtype, fill = dtype_of(form[1], text), form[3]
     if form[2] is None:
         if fill in FILLS:
-            raise TinyError(f"--arg {text}: a scalar needs a number.", f"Write {form[1]}:7, or {form[1]}[SIZE]:{fill}.")
+            raise TinyError(f"--arg {one_line(text, 100)}: a scalar needs a number.",
+                            f"Write TYPE:7, or TYPE[SIZE]:{fill}.")
         return parse_number(fill, dtype, text)
     shape = sizes_of(form[2])
     if fill == "random":
@@ -88,26 +94,31 @@ def parse_number(text: str, dtype: np.dtype, whole: str) -> np.generic:
         value = int(text, 0) if dtype.kind in "iub" else float(text)
     except ValueError:
         kind = "a whole number" if dtype.kind in "iub" else "a number"
-        raise TinyError(f"--arg {whole}: {text!r} is neither {kind} nor a fill.",
+        raise TinyError(f"--arg {one_line(whole, 100)}: {one_line(text, 100)!r} is neither {kind} nor a fill.",
                         f"The fills are {', '.join(FILLS)}.") from None
     low, high = ((0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
                  if dtype.kind in "iu" else (-np.inf, np.inf))
     if value < low or value > high:
-        raise TinyError(f"--arg {whole}: {text} does not fit into {dtype.name}.", f"It holds {low} to {high}.")
+        raise TinyError(f"--arg {one_line(whole, 100)}: {one_line(text, 60)} does not fit into {dtype.name}.",
+                        f"It holds {low} to {high}.")
     return dtype.type(value)
 
 
 def dtype_of(name: str, whole: str) -> np.dtype:
     if name not in DTYPES:
-        raise TinyError(f"--arg {whole}: there is no type {name!r}.", f"The types are {', '.join(DTYPES)}.")
+        raise TinyError(f"--arg {one_line(whole, 100)}: there is no type {one_line(name, 60)!r}.",
+                        f"The types are {', '.join(DTYPES)}.")
     return DTYPES[name]
 
 
 def sizes_of(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(size) for size in text.split(",") if size.strip())
+        sizes = tuple(int(size) for size in text.split(",") if size.strip())
+        if len(sizes) > AXES:
+            raise ValueError
+        return sizes
     except ValueError:
-        raise TinyError(f"--arg: [{text}] is not a list of sizes.", FORMS) from None
+        raise TinyError(f"--arg: [{one_line(text, 100)}] is not a list of sizes.", FORMS) from None
 
 
 def declared_bytes(text: str) -> int:
@@ -117,13 +128,13 @@ def declared_bytes(text: str) -> int:
         return 0
     total = DTYPES[form[1]].itemsize
     for size in sizes_of(form[2]):
-        total *= size
+        total *= max(size, 1)  # NumPy refuses the other sizes of an empty array too, if they are too large
     return total
 
 
 def check_size(total: int, text: str) -> None:
     if total > LARGEST:
-        raise TinyError(f"--arg {text[:100]}: the arrays are {total:.3g} bytes, and {LARGEST} is the limit here.",
+        raise TinyError(f"--arg {one_line(text, 100)}: the arrays are {total:.3g} bytes, and the limit is {LARGEST}.",
                         "Use smaller sizes: a kernel that is wrong is nearly always wrong on small ones too.")
 
 
@@ -136,20 +147,30 @@ def read_file(path: Path) -> np.ndarray:
     remedy = "It takes what numpy.save wrote, of one of the types " + ", ".join(DTYPES) + "."
     try:
         with path.open("rb") as file:
-            if file.read(6) != b"\x93NUMPY":
-                raise TinyError(f"{path} is not a .npy file.", remedy)
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    except TinyError:
-        raise
+            return read_stored(file, str(path), remedy)
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise TinyError(f"{path}: {reason}.", "Check the path and the file.") from None
+    except (TinyError, MemoryError):
+        raise
     except Exception as error:  # NumPy reports damaged headers by many types
-        raise TinyError(f"{path} cannot be read: {' '.join(str(error).split())}.", remedy) from None
-    check_size(stored.nbytes, str(path))
-    if stored.dtype == np.dtype("V2"):
-        stored = stored.view(DTYPES["bfloat16"])
-    if stored.dtype.newbyteorder("=") not in DTYPES.values():
-        raise TinyError(f"{path} holds {stored.dtype}.", remedy)
-    array = np.array(stored, stored.dtype.newbyteorder("="), order="C", subok=False)
+        raise TinyError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}.", remedy) from None
+
+
+def read_stored(file: BinaryIO, path: str, remedy: str) -> np.ndarray:
+    """The array of an open .npy file. Raises TinyError, and what NumPy raises for a header that cannot be read."""
+    if file.read(6) != b"\x93NUMPY":
+        raise TinyError(f"{path} is not a .npy file.", remedy)
+    file.seek(0)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, by_columns, dtype = read[np.lib.format.read_magic(file)](file)
+    dtype = DTYPES["bfloat16"] if dtype == np.dtype("V2") else dtype
+    if dtype.newbyteorder("=") not in DTYPES.values():
+        raise TinyError(f"{path} holds {str(dtype)[:100]}.", remedy)
+    count, rest = math.prod(shape), os.fstat(file.fileno()).st_size - file.tell()
+    if len(shape) > AXES or any(type(size) is not int or size < 0 for size in shape) or count * dtype.itemsize > rest:
+        raise TinyError(f"{path} declares {str(shape)[:100]} numbers of {dtype}, and {rest:,} bytes follow.", remedy)
+    check_size(count * dtype.itemsize, path)
+    stored = np.frombuffer(file.read(count * dtype.itemsize), dtype).reshape(shape, order="F" if by_columns else "C")
+    array = np.array(stored, stored.dtype.newbyteorder("="), order="C")
     return array if array.ndim else array[()]

@@ -21,7 +21,7 @@ from tiny.files import pictures
 from tiny.files.pictures import FORMATS, open_image
 from tiny.tools import memory, prompt_images
 
-CORPUS = ROOT / "tests/fuzz/corpus/images"
+CORPUS = ROOT / "tests/fuzz/corpus/picture"
 ALL = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 
 

@@ -70,7 +70,8 @@ def parse_header(path: Path, text: bytes) -> dict[str, tuple[np.dtype, list[int]
             type(v) is int and least <= v < 2**48 for v in values)
 
     try:
-        header = json.loads(text, object_pairs_hook=unique)
+        header = json.loads(text.decode(), object_pairs_hook=unique)  # of bytes, json would read UTF-16 too
+        json.dumps(header, ensure_ascii=False).encode()  # Half of a surrogate pair is not text.
     except TinyError:
         raise
     except (ValueError, RecursionError):

@@ -108,8 +108,22 @@ def versions_block() -> str:
     return f"On {runs[0]['machine']}.\n\n{table(['package', 'oldest', 'newest'], rows)}"
 
 
-PAGES = {"evidence.md": {"verify": verify_block, "versions": versions_block}, "models.md": {"sizes": sizes_block},
-         "memory.md": {"memory": memory_block}, "speed.md": {"bench": bench_block}}
+def fuzz_block() -> str:
+    """How many damaged inputs were read, of what kinds, and the faults that were left."""
+    entry = record("fuzz.json")
+    if not entry:
+        return "Not recorded yet: `make fuzz` runs it."
+    faults = f"{entry['faults']:,} distinct faults" if entry["faults"] else "no fault"
+    versions = ", ".join(f"{name} {version}" for name, version in entry["versions"].items())
+    rows = [[name, f"{found['inputs']:,}", ", ".join(f"{n:,} {what}" for what, n in sorted(found["outcomes"].items())),
+             len(found["faults"])] for name, found in entry["targets"].items()]
+    first = f"{entry['inputs']:,} damaged inputs of {len(rows)} kinds, seed {entry['seed']}, {entry['date']}"
+    return (f"{first}: {faults}, "
+            f"with {versions}.\n\n{table(['what is read', 'inputs', 'what became of them', 'faults'], rows)}")
+
+
+PAGES = {"evidence.md": {"verify": verify_block, "versions": versions_block, "fuzz": fuzz_block},
+         "models.md": {"sizes": sizes_block}, "memory.md": {"memory": memory_block}, "speed.md": {"bench": bench_block}}
 
 
 def main(argv: list[str] | None = None) -> int:

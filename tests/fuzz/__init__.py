@@ -1,0 +1,1 @@
+"""A fuzzer of everything that reads: `python -m tests.fuzz --help`. Read engine.py, then mutate.py, then targets/."""
