@@ -29,7 +29,7 @@ SMALL = Recipe(width=16, n_layers=1, n_heads=2, n_kv_heads=1, hidden_dim=16, que
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return write_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tekken.json", 8, 256)
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tekken.json", 8, 96)
 
 
 def asked_alone(tokenizer, scene, text):
@@ -137,13 +137,13 @@ def test_any_text_comes_back(tokenizer):
 def test_the_file_of_the_vocabulary(tmp_path):
     """It is made once, whole, and the same each time."""
     path = tmp_path / "tekken.json"
-    first = write_tokenizer(path, 8, 256)
+    first = write_tokenizer(path, 8, 96)
     written = path.read_bytes()
-    assert write_tokenizer(path, 8, 256).vocab_size == first.vocab_size == len(vocabulary()) + SPECIAL
-    write_tokenizer(tmp_path / "again.json", 8, 256)
+    assert write_tokenizer(path, 8, 96).vocab_size == first.vocab_size == len(vocabulary()) + SPECIAL
+    write_tokenizer(tmp_path / "again.json", 8, 96)
     assert path.read_bytes() == written == (tmp_path / "again.json").read_bytes()
     assert not list(tmp_path.glob("*.part"))
-    assert (first.patch_size, first.max_image_size) == (8, 256)
+    assert (first.patch_size, first.max_image_size) == (8, 96)
     assert open_tekken(path, written).special_id("[IMG]") == batches.IMG
 
 
@@ -230,7 +230,7 @@ def test_stopping_exporting_and_the_command(tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert re.search(r"^same +95% +[\d.]+(?: +[\d.]+){5}  below", shown, re.M)
     model = tiny.load(tmp_path)
-    assert isinstance(model, Pixtral) and model.config.vision.max_image_size == model.tokenizer.max_image_size == 256
+    assert isinstance(model, Pixtral) and model.config.vision.max_image_size == model.tokenizer.max_image_size == 96
     trainer = Trainer(SMALL, model.tokenizer)
     trainer.restore(tmp_path / "state.npz")
     ids, pixels = asked_alone(model.tokenizer, scenes.draw(np.random.default_rng(0), "pair", 32, 48), "are they?")

@@ -65,7 +65,7 @@ def test_settings(tmp_path, settings, record_property):
     compare_logits(folder_of(tmp_path / "m", DENSE, **settings), record_property)
 
 
-@pytest.mark.parametrize("language, output, encoder, adapter", itertools.product(*LLAVA_FORMS.values()))
+@pytest.mark.parametrize("language, output, encoder, adapter", list(itertools.product(*LLAVA_FORMS.values())))
 def test_names_of_models_that_see(tmp_path, language, output, encoder, adapter, record_property):
     new = {"language_model.model.": language, "language_model.lm_head.": output, "vision_tower.": encoder,
            "multi_modal_projector.": adapter}

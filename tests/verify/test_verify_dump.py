@@ -15,12 +15,13 @@ import pytest
 from tests.tools.test_verify import PLANTED, REASONS, SAME, model_of, read
 from tests.verify import make_dumps
 from tiny.__main__ import main
-from tiny.files.safetensors import read_safetensors, save_safetensors
+from tiny.files.safetensors import read_safetensors
 from tiny.tools.verify import file
 from tiny.tools.verify.check import check
 from tiny.tools.verify.gather import gather_files
 from tiny.tools.verify.judge import judge
 from tiny.tools.verify.names import kind
+from tiny.training.saving import save_safetensors
 
 MISSING = [name for name in ("torch", "transformers", "mistral_common") if importlib.util.find_spec(name) is None]
 REASON = f"This check needs {' and '.join(MISSING)} (the verify extra)."
