@@ -9,6 +9,7 @@
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +24,8 @@ DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64", "in
 DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
 FILLS = ("random", "zeros", "ones", "arange", "empty")
 AXES = 64  # of an array; NumPy has no more
-LARGEST = 1 << 30  # bytes of all arrays together: what the emulator gets through in minutes, not hours
+LARGEST = 1 << 28  # bytes of all arrays together: what the emulator gets through in minutes, not hours
+BLOCK = 1 << 20  # numbers that are made as 64 bits at a time, before they become smaller ones
 FORMS = "Write TYPE[SIZES]:FILL, TYPE:NUMBER or FILE.npy, as in float32[64,32]:random, int32:7, data.npy."
 
 
@@ -70,7 +72,7 @@ def read_value(text: str, random: np.random.Generator) -> np.ndarray | np.generi
     if fill == "random":
         return random_array(shape, dtype, random)
     if fill == "arange":
-        return np.arange(int(np.prod(shape, dtype=np.int64)), dtype=np.int64).astype(dtype).reshape(shape)
+        return in_blocks(shape, dtype, lambda start, stop: np.arange(start, stop, dtype=np.int64))
     if fill == "empty":
         return np.full(shape, poison(dtype), dtype)
     return np.full(shape, parse_number({"zeros": "0", "ones": "1"}.get(fill, fill), dtype, text), dtype)
@@ -79,8 +81,18 @@ def read_value(text: str, random: np.random.Generator) -> np.ndarray | np.generi
 def random_array(shape: tuple[int, ...], dtype: np.dtype, random: np.random.Generator) -> np.ndarray:
     """Standard normal numbers; whole numbers from 0 to 99; truth values."""
     if dtype.kind in "iub":
-        return random.integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
+        end = 2 if dtype.kind == "b" else 100
+        return in_blocks(shape, dtype, lambda start, stop: random.integers(0, end, stop - start))
     return random.standard_normal(shape, np.float32).astype(dtype)
+
+
+def in_blocks(shape: tuple[int, ...], dtype: np.dtype, make: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    """An array of small numbers that are made as large ones: make(start, stop) gives those of a block."""
+    numbers = np.empty(math.prod(shape), dtype)
+    for start in range(0, len(numbers), BLOCK):
+        stop = min(start + BLOCK, len(numbers))
+        numbers[start:stop] = make(start, stop).astype(dtype)
+    return numbers.reshape(shape)
 
 
 def poison(dtype: np.dtype) -> float | int:

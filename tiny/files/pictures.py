@@ -75,7 +75,7 @@ def open_file(source: str | Path) -> Image.Image:
     except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to.
         raise TinyError(f"{name} cannot be read: {reason(error)}.", REMEDY) from None
     check_size(image.size, name)
-    if Path(source).stat().st_size < SMALL_FILE and decoding_bytes(image) > LARGE_PICTURE:
+    if decoding_bytes(image) > LARGE_PICTURE and Path(source).stat().st_size < SMALL_FILE:
         raise TinyError(f"{name} is a small file that would take {decoding_bytes(image) / 1e9:.1f} GB of memory.",
                         "Shrink the picture first.")
     return image
@@ -96,7 +96,7 @@ def check_source(source: object) -> None:
         kind = f"a data URL of {len(str(source)):,} characters" if address[1] else "an address"
         raise TinyError(f"{shown(source)} is {kind}, and only files are read here.",
                         "Save the picture, and give the path of the file.")
-    if os.path.exists(source) and not os.path.isfile(source) and not os.path.isdir(source):
+    if not os.path.isfile(source) and os.path.exists(source) and not os.path.isdir(source):
         raise TinyError(f"{shown(source)} is a pipe or a device, not a file.", "Save the picture to a file first.")
 
 

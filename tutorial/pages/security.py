@@ -24,7 +24,7 @@ def limits_block() -> str:
         ["a tokenizer file", f"{tokenizer_files.LARGEST_FILE >> 20} MiB"],
         ["the header of a safetensors file", f"{safetensors.MAX_HEADER >> 20} MiB"],
         ["a file of `verify`", f"{verify_file.MAX_BYTES >> 30} GiB unpacked"],
-        ["all arrays of the emulator's command", f"{values.LARGEST >> 30} GiB"]])
+        ["all arrays of the emulator's command", f"{values.LARGEST >> 20} MiB"]])
 
 
 def versions_block() -> str:
