@@ -6,6 +6,7 @@ processor time, more than BYTES of memory for an input of less than a million by
 target's oracle raises as Wrong.
 """
 
+import faulthandler
 import os
 import random
 import resource
@@ -152,6 +153,7 @@ def work(target: Target, seed: int, numbers: range, until: float, folder: Path, 
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
+    faulthandler.disable()  # which pytest has on: a planted crash would fill its screen
     signal.signal(signal.SIGPROF, too_slow)
     warnings.simplefilter("ignore")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
