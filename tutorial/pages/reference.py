@@ -116,7 +116,7 @@ def fuzz_block() -> str:
     faults = f"{entry['faults']:,} distinct faults" if entry["faults"] else "no fault"
     versions = ", ".join(f"{name} {version}" for name, version in entry["versions"].items())
     rows = [[name, f"{found['inputs']:,}", ", ".join(f"{n:,} {what}" for what, n in sorted(found["outcomes"].items())),
-             len(found["faults"])] for name, found in entry["targets"].items()]
+             str(len(found["faults"]))] for name, found in entry["targets"].items()]
     first = f"{entry['inputs']:,} damaged inputs of {len(rows)} kinds, seed {entry['seed']}, {entry['date']}"
     return (f"{first}: {faults}, "
             f"with {versions}.\n\n{table(['what is read', 'inputs', 'what became of them', 'faults'], rows)}")
