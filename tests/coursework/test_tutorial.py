@@ -235,6 +235,7 @@ def test_the_pictures_are_drawn_by_one_command(monkeypatch, tmp_path, drawn, cap
     monkeypatch.setattr(draw_figures, "FOLDER", tmp_path / "figures")
     monkeypatch.setattr(draw_figures, "ROOT", tmp_path)
     monkeypatch.setattr(draw_figures, "figures", lambda: {"cache": drawn["kv_cache_rows"]})
+    monkeypatch.setattr("sys.argv", ["draw_figures"])
     draw_figures.main()
     assert "figures/cache.png" in capsys.readouterr().out
     with Image.open(tmp_path / "figures/cache.png") as image:
