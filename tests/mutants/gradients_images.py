@@ -67,10 +67,10 @@ def the_first_norm_of_what_it_gave(patch):
 
 def keep_with(patch, change):
     """Give the forward pass another mask and other positions: change(mask, positions) -> mask, positions."""
-    class Wrong(gradients.Kept):
+    class Wrong(gradients.ForwardStates):
         def __init__(self, mask, positions):
             super().__init__(*change(mask, positions))
-    patch.setattr(gradients, "Kept", Wrong)
+    patch.setattr(gradients, "ForwardStates", Wrong)
 
 
 def positions_count_on_through_all_questions(patch):

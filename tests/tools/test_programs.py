@@ -25,7 +25,7 @@ def test_all_programs_are_known():
     assert set(PROGRAMS) > CHILDREN and len(PROGRAMS) > 20
     for name in set(PROGRAMS) - CHILDREN - {"tiny.training.text.build_corpus"}:
         place = ROOT / name.replace(".", "/")
-        path = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
+        path = next(path for path in (place.with_suffix(".py"), place / "__main__.py") if path.is_file())
         assert re.search(r"\bprogram\(main\)", path.read_text(encoding="utf-8")), f"{name} does not start by `program`"
 
 

@@ -478,7 +478,7 @@ def test_the_pictures_of_the_demo_are_what_the_renderer_draws(file):
 
 def test_numbers_that_the_pages_have_in_their_prose():
     text = (reference.FOLDER / "models.md").read_text(encoding="utf-8")
-    assert f"Images of up to {MAX_PIXELS // 10**6} million pixels" in text and MAX_PIXELS % 10**6 == 0
+    assert f"of up to {MAX_PIXELS // 10**6} million pixels" in text and MAX_PIXELS % 10**6 == 0
 
 
 def test_the_chat_of_tasks_has_an_answer_to_each_question():
