@@ -173,7 +173,8 @@ class Weights(Tensors):
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self.tensors[name]
-        if self.mode == "resident" and converted(name, tensor):
+        # Most are float32 already ("f"), which this sees at once: it is asked for every matrix of every token.
+        if self.mode == "resident" and (tensor.dtype.char != "f" or tensor.ndim == 4) and converted(name, tensor):
             shape = (-1, tensor.shape[-1]) if in_pairs(name, tensor) else tensor.shape
             self.tensors[name] = tensor = np.ascontiguousarray(tensor, np.float32).reshape(shape)
         return tensor
