@@ -27,8 +27,6 @@ LAYOUTS = {"mistral": ("params.json", read_params, "consolidated*.safetensors"),
            "hf": ("config.json", read_hf_config, "model*.safetensors")}
 SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
 RELEASED = "Use the tokenizer that was released with this model."
-
-
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "lora.safetensors")
 
 

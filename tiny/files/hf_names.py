@@ -32,7 +32,6 @@ class Prefixes(NamedTuple):
 HF_TEXT = Prefixes("model.", "lm_head.", "", "")
 HF_LLAVA = Prefixes("language_model.model.", "language_model.lm_head.", "vision_tower.", "multi_modal_projector.")
 
-
 # What each part's names may begin with when they are read: the forms above, what versions 5.4 to 5.5 of transformers
 # wrote, and names without their first word. Each part is settled alone, as transformers does.
 TEXT_FORMS = {"language": ("model.", ""), "output": ("lm_head.",), "encoder": ("",), "adapter": ("",)}

@@ -53,7 +53,7 @@ def warn(text: str) -> None:
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """Read a file of at most so many bytes.
+    """Read a file that has at most `most` bytes.
 
     Raises:  TinyError if it is missing, a link to nothing, no plain file, unreadable, larger, or foreign
     """

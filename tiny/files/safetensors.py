@@ -59,7 +59,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def parse_header(path: Path, text: bytes) -> dict[str, tuple[np.dtype, list[int], int, int]]:
-    """Check a header's JSON: name -> dtype, shape, begin, end. A name that stands twice is an error."""
+    """Check a header's JSON: name -> dtype, shape, begin, end. A name that occurs twice is an error."""
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
             raise broken(path, "a name stands twice in its header")
