@@ -18,6 +18,7 @@ from tiny.tools.memory import kv_bytes
 from tiny.tools.releases import MIXTRAL_8X7B
 from tiny.tools.routing import chosen_experts, measure_routing
 from tiny.tools.terminal import Parser, program
+from tutorial import drawings
 from tutorial.source import ROOT
 
 FOLDER = ROOT / "tutorial/figures"
@@ -109,7 +110,8 @@ def figures() -> dict:
         "kv_cache_rows": plots.kv_cache_rows([8, 6], [[4, 2], [1, 1], [1, 1]]),
         "kv_cache_bytes": cache_picture(),
         "tokens_by_expert": token_picture(model),
-        "routing_shares": shares_picture(model)}
+        "routing_shares": shares_picture(model),
+        **drawings.all_pictures()}
 
 
 def model_checksum() -> str:

@@ -18,7 +18,7 @@ from tiny.rope import rope, rope_table
 from tiny.tools import memory
 from tiny.tools.releases import MIXTRAL_8X7B as MIXTRAL
 from tiny.tools.routing import chance
-from tutorial import draw_figures
+from tutorial import draw_figures, drawings
 from tutorial.make_coursework import load_exercises
 from tutorial.pages import chapters
 from tutorial.source import ROOT, source_of
@@ -229,6 +229,16 @@ def test_pictures_are_small_and_of_the_embedded_model(drawn):
             assert image.text["Model"] == draw_figures.model_checksum(), f"{name} is out of date: run make figures"
             inches = figure.get_size_inches()
             assert abs(np.array(image.size) - 120 * inches).max() <= 1, f"{name} is out of date: run make figures"
+
+
+def test_a_chapter_s_drawings_are_found_by_the_name_of_their_module(monkeypatch, tmp_path):
+    monkeypatch.setattr(drawings, "__path__", [str(tmp_path)])
+    for name, picture in (("chapter_91", "one"), ("chapter_92", "two"), ("shapes", "three")):
+        (tmp_path / f"{name}.py").write_text(f"def draw():\n    return {{'{picture}': '{name}'}}\n", encoding="utf-8")
+    assert drawings.all_pictures() == {"one": "chapter_91", "two": "chapter_92"}
+    (tmp_path / "chapter_93.py").write_text("def draw():\n    return {'one': 0, 'four': 0}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="chapter_93 draws one"):
+        drawings.all_pictures()
 
 
 def test_the_pictures_are_drawn_by_one_command(monkeypatch, tmp_path, drawn, capsys):
