@@ -52,6 +52,16 @@ def encode_v3(turns: list[Turn], tokenizer: Any, style: str = "mistral") -> tupl
     return ids, images
 
 
+def image_tokens(columns: int, rows: int, img: int, image_break: int, image_end: int) -> list[int]:
+    """Return the ids of an image of columns x rows patches. Its pixels are not needed.
+
+    Order:   row by row, one `img` for each patch; each row ends with `image_break`, the last with `image_end` instead
+    Source:  mistral-common 1.13.1, image.py, ImageEncoder
+    """
+    # (1) a break after each row of patches, (2) the end in the place of the last break
+    return (([img] * columns + [image_break]) * rows)[:-1] + [image_end]
+
+
 def image_first(content: list) -> list:
     """Move an image that follows a text to the front, if there is nothing else; all other orders stay.
 

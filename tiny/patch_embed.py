@@ -29,11 +29,11 @@ def patches(pixels: np.ndarray, patch_size: int) -> np.ndarray:
     if pixels.ndim != 3 or patch_size < 1:
         raise ValueError(f"patches expects pixels (C, H, W) and a patch size of at least 1; got {pixels.shape} and "
                          f"{patch_size}.")
-    C, height, width = pixels.shape
-    p = patch_size
+    (C, height, width), p = pixels.shape, patch_size
     if height % p or width % p or not height * width:
         raise ValueError(f"patches expects sides that are multiples of {p}; got {width} x {height}. "
                          "Prepare images with tiny.preprocess.")
+    # (1) split both sides in two axes, (2) rows and columns of the grid come first, (3) one vector for each square
     return pixels.reshape(C, height // p, p, width // p, p).transpose(1, 3, 0, 2, 4).reshape(-1, C * p * p)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tiny import chat
-from tiny.chat_v3 import encode_v3
+from tiny.chat_v3 import encode_v3, image_tokens
 from tiny.config import Ids, TinyError
 from tiny.patch_embed import grid_of
 from tiny.tokenizer import SPACE, check_id, check_text
@@ -125,13 +125,8 @@ class TekkenTokenizer:
         return self._special.index(name)
 
     def image_tokens(self, columns: int, rows: int) -> list[int]:
-        """Return the ids of an image of columns x rows patches. Its pixels are not needed.
-
-        Order:   row by row; each row ends with [IMG_BREAK], the last with [IMG_END] instead
-        Source:  mistral-common 1.13.1, image.py, ImageEncoder
-        """
-        row = [self.special_id("[IMG]")] * columns + [self.special_id("[IMG_BREAK]")]
-        return (row * rows)[:-1] + [self.special_id("[IMG_END]")]
+        """Return the ids of an image of columns x rows patches, in the numbers of this file."""
+        return image_tokens(columns, rows, *map(self.special_id, ("[IMG]", "[IMG_BREAK]", "[IMG_END]")))
 
     def encode_image(self, image: Any) -> tuple[list[int], np.ndarray]:
         """Preprocess a picture, or the file at a path; return its ids and its pixels.

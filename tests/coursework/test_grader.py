@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -502,6 +503,23 @@ def test_other_forms_are_told_in_words(name, wanted, value, words):
 
 def test_a_list_of_arrays_is_as_good_as_a_tuple():
     assert isinstance(accept("route", THREE, [np.ones(1)] * 3), tuple)
+
+
+@pytest.mark.parametrize("value", [(3, 2), [3, 2], np.array([3, 2]), (np.int64(3), 2)])
+def test_whole_numbers_of_any_form_are_accepted(value):
+    for wanted, kind in ((tuple[int, int], tuple), (list[int], list)):
+        numbers = accept("image_grid", wanted, value)
+        assert numbers == kind((3, 2)) and all(type(one) is int for one in numbers)
+    assert accept("image_tokens", list[int], [1, 2, 3]) == [1, 2, 3] and accept("image_tokens", list[int], []) == []
+
+
+@pytest.mark.parametrize("value, words", [
+    ((3.0, 2), "returns two whole numbers; number 1 of what it returned is none: int(...) makes one"),
+    ((3, True), "number 2"), ((3, [2]), "number 2"), ((3, 2, 1), "two whole numbers; got a tuple of 3"),
+    (3, "got a number"), (None, "returned None")])
+def test_other_things_than_two_whole_numbers_are_told(value, words):
+    with pytest.raises(OtherForm, match=re.escape(words)):
+        accept("image_grid", tuple[int, int], value)
 
 
 # ---- messages

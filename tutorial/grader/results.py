@@ -18,7 +18,8 @@ class OtherForm(AssertionError):
 
 
 def accept(name: str, wanted: object, value: object) -> object:
-    """A result in the form of a return annotation: an array, a tuple of arrays, or a list of pairs of whole numbers.
+    """A result in the form of a return annotation: an array, a tuple of arrays, a list of pairs of whole numbers, or
+    plain whole numbers, in a list or in a tuple of so many.
 
     Raises:  OtherForm in words for a student
     """
@@ -27,6 +28,8 @@ def accept(name: str, wanted: object, value: object) -> object:
     if wanted is np.ndarray:
         return array(name, value, "")
     parts = get_args(wanted)
+    if set(parts) == {int}:
+        return integers(name, value, len(parts) if get_origin(wanted) is tuple else None)
     if get_origin(wanted) is tuple:
         if not isinstance(value, list | tuple) or len(value) != len(parts):
             raise OtherForm(f"{name} returns {NUMBERS[len(parts)]} arrays; got {told(value)}.")
@@ -40,6 +43,19 @@ def array(name: str, value: object, which: str) -> np.ndarray:
         raise OtherForm(f"{name} returned {told(value)}{f' as {which}' * bool(which)}, where an array is meant: "
                         "np.array(...) makes one, with the dtype that the docstring says.")
     return value
+
+
+def integers(name: str, value: object, count: int | None) -> list[int] | tuple[int, ...]:
+    """Whole numbers, from any sequence of them: a tuple of `count`, or a list of any length."""
+    numbers = value.tolist() if isinstance(value, np.ndarray) else value
+    many = f"{NUMBERS[count]} whole numbers" if count is not None else "a list of whole numbers"
+    if not isinstance(numbers, list | tuple) or count not in (None, len(numbers)):
+        raise OtherForm(f"{name} returns {many}; got {told(value)}.")
+    other = [n for n, one in enumerate(numbers, 1) if not whole(one)]
+    if other:
+        raise OtherForm(f"{name} returns {many}; number {other[0]} of what it returned is none: int(...) makes one.")
+    plain = [int(one) for one in numbers]
+    return plain if count is None else tuple(plain)
 
 
 def pairs(name: str, value: object) -> list[tuple[int, int]]:
