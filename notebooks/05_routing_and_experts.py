@@ -172,7 +172,7 @@ for k in (1, 2, 3, 4, 8):
 # together, and the others were never asked about these tokens.
 #
 # **Now change this:** ask the two experts with the *smallest* logits: give `tiny.load` an `ops` whose `route`
-# calls the real one with `-gate`, as [03, rotary positions](03_rotary_positions.ipynb) does with `rope`.
+# calls the real one with `-gate`, as [04, rotary positions](04_rotary_positions.ipynb) does with `rope`.
 #
 # ## Where to go from here
 #

@@ -44,7 +44,7 @@ def run(folder, *more):
 # ---- the list
 
 def test_the_list_is_sound():
-    assert [e.id for e in EXERCISES] == ["3.1", "4.1", "4.2", "5.1", "5.2"]
+    assert [e.id for e in EXERCISES] == ["3.1", "4.2", "5.1", "5.2", "6.2"]
     for exercise in EXERCISES:
         names = [idea.name for idea in exercise.ideas]
         file = ROOT / exercise.tests[0]
@@ -132,7 +132,7 @@ def test_a_copy_of_the_book_is_recognised(tmp_path):
     (True, lambda hole: hole.replace("    raise", "    if True:\n        return x\n    return -x\n    raise")),
     (False, lambda hole: hole.replace("    raise", "    if x is None:\n        return x\n    raise")),
     (True, lambda hole: hole.replace("    raise", "    # raise") + "    return x\n"),
-    (True, lambda hole: "def old(x):\n    raise NotImplementedError('Exercise 3.1: mine')\n"
+    (True, lambda hole: "def old(x):\n    raise NotImplementedError('Exercise 4.2: mine')\n"
                         + hole.replace("    raise", "    return x #")),
     (False, lambda hole: hole.replace("    raise", "    out = x\n    raise")),
     (True, lambda hole: "\ufeff" + hole.replace("    raise", "    return x\n    raise"))])
@@ -143,7 +143,7 @@ def test_a_hole_is_finished_when_its_line_is_not_reached(finished, change):
     head, hole, rest = text[:start], text[start:end], text[end:]
     changed = change(hole)
     text = "\ufeff" + head + changed[1:] + rest if changed.startswith("\ufeff") else head + changed + rest
-    assert is_finished(BY_ID["3.1"], text.encode()) == finished
+    assert is_finished(BY_ID["4.2"], text.encode()) == finished
 
 
 # ---- running
@@ -181,9 +181,9 @@ def call_once(id, function):
 
     from tiny.kv_cache import KVCache
     one = np.ones((1, 2), np.float32)
-    arguments = {"3.1": (one[None], one[:, :1], one[:, :1]),
-                 "4.1": (one[None], one, one, one[0].copy(), True, "float32"),
-                 "4.2": (KVCache(1, 1, 2, [1]), 0, one[None], one[None], [1]), "5.1": (one, one, 1),
+    arguments = {"4.2": (one[None], one[:, :1], one[:, :1]),
+                 "3.1": (one[None], one, one, one[0].copy(), True, "float32"),
+                 "6.2": (KVCache(1, 1, 2, [1]), 0, one[None], one[None], [1]), "5.1": (one, one, 1),
                  "5.2": (one, np.array([[0]]), one[:, :1], [one], [one.T], [one])}
     return function(*arguments[id])
 
@@ -195,9 +195,9 @@ def test_unfinished_functions_fall_back_to_the_book(carved):
     verdicts, out = run(folder, "tests/coursework/exercises", "tests/book/test_router.py", "tests/book/test_rope.py")
     assert all(verdict["failed"] == 0 and verdict["passed"] > 0 for verdict in verdicts.values())
     assert {id: verdict["state"] for id, verdict in verdicts.items()} == {
-        "3.1": "unfinished", "4.1": "unfinished", "4.2": "unfinished", "5.1": "own", "5.2": "unfinished"}
+        "3.1": "unfinished", "4.2": "unfinished", "5.1": "own", "5.2": "unfinished", "6.2": "unfinished"}
     for words in ("5.1  Route: choose the experts and weigh them: your own",
-                  "3.1  Apply the rotation: unfinished; the book's is used"):
+                  "4.2  Apply the rotation: unfinished; the book's is used"):
         assert re.search(re.escape(words) + r"  \d\d pass, 0 fail\n", out)
 
 
@@ -274,9 +274,10 @@ def test_a_failure_is_told_as_the_grader_tells_it(tmp_path, monkeypatch):
     """The student's own command and the grader: the same tests, counts, points and reasons, right or wrong."""
     monkeypatch.setattr(grade, "check_tests", lambda *_: None)  # It has its own test.
     wrong = {answer.exercise: answer for answer in reversed(WRONG) if answer.idea}
-    stops = Answer("4.2", "stops", "od", below="\nprint('read')\n")
-    answers = [Answer("3.1", "", RIGHT["3.1"] + "print('below')\nraise NotImplementedError('Exercise 3.1: left')"),
-               wrong["4.1"], stops, Answer("5.1", "", "return logits, logits"), wrong["5.2"]]
+    stops = Answer("6.2", "stops", "od", below="\nprint('read')\n")
+    answers = [wrong["3.1"],
+               Answer("4.2", "", RIGHT["4.2"] + "print('below')\nraise NotImplementedError('Exercise 4.2: left')"),
+               Answer("5.1", "", "return logits, logits"), wrong["5.2"], stops]
     folder = submit(tmp_path / "submissions/ann", *answers)
     verdicts, out = run(folder, "--exercise=all", "--seed=4", "--hints=2")
     assert grade.main([str(tmp_path / "submissions"), "--seed", "4", "--out", str(tmp_path / "out")]) == 0
@@ -285,8 +286,8 @@ def test_a_failure_is_told_as_the_grader_tells_it(tmp_path, monkeypatch):
         mine = verdicts[mark["id"]]
         assert [mark[key] for key in ("points", "of", "why", "idea", "holds", "passed", "said")] == [
             mine[key] for key in ("points", "of", "why", "idea", "holds", "passed", "said")]
-    assert [mark["points"] for mark in graded] == [3, 0, 0, 0, 0]
-    idea = next(i for i in BY_ID["4.1"].ideas if i.name == wrong["4.1"].idea)
+    assert [mark["points"] for mark in graded] == [0, 3, 0, 0, 0]
+    idea = next(i for i in BY_ID["3.1"].ideas if i.name == wrong["3.1"].idea)
     for words in (f"property: {idea.property}", f" hint: {idea.hints[0]}", f"second hint: {idea.hints[1]}"):
         assert words in out
     assert re.search(r"found: kv_cache.py:\d+ stops with NameError\n +it says: name 'od' is not defined", out)
@@ -301,8 +302,8 @@ def test_broken_and_missing_files_say_so(tmp_path):
     (folder / "router.py").write_text("import sys\nsys.exit(0)\n")
     (folder / "experts.py").write_text("x = 1\n")
     verdicts, out = run(folder, "--exercise=all")
-    assert verdicts["3.1"]["why"] == "rope.py:1 does not load: SyntaxError." and "was never closed" in out
-    assert verdicts["4.1"]["why"] == "There is no file attention.py."
+    assert verdicts["4.2"]["why"] == "rope.py:1 does not load: SyntaxError." and "was never closed" in out
+    assert verdicts["3.1"]["why"] == "There is no file attention.py."
     assert verdicts["5.1"]["why"] == "router.py:2 does not load: SystemExit."
     assert verdicts["5.2"]["why"] == "experts.py does not load: AttributeError." and "has no attribute 'experts'" in out
     assert all(verdict["passed"] == 0 for verdict in verdicts.values()) and "no kv_cache.py" in out
@@ -310,14 +311,14 @@ def test_broken_and_missing_files_say_so(tmp_path):
 
 def test_an_exercise_can_be_kept_behind_a_wall(tmp_path):
     """With --walled nothing runs where there is none."""
-    submit(tmp_path / "student", Answer("3.1", "", RIGHT["3.1"]))
-    command = [sys.executable, "-m", "pytest", f"--impl={tmp_path / 'student'}", "--exercise=3.1", "--walled"]
+    submit(tmp_path / "student", Answer("4.2", "", RIGHT["4.2"]))
+    command = [sys.executable, "-m", "pytest", f"--impl={tmp_path / 'student'}", "--exercise=4.2", "--walled"]
     ran = subprocess.run(command, cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert ran.returncode == 4 and "There is no wall: bubblewrap (bwrap) is not installed." in ran.stderr
 
 
 def test_unknown_exercises_and_folders(tmp_path):
-    for option, words in (("--exercise=9.9", "There is no exercise 9.9; there are 3.1, 4.1, 4.2, 5.1, 5.2, and all"),
+    for option, words in (("--exercise=9.9", "There is no exercise 9.9; there are 3.1, 4.2, 5.1, 5.2, 6.2, and all"),
                           (f"--impl={tmp_path / 'none'}", "`make student` writes student/")):
         result = subprocess.run([sys.executable, "-m", "pytest", option], cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 4 and words in result.stderr

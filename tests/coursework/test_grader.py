@@ -30,7 +30,7 @@ from tutorial.grader.wall import Wall, find_wall
 from tutorial.make_coursework import carve
 from tutorial.source import ROOT
 
-ROTATION = EXERCISES["3.1"]
+ROTATION = EXERCISES["4.2"]
 SECONDS = 20  # of a process that may have to wait for others
 NO_WALL = Wall(None, "not wanted")
 READS, WRITES = "open for reading outside of its folder", "open for writing outside of its folder"
@@ -58,7 +58,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture
 def isolated(tmp_path, tree):
-    """Start a function of exercise 3.1 or another in its process; all are ended with the test."""
+    """Start a function of exercise 4.2 or another in its process; all are ended with the test."""
     started = []
 
     def start(id, lines, around=NO_WALL, seconds=SECONDS, below=""):
@@ -72,7 +72,7 @@ def isolated(tmp_path, tree):
 
 
 def turn(one):
-    """One call of exercise 3.1, and the right answer to it."""
+    """One call of exercise 4.2, and the right answer to it."""
     x, angles = np.ones((1, 1, 2), np.float32), np.full((1, 1), 0.5, np.float32)
     return one.call(x, np.cos(angles), np.sin(angles)), [[[np.cos(0.5) - np.sin(0.5), np.cos(0.5) + np.sin(0.5)]]]
 
@@ -86,7 +86,7 @@ def test_no_trick_works(name, around, isolated, tmp_path):
     prey.write_text("kept")
     for word, path in (("PREY", prey), ("PLACE", prey.parent), ("ROOT", ROOT)):
         lines = lines.replace(word, repr(str(path)))
-    one = isolated("3.1", f"{lines}\n{RIGHT['3.1']}", around, 2 if name == "loops" else SECONDS)
+    one = isolated("4.2", f"{lines}\n{RIGHT['4.2']}", around, 2 if name == "loops" else SECONDS)
     with pytest.raises(Exception) as caught:
         turn(one)
     shown = impl.failure_of(ROTATION, "test_turns_forward", caught.value).words
@@ -103,7 +103,7 @@ def drop_line(words):
 
 
 def test_the_same_answer_without_a_trick_is_right(around, isolated):
-    got, expected = turn(isolated("3.1", RIGHT["3.1"], around))
+    got, expected = turn(isolated("4.2", RIGHT["4.2"], around))
     assert_close(got, expected, 1e-6)
 
 
@@ -121,20 +121,20 @@ HARMLESS = {
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_does_no_harm_costs_no_points(name, around, isolated):
-    got, expected = turn(isolated("3.1", f"{HARMLESS[name]}\n{RIGHT['3.1']}", around))
+    got, expected = turn(isolated("4.2", f"{HARMLESS[name]}\n{RIGHT['4.2']}", around))
     assert_close(got, expected, 1e-6)
 
 
 def test_a_picture_library_may_be_imported(around, isolated):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed.")
-    one = isolated("3.1", RIGHT["3.1"], around, seconds=60, below="\nimport matplotlib.pyplot as plt\n")
+    one = isolated("4.2", RIGHT["4.2"], around, seconds=60, below="\nimport matplotlib.pyplot as plt\n")
     one.limits = Limits(60, 2048)
     got, expected = turn(one)
     assert_close(got, expected, 1e-6)
 
 
 def test_prints_are_kept_up_to_a_limit(isolated):
-    one = isolated("3.1", f"print('begins')\nprint('x' * (1 << 17))\n{RIGHT['3.1']}")
+    one = isolated("4.2", f"print('begins')\nprint('x' * (1 << 17))\n{RIGHT['4.2']}")
     turn(one)
     one.stop()
     assert one.printed.startswith(b"begins\nxxx") and len(one.printed) == 1 << 16
@@ -169,12 +169,12 @@ def test_no_forgery_gets_points_and_the_next_one_is_graded(around, tmp_path, cap
         monkeypatch.setenv("PATH", str(tmp_path))
     find_wall.cache_clear()
     for name, forgery in forged.items():
-        submit(tmp_path / "submissions" / name, Answer("3.1", name, forgery["lines"]))
-    broken = submit(tmp_path / "submissions/does_not_load", Answer("3.1", "", ""))
+        submit(tmp_path / "submissions" / name, Answer("4.2", name, forgery["lines"]))
+    broken = submit(tmp_path / "submissions/does_not_load", Answer("4.2", "", ""))
     (broken / "rope.py").write_text("def rope(x:\n")
-    submit(tmp_path / "submissions/zz_right", Answer("3.1", "right", RIGHT["3.1"]))
+    submit(tmp_path / "submissions/zz_right", Answer("4.2", "right", RIGHT["4.2"]))
     before = grade.read_kit()
-    assert grade.main(arguments(tmp_path, "--exercise", "3.1", "--seed", "5", "--seconds", "5")) == 0
+    assert grade.main(arguments(tmp_path, "--exercise", "4.2", "--seed", "5", "--seconds", "5")) == 0
     out = capsys.readouterr().out
     assert out.startswith(grade.about(find_wall())) and "Seed 5" in out and grade.read_kit() == before
     submissions = graded(tmp_path)["submissions"]
@@ -194,16 +194,16 @@ def test_points_reports_and_other_files(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(grade, "check_tests", lambda *_: None)  # It has its own test.
     wrong = Answer("5.1", "", "expert_ids = np.argsort(-logits, axis=1, kind='stable')[:, :num_experts_per_tok]\n"
                               "return logits, expert_ids, np.take_along_axis(softmax(logits), expert_ids, axis=1)")
-    right = (Answer(id, "", RIGHT[id]) for id in ("3.1", "4.2", "5.2"))
+    right = (Answer(id, "", RIGHT[id]) for id in ("4.2", "6.2", "5.2"))
     folder = submit(tmp_path / "submissions/ann/student", *right, wrong)
-    (folder / "attention.py").write_text(carve([EXERCISES["4.1"]])["attention.py"])
+    (folder / "attention.py").write_text(carve([EXERCISES["3.1"]])["attention.py"])
     (folder / "conftest.py").write_text("raise SystemExit('never read')")
     assert grade.main(arguments(tmp_path, "--seed", "11")) == 0
     assert "ann: 11 of 20" in capsys.readouterr().out
     record = graded(tmp_path)
     marks = {m["id"]: m for m in record["submissions"]["ann"]["exercises"]}
-    assert {id: m["points"] for id, m in marks.items()} == {"3.1": 3, "4.1": 0, "4.2": 3, "5.1": 0, "5.2": 5}
-    assert record["seed"] == 11 and record["finished"] and marks["4.1"]["why"].startswith("Unfinished")
+    assert {id: m["points"] for id, m in marks.items()} == {"4.2": 3, "3.1": 0, "6.2": 3, "5.1": 0, "5.2": 5}
+    assert record["seed"] == 11 and record["finished"] and marks["3.1"]["why"].startswith("Unfinished")
     assert marks["5.1"]["idea"] == "weights_add_up_to_one" and "add up to 1" in marks["5.1"]["why"]
     assert not any(m["same_as_book"] for m in marks.values())
     results = json.loads((tmp_path / "out/ann.results.json").read_text())
@@ -212,7 +212,7 @@ def test_points_reports_and_other_files(tmp_path, capsys, monkeypatch):
     assert {t["status"] for t in results["tests"]} == {"passed", "failed"}
 
 
-@pytest.mark.parametrize("status, text", [(2, "[]"), (-9, '[{"id": "3.1", "points": 3}]'), (0, ""), (0, "[{"),
+@pytest.mark.parametrize("status, text", [(2, "[]"), (-9, '[{"id": "4.2", "points": 3}]'), (0, ""), (0, "[{"),
                                           (0, "\xff")])
 def test_a_report_counts_only_if_the_tests_ended_well(status, text, tmp_path, monkeypatch):
     def run(command, pass_fds, **options):
@@ -227,21 +227,21 @@ def test_a_report_counts_only_if_the_tests_ended_well(status, text, tmp_path, mo
 
 def test_nobody_is_graded_by_tests_that_the_book_fails(tmp_path, capsys, monkeypatch):
     """A kit in which something is missing, or a test that does not hold here: said at once, and no points are lost."""
-    submit(tmp_path / "submissions/ann", Answer("3.1", "", RIGHT["3.1"]))
+    submit(tmp_path / "submissions/ann", Answer("4.2", "", RIGHT["4.2"]))
     whole = grade.read_kit()
     wrong = b"def test_all():\n    assert 1 == 2\n"
     for name, text, words in (("tests/helpers/tolerances.py", None, grade.NO_REPORT),
                               ("tests/book/test_rope.py", wrong, "got 1, expected 2")):
         kit = whole | {name: text} if text else {path: data for path, data in whole.items() if path != name}
         monkeypatch.setattr(grade, "read_kit", lambda kit=kit: kit)
-        assert guarded(lambda: grade.main(arguments(tmp_path, "--exercise", "3.1"))) == 2
+        assert guarded(lambda: grade.main(arguments(tmp_path, "--exercise", "4.2"))) == 2
         assert "nobody is graded" in (said := capsys.readouterr().err) and words in said
     assert not (tmp_path / "out/grades.json").exists()
 
 
 def test_an_interrupted_grading_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
     for name in ("ann", "bob", "cyd"):
-        submit(tmp_path / "submissions" / name, Answer("3.1", "", RIGHT["3.1"], below=f"# {name}\n"))
+        submit(tmp_path / "submissions" / name, Answer("4.2", "", RIGHT["4.2"], below=f"# {name}\n"))
     asked = []
 
     def until_cyd(files):
@@ -250,25 +250,25 @@ def test_an_interrupted_grading_goes_on_where_it_was(tmp_path, capsys, monkeypat
             raise KeyboardInterrupt
         return 3
     pretended(monkeypatch, until_cyd)
-    assert grade.main(arguments(tmp_path, "--exercise", "3.1")) == 130
+    assert grade.main(arguments(tmp_path, "--exercise", "4.2")) == 130
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("error: Interrupted. 2 students are graded")
     assert said[1].startswith("remedy: ") and len(said) == 2
     first = graded(tmp_path)
     assert not first["finished"] and list(first["submissions"]) == ["ann", "bob"]
-    submit(tmp_path / "submissions/bob", Answer("3.1", "", RIGHT["3.1"], below="# new\n"))
-    assert grade.main(arguments(tmp_path, "--exercise", "3.1")) == 0
+    submit(tmp_path / "submissions/bob", Answer("4.2", "", RIGHT["4.2"], below="# new\n"))
+    assert grade.main(arguments(tmp_path, "--exercise", "4.2")) == 0
     assert asked == ["ann", "bob", "cyd", "new", "cyd"], "who changed the answer since is graded again"
     second = graded(tmp_path)
     assert second["finished"] and second["seed"] == first["seed"]
     assert list(second["submissions"]) == ["ann", "bob", "cyd"]
-    assert grade.main(arguments(tmp_path, "--exercise", "3.1", "--seed", "3")) == 0
+    assert grade.main(arguments(tmp_path, "--exercise", "4.2", "--seed", "3")) == 0
     assert len(asked) == 8 and graded(tmp_path)["seed"] == 3, "a finished grading is not gone on with"
     assert not list((tmp_path / "out").glob("*.part")) and not (tmp_path / "out/.can_be_written").exists()
 
 
 def test_what_cannot_be_done_is_said_first_in_two_lines(tmp_path, capsys, monkeypatch):
-    submit(tmp_path / "submissions/ann", Answer("3.1", "", RIGHT["3.1"]))
+    submit(tmp_path / "submissions/ann", Answer("4.2", "", RIGHT["4.2"]))
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     pretended(monkeypatch, lambda files: pytest.fail("nothing is to be graded"))
@@ -284,7 +284,7 @@ def test_what_cannot_be_done_is_said_first_in_two_lines(tmp_path, capsys, monkey
 
 
 def test_which_files_are_read(tmp_path):
-    answer = Answer("3.1", "", RIGHT["3.1"])
+    answer = Answer("4.2", "", RIGHT["4.2"])
     ours = {name: submit(tmp_path / "s" / name, answer) for name in ("ann", "bob/student", "cyd")}
     shutil.copytree(ours["ann"], tmp_path / "s/ann/__MACOSX")
     shutil.copytree(ours["ann"], tmp_path / "s/ann/old")
@@ -303,13 +303,13 @@ def test_which_files_are_read(tmp_path):
 
 
 def test_the_same_text_is_told(tmp_path):
-    for name, lines in (("ann", RIGHT["3.1"]), ("bob", RIGHT["3.1"] + " \n"), ("cyd", "# mine\n" + RIGHT["3.1"])):
-        submit(tmp_path / name, Answer("3.1", "", lines), Answer("4.2", "", RIGHT["4.2"]))
+    for name, lines in (("ann", RIGHT["4.2"]), ("bob", RIGHT["4.2"] + " \n"), ("cyd", "# mine\n" + RIGHT["4.2"])):
+        submit(tmp_path / name, Answer("4.2", "", lines), Answer("6.2", "", RIGHT["6.2"]))
     (tmp_path / "dan").mkdir()
     (tmp_path / "dan/rope.py").write_bytes(b"\xff def rope(")
-    found = read_submissions(tmp_path, [ROTATION, EXERCISES["4.2"]])
+    found = read_submissions(tmp_path, [ROTATION, EXERCISES["6.2"]])
     assert same_text(found, ROTATION) == {"ann": ["bob"], "bob": ["ann"], "cyd": []}
-    assert same_text(found, EXERCISES["4.2"]) == {}, "the text of 4.2 leaves one way to write it"
+    assert same_text(found, EXERCISES["6.2"]) == {}, "the text of 6.2 leaves one way to write it"
 
 
 def test_the_kit_is_complete():
@@ -452,7 +452,7 @@ def test_the_process_of_a_submission_is_given_no_answer():
 # ---- calls
 
 def test_a_refusal_stands_for_every_later_call(isolated):
-    one = isolated("3.1", "import os\nos._exit(0)")
+    one = isolated("4.2", "import os\nos._exit(0)")
     for _ in range(2):
         with pytest.raises(Refused, match="ended before it answered"):
             turn(one)
@@ -460,7 +460,7 @@ def test_a_refusal_stands_for_every_later_call(isolated):
 
 
 def test_errors_come_back_with_their_line(isolated):
-    one = isolated("3.1", "if x[0, 0, 0]:\n    return x[99]\nreturn {1, 2}")
+    one = isolated("4.2", "if x[0, 0, 0]:\n    return x[99]\nreturn {1, 2}")
     x, table = np.ones((1, 1, 2), np.float32), np.zeros((1, 1), np.float32)
     with pytest.raises(IndexError, match="index 99 is out of bounds") as caught:
         one.call(x, table, table)
@@ -473,10 +473,10 @@ def test_errors_come_back_with_their_line(isolated):
 
 def test_a_changed_argument_is_told_by_name(isolated):
     with pytest.raises(Changed, match="rope changed its argument x"):
-        turn(isolated("3.1", "x[:] = 0\nreturn x.copy()"))
+        turn(isolated("4.2", "x[:] = 0\nreturn x.copy()"))
 
 
-PAIRS = impl.inspect.signature(impl.reference(EXERCISES["4.2"])).return_annotation
+PAIRS = impl.inspect.signature(impl.reference(EXERCISES["6.2"])).return_annotation
 THREE = impl.inspect.signature(impl.reference(EXERCISES["5.1"])).return_annotation
 
 
@@ -612,7 +612,7 @@ def test_damaged_messages_never_crash_the_reader():
     {"forbidden": "words of its own"}, {"result": 1, "changed": 0, "owner": None}, {"get": "w1", "index": "x"},
     {"result": 1, "changed": [], "owner": [1]}])
 def test_messages_of_another_form_are_the_submissions_doing(message, isolated, monkeypatch):
-    one = isolated("3.1", RIGHT["3.1"])
+    one = isolated("4.2", RIGHT["4.2"])
     turn(one)
     replies = iter([message, {}])
     monkeypatch.setattr(one, "exchange", lambda call: next(replies) if one.receive() else None)

@@ -35,8 +35,9 @@ def sections(script):
 
 # ---- scripts and notebooks
 
-def test_the_first_three_are_there():
-    assert {"03_rotary_positions", "04_attention_and_cache", "05_routing_and_experts"} <= {s.stem for s in SCRIPTS}
+def test_those_of_the_course_are_there():
+    assert {"03_attention", "04_rotary_positions", "05_routing_and_experts", "06_the_whole_mixtral"} <= {
+        s.stem for s in SCRIPTS}
     assert {path.stem for path in build.FOLDER.glob("*.ipynb")} == {s.stem for s in SCRIPTS}
 
 

@@ -37,6 +37,7 @@ every_expert = expert * MIXTRAL.moe.num_experts * MIXTRAL.n_layers
 two_experts = expert * MIXTRAL.moe.num_experts_per_tok * MIXTRAL.n_layers
 cos, sin = rope_table(np.array([2]), 4, 1e4)
 three = softmax(np.array([0, 1, 2], np.float32))
+undivided = softmax(np.array([0, 2, 4], np.float32))
 silu_1 = 1 / (1 + math.exp(-1))
 four = softmax(np.array([0, 2, 1, 0], np.float32))
 first, common = chance(8, 2)
@@ -44,7 +45,7 @@ last_pair, pair_32 = theta ** (-126 / d), theta ** (-2 * 32 / d)
 
 
 def answers(query=2):
-    """The worked example of chapter 4: one head of four numbers, of which the first is not zero."""
+    """The worked example of chapter 3: one head of four numbers, of which the first is not zero."""
     q, keys, values = (np.zeros((3, 1, 4), np.float32) for _ in range(3))
     q[:, 0, 0], keys[:, 0, 0], values[:, 0, 0] = query, (0, 1, 2), (10, 20, 30)
     return attention(q, keys, values, [3], [(0, 3)])[:, 0, 0]
@@ -68,21 +69,23 @@ PAPER = {"67.0", "44.9"}  # arXiv:2401.04088, table 5, DM Mathematics, first or 
 
 # What is printed in the prose of a chapter, beside what its examples print: each number from where it comes.
 CLAIMS = {
-    "03": {whole(theta), whole(1e4), str(d), "126", whole(context - 1), whole(100), f"{2 * 1e4 ** (-2 / 4):.2f}",
+    "03": {*(f"{x:.{n}f}" for x in answers()[1:] for n in (2, 1)), *(f"{math.exp(n):.3f}" for n in (1, 2, 4)),
+           *(f"{x:.3f}" for x in three), f"{three[0]:.2f}", str(d), *(f"{x:.3f}" for x in undivided),
+           f"{undivided @ [10, 20, 30]:.2f}", whole(4096), whole(4097), whole(4096 * 4097 / 2), whole(131072),
+           f"{QUERIES * 131072 * 4 / 1e6:.1f}", whole(131072 // QUERIES), "100"},
+    "04": {whole(theta), whole(1e4), str(d), "126", whole(context - 1), whole(100), f"{2 * 1e4 ** (-2 / 4):.2f}",
            f"{cos[0, 0]:.4f}".lstrip("-"), f"{sin[0, 0]:.4f}", f"{last_pair:.8f}", f"{(context - 1) * last_pair:.4f}",
            f"{math.degrees((context - 1) * last_pair):.1f}", whole((context - 1) // (2 * math.pi)), f"{pair_32:.3f}",
            whole(1 / pair_32), whole(2 * math.pi / pair_32), f"{pair_score(1007, 1004):.2f}".lstrip("-"),
            whole(1007), whole(1004)},
-    "04": {*(f"{x:.{n}f}" for x in answers()[1:] for n in (2, 1)), *(f"{math.exp(n):.3f}" for n in (1, 2)),
-           *(f"{x:.3f}" for x in three), f"{three[0]:.2f}", str(d), whole(kv_row(8, 2)), str(kv_row(8, 2) // 1024),
-           whole(context), whole(4096), whole(4097), whole(4096 * 4097 / 2), whole(131072),
-           f"{QUERIES * 131072 * 4 / 1e6:.1f}", whole(131072 // QUERIES), "100"},
     "05": {f"{softmax(np.array([2, 1], np.float32))[n]:.3f}" for n in (0, 1)}
           | {f"{four[1]:.2f}", f"{four[2]:.3f}", "0.5", f"{silu_1:.4f}",
              f"{0.731 * 2 * silu_1 + 0.269 * 3 * silu_1:.3f}", f"{100 * first:.1f}", f"{100 * common:.1f}",
              f"{100 - 100 * common:.1f}", *PAPER, whole(MIXTRAL.dim), whole(MIXTRAL.hidden_dim), whole(expert),
              whole(every_expert), whole(total), whole(total - every_expert), whole(two_experts), whole(active),
              f"{100 * every_expert / total:.1f}", f"{100 * active / total:.1f}", f"{total / 1e9:.1f}"},
+    "06": {str(d), whole(kv_row(8, 2)), str(kv_row(8, 2) // 1024), whole(context), whole(1000), whole(1000 + 99),
+           whole(1001), str(100), whole(sum(range(1000, 1100)))},
 }
 # A newer chapter has its numbers in a file of its own, claims/chapter_NN.py.
 CLAIMS |= {path.stem[-2:]: runpy.run_path(str(path))["NUMBERS"]
@@ -157,7 +160,7 @@ def test_the_order_of_a_chapter(number):
     for words in ("**You will do**", "**You will learn**", "**You need**"):
         assert words in text[: text.index("## ")].replace("\n", " "), words
     heads = re.findall(r"^## (.*)$", text, re.M)
-    wanted = ["The question", "The idea", "The code", "Six numbers", "Problems", "Exercise", "The paper"]
+    wanted = ["The question", "The idea", "The code", "Six numbers", "Problems", "Exercises", "Where the paper"]
     places = [next(n for n, head in enumerate(heads) if head.startswith(word)) for word in wanted]
     assert places == sorted(places), heads
     problems = text[text.index("## Problems"): text.index("## Exercise")]
@@ -165,6 +168,17 @@ def test_the_order_of_a_chapter(number):
     words = len(re.sub(r"```.*?```|<details>.*?</details>|!?\[[^\]]*\]\([^)]*\)", "", text, flags=re.S).split())
     assert words <= 1500, f"{words} words take more than ten minutes"
     assert max(len(line) for line in text.splitlines() if not line.startswith("![")) <= 120
+
+
+def test_the_glossary():
+    """Its words are in alphabetical order, each with its anchor; links resolve, and every word is linked."""
+    text = (chapters.FOLDER / "glossary.md").read_text(encoding="utf-8")
+    words = re.findall(r'^<a id="([a-z0-9-]+)"></a>\*\*(.+?)\*\*: \S', text, re.M)
+    assert len(words) == text.count("<a id=") == len(text.strip().split("\n\n")) - 2
+    assert [name for name, _ in words] == [re.sub(r"\W+", "-", word.lower()) for _, word in words]
+    assert [name for name, _ in words] == sorted(name for name, _ in words)
+    linked = set(re.findall(r"\]\(glossary\.md#([^)]*)\)", "\n".join(SHOWN.values())))
+    assert linked == {name for name, _ in words}
 
 
 def test_commands_of_the_chapters():
@@ -178,7 +192,7 @@ def test_commands_of_the_chapters():
 def test_no_sentence_looks_like_a_list():
     """A line that begins with a number and a dot would be shown as an item of a list."""
     for text in TEXTS.values():
-        outside = text[: text.index("## Problems")] + text[text.index("## Exercise"):]
+        outside = text[: text.index("## Problems")] + text[text.index("## Exercises"):]
         assert not re.findall(r"^[ >]*\d+\. .*", outside, re.M)
 
 
@@ -195,7 +209,7 @@ def test_the_writer_says_what_is_wrong(monkeypatch, tmp_path):
         chapter.write_text(f"# Title\n\n<!-- begin {part} -->\n<!-- end {part} -->\n", encoding="utf-8")
         with pytest.raises(TinyError, match=f"01_title.md: .*{words}"):
             chapters.main(["--check"])
-    for text in ("<!-- begin tiny/rope.py:rope -->\n", " <!-- begin exercise 3.1 -->\n <!-- end exercise 3.1 -->\n"):
+    for text in ("<!-- begin tiny/rope.py:rope -->\n", " <!-- begin exercise 4.2 -->\n <!-- end exercise 4.2 -->\n"):
         chapter.write_text(text, encoding="utf-8")
         with pytest.raises(TinyError, match="pairs"):
             chapters.main([])
@@ -204,11 +218,11 @@ def test_the_writer_says_what_is_wrong(monkeypatch, tmp_path):
 def test_the_writer_fills_a_chapter_once(monkeypatch, tmp_path, capsys):
     chapter = tmp_path / "01_title.md"
     monkeypatch.setattr(chapters, "FOLDER", tmp_path)
-    chapter.write_text("# Title\n\n<!-- begin exercise 3.1 -->\nstale\n<!-- end exercise 3.1 -->\n", encoding="utf-8")
+    chapter.write_text("# Title\n\n<!-- begin exercise 4.2 -->\nstale\n<!-- end exercise 4.2 -->\n", encoding="utf-8")
     assert chapters.main(["--check"]) == 1 and "not up to date" in capsys.readouterr().err
     assert chapters.main([]) == chapters.main(["--check"]) == 0
     text = chapter.read_text(encoding="utf-8")
-    assert "stale" not in text and text.count("**Exercise 3.1") == 1 == text.count("<!-- end")
+    assert "stale" not in text and text.count("**Exercise 4.2") == 1 == text.count("<!-- end")
 
 
 # ---- pictures

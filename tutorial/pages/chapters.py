@@ -4,7 +4,7 @@
     python -m tutorial.pages.chapters --check    exit with 1 if they are not up to date
 
 Between `<!-- begin tiny/rope.py:rope -->` and `<!-- end tiny/rope.py:rope -->` stands the source of that function,
-with `#2` behind the name its step (2), both below a link to their place. `exercise 3.1` in a marker is the exercise.
+with `#2` behind the name its step (2), both below a link to their place. `exercise 4.2` in a marker is the exercise.
 """
 
 import re

@@ -1,51 +1,98 @@
-"""Exercise 3.1, apply the rotation: one test for each idea, on numbers that can be checked by hand."""
+"""Exercise 3.1, attention of one block: one test for each idea, on numbers that can be checked by hand.
+
+Where weights are asked for, the values are the identity: the answer is then the weights themselves.
+"""
 
 import numpy as np
 from compare import assert_close, assert_dtype
 from tolerances import OPS
 
-from tiny import rope as book
+from tiny import attention as book
 
-RNG = np.random.default_rng(31)
+RNG = np.random.default_rng(41)
 ROUGH = 1e-2  # Coarse numbers have a test of their own, the last.
 
 
-def turned(x, degrees):
-    """The function's answer for tokens (T, n, d) whose pairs turn by the given angles (T, d / 2)."""
-    angles = np.deg2rad(np.array(degrees, float))
-    return book.rope(x, np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
+def attend(q, keys, values, causal=True):
+    """The function's answer for q (t, R, d), keys and values (s, d); its scratch array holds rubbish."""
+    q, keys, values = (np.array(x, np.float32) for x in (q, keys, values))
+    scratch = np.full(q.shape[0] * q.shape[1] * len(keys) + 3, 7, np.float32)
+    return book.attend(q, keys, values, scratch, causal, "float32")
 
 
-def test_argument_is_left_alone():
-    x = np.array([[[1, 0, 0, 1]]], np.float32)
-    turned(x, [[90, 90]])
-    assert_close(x[0, 0], [1, 0, 0, 1], 0.0, name="x afterwards")
+def weights(q, keys, causal=True):
+    """How each query of one head weighs the keys, (t, s): values are rows of the identity, d = s."""
+    s = len(keys)
+    q, keys = (np.pad(np.array(x, np.float32), ((0, 0), (0, s - len(x[0])))) for x in (q, keys))
+    return attend(q[:, None], keys, np.eye(s), causal)[:, 0]
 
 
-def test_pairs_are_neighbours():
-    """Three pairs, of which only the middle one is not zero: its results must stand in its own places."""
-    y = turned(np.array([[[0, 0, 3, 4, 0, 0]]], np.float32), [[90, 90, 90]])
-    assert_close(np.abs(y[0, 0]) > 0.5, [False, False, True, True, False, False], 0.0, name="places of the pair")
+def test_weights_of_a_query_add_up_to_one():
+    q, keys = RNG.standard_normal((2, 3, 4)), RNG.standard_normal((6, 4))
+    y = attend(q, keys, np.full((6, 4), 5), causal=False)
+    assert_close(y, np.full((2, 3, 4), 5), 5 * ROUGH, name="average of values that are all 5")
 
 
-def test_length_is_kept():
-    x = RNG.standard_normal((5, 2, 6)).astype(np.float32)
-    y = turned(x, RNG.uniform(-180, 180, (5, 3)))
-    lengths = [np.sqrt((z.reshape(5, 2, 3, 2).astype(float) ** 2).sum(axis=3)) for z in (y, x)]
-    assert_close(*lengths, 0.0, ROUGH, name="length of each pair")
+def test_scores_are_scaled():
+    """d = 4: the product 2 becomes a score of 1, so the weights stand as e to 1."""
+    y = attend([[[2, 0, 0, 0]]], [[1, 0, 0, 0], [0, 0, 0, 0]], [[1, 0, 0, 0], [0, 1, 0, 0]])
+    assert_close(y[0, 0, :2], [np.e / (np.e + 1), 1 / (np.e + 1)], ROUGH, name="weights for scores 1 and 0")
 
 
-def test_turns_forward():
-    y = turned(np.array([[[1, 0, 0, 1]]], np.float32), [[30, 90]])
-    assert_close(y[0, 0], [np.cos(np.pi / 6), 0.5, -1, 0], ROUGH, name="(1, 0) by 30 and (0, 1) by 90 degrees")
+def test_no_answer_is_nan():
+    with np.errstate(invalid="ignore"):
+        y = weights([[1], [1]], [[0], [1], [2]])
+    assert_close(np.isnan(y), np.zeros((2, 3), bool), 0.0, name="weights of two queries that are NaN")
+
+
+def test_heads_do_not_mix():
+    q, keys, values = (RNG.standard_normal(shape) for shape in ((3, 2, 4), (5, 4), (5, 4)))
+    together = attend(q, keys, values)
+    for r in range(2):
+        assert_close(together[:, r], attend(q[:, r : r + 1], keys, values)[:, 0], ROUGH,
+                     name=f"head {r} of 2 against that head alone")
+
+
+def test_a_query_sees_itself():
+    """Two queries against six keys: their own keys are number 4 and 5."""
+    own = weights([[0], [0]], [[0]] * 6)[[0, 1], [4, 5]]
+    assert_close(own > 0.1, [True, True], 0.0, name="weight of the own key is above 0.1")
+
+
+def test_earlier_keys_are_seen():
+    early = weights([[0], [0]], [[0]] * 6)[:, :4]
+    assert_close(early > 0.1, np.ones((2, 4), bool), 0.0, name="weights of the four earlier keys are above 0.1")
+
+
+def test_the_future_is_not_seen():
+    """Equal keys: a query that sees n keys gives each of them 1 / n, and 0 to the others."""
+    y = weights([[0], [0], [0]], [[0]] * 4)
+    expected = [[1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [1 / 4, 1 / 4, 1 / 4, 1 / 4]]
+    assert_close(y, expected, ROUGH, name="weights of three queries among four equal keys")
+
+
+def test_without_causal_all_is_seen():
+    y = weights([[0], [0], [0]], [[0]] * 4, causal=False)
+    assert_close(y, np.full((3, 4), 1 / 4), ROUGH, name="weights of three queries among four equal keys, not causal")
 
 
 def test_answers_are_float32():
-    assert_dtype(turned(np.ones((2, 1, 4), np.float32), [[30, 60], [45, 90]]), np.float32, "type of the result")
+    for causal in (True, False):
+        y = attend(np.ones((2, 1, 4)), np.ones((3, 4)), np.ones((3, 4)), causal)
+        assert_dtype(y, np.float32, "type of the result")
+
+
+def test_arguments_are_left_alone():
+    arrays = [np.float32(RNG.standard_normal(shape)) for shape in ((2, 1, 4), (3, 4), (3, 4))]
+    before = [array.copy() for array in arrays]
+    book.attend(*arrays, np.empty(6, np.float32), True, "float32")
+    for name, was, array in zip(("q", "keys", "values"), before, arrays):
+        assert_close(array, was, 0.0, name=f"{name} afterwards")
 
 
 def test_digits_are_kept():
-    x = RNG.standard_normal((4, 2, 2)).astype(np.float32)
-    degrees = RNG.uniform(-180, 180, (4, 1))
-    z = (x[..., 0] + 1j * x[..., 1]) * np.exp(1j * np.deg2rad(degrees))
-    assert_close(turned(x, degrees), np.stack([z.real, z.imag], axis=-1), 2 * OPS["rope"], name="pairs, turned")
+    shapes = ((2, 1, 4), (3, 4), (3, 4))
+    q, keys, values = (RNG.standard_normal(shape).astype(np.float32).astype(float) for shape in shapes)
+    scores = np.exp(q[:, 0] @ keys.T / 2)
+    expected = scores @ values / scores.sum(axis=1, keepdims=True)
+    assert_close(attend(q, keys, values, False)[:, 0], expected, OPS["attention"], name="two queries and three keys")

@@ -1,54 +1,51 @@
-"""Exercise 4.2, append to the cache: one test for each idea, on rows that can be told apart."""
+"""Exercise 4.2, apply the rotation: one test for each idea, on numbers that can be checked by hand."""
 
 import numpy as np
-from compare import assert_close
+from compare import assert_close, assert_dtype
+from tolerances import OPS
 
-from tiny.kv_cache import KVCache
+from tiny import rope as book
 
-
-def rows(*numbers):
-    """Keys whose rows hold the given numbers, and values whose rows hold them with a minus. Shapes: (T, 1, 2)."""
-    k = np.repeat(np.array(numbers, np.float32)[:, None, None], 2, axis=2)
-    return k, -k
+RNG = np.random.default_rng(31)
+ROUGH = 1e-2  # Coarse numbers have a test of their own, the last.
 
 
-def test_each_sequence_takes_its_own_rows():
-    cache = KVCache(1, 1, 2, [2, 3])
-    cache.append(0, *rows(10, 20, 21), [1, 2])
-    assert_close(cache.keys[0, [0, 2, 3], 0, 0], [10, 20, 21], 0.0, name="first key of sequence 0, two of sequence 1")
+def turned(x, degrees):
+    """The function's answer for tokens (T, n, d) whose pairs turn by the given angles (T, d / 2)."""
+    angles = np.deg2rad(np.array(degrees, float))
+    return book.rope(x, np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
 
 
-def test_values_are_kept_too():
-    cache = KVCache(2, 1, 2, [2])
-    cache.keys[:] = cache.values[:] = 99
-    cache.append(1, *rows(10, 11), [2])
-    assert_close(cache.values[1, :, 0, 0], [-10, -11], 0.0, name="values of layer 1")
-    assert_close(cache.keys[1, :, 0, 0], [10, 11], 0.0, name="keys of layer 1")
-    assert_close([cache.keys[0], cache.values[0]], np.full((2, 2, 1, 2), 99), 0.0, name="layer 0, not appended to")
+def test_argument_is_left_alone():
+    x = np.array([[[1, 0, 0, 1]]], np.float32)
+    turned(x, [[90, 90]])
+    assert_close(x[0, 0], [1, 0, 0, 1], 0.0, name="x afterwards")
 
 
-def test_lengths_change_only_in_advance():
-    cache = KVCache(2, 1, 2, [4])
-    cache.append(0, *rows(10), [1])
-    assert_close(cache.lengths, [0], 0.0, name="length after append")
+def test_pairs_are_neighbours():
+    """Three pairs, of which only the middle one is not zero: its results must stand in its own places."""
+    y = turned(np.array([[[0, 0, 3, 4, 0, 0]]], np.float32), [[90, 90, 90]])
+    assert_close(np.abs(y[0, 0]) > 0.5, [False, False, True, True, False, False], 0.0, name="places of the pair")
 
 
-def test_new_rows_go_behind_the_old():
-    cache = KVCache(1, 1, 2, [4])
-    cache.append(0, *rows(10, 11), [2])
-    cache.advance([2])
-    cache.append(0, *rows(12), [1])
-    assert_close(cache.keys[0, :3, 0, 0], [10, 11, 12], 0.0, name="keys after two and one more")
+def test_length_is_kept():
+    x = RNG.standard_normal((5, 2, 6)).astype(np.float32)
+    y = turned(x, RNG.uniform(-180, 180, (5, 3)))
+    lengths = [np.sqrt((z.reshape(5, 2, 3, 2).astype(float) ** 2).sum(axis=3)) for z in (y, x)]
+    assert_close(*lengths, 0.0, ROUGH, name="length of each pair")
 
 
-def test_the_span_ends_behind_the_last_row():
-    cache = KVCache(1, 1, 2, [2, 4])
-    ends = [last for _, last in cache.append(0, *rows(10, 20, 21), [1, 2])]
-    assert_close(ends, [1, 4], 0.0, name="where the spans of sequences with 1 and 2 rows end")
+def test_turns_forward():
+    y = turned(np.array([[[1, 0, 0, 1]]], np.float32), [[30, 90]])
+    assert_close(y[0, 0], [np.cos(np.pi / 6), 0.5, -1, 0], ROUGH, name="(1, 0) by 30 and (0, 1) by 90 degrees")
 
 
-def test_the_span_holds_old_and_new():
-    cache = KVCache(1, 1, 2, [2, 4])
-    assert_close(cache.append(0, *rows(10, 20, 21), [1, 2]), [(0, 1), (2, 4)], 0.0, name="spans")
-    cache.advance([1, 2])
-    assert_close(cache.append(0, *rows(11, 22), [1, 1]), [(0, 2), (2, 5)], 0.0, name="spans with older rows")
+def test_answers_are_float32():
+    assert_dtype(turned(np.ones((2, 1, 4), np.float32), [[30, 60], [45, 90]]), np.float32, "type of the result")
+
+
+def test_digits_are_kept():
+    x = RNG.standard_normal((4, 2, 2)).astype(np.float32)
+    degrees = RNG.uniform(-180, 180, (4, 1))
+    z = (x[..., 0] + 1j * x[..., 1]) * np.exp(1j * np.deg2rad(degrees))
+    assert_close(turned(x, degrees), np.stack([z.real, z.imag], axis=-1), 2 * OPS["rope"], name="pairs, turned")

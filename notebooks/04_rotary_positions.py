@@ -6,8 +6,8 @@
 #
 # **You will learn** how Mixtral knows the order of its tokens, without a single trained number for it.
 #
-# **You need** NumPy and ten minutes. The chapter with the formula and the paper is
-# [tutorial/03_rotary_positions.md](../tutorial/03_rotary_positions.md).
+# **You need** NumPy and ten minutes; [03, attention](03_attention.ipynb) comes before. The chapter is
+# [tutorial/04_rotary_positions.md](../tutorial/04_rotary_positions.md).
 #
 # Nothing is defined here that the model uses: `show` prints the code of `tiny/` from its file, and the cells
 # call it.
@@ -179,6 +179,6 @@ for name, writer in (("with positions", model), ("without", without)):
 #
 # * **Test it:** `.venv/bin/python -m pytest tests/book/test_rope.py` ([the tests](../tests/book/test_rope.py) hold
 #   `rope` to loops written from the paper's formula).
-# * **Write it:** exercise 3.1, apply the rotation. `make student` makes a copy of `tiny/` with holes, and [the
-#   chapter](../tutorial/03_rotary_positions.md) tells how to fill them.
-# * **Read on:** [04, attention and the KV cache](04_attention_and_cache.ipynb).
+# * **Write it:** exercise 4.2, apply the rotation. `make student` makes a copy of `tiny/` with holes, and [the
+#   chapter](../tutorial/04_rotary_positions.md) tells how to fill them.
+# * **Read on:** [05, routing and experts](05_routing_and_experts.ipynb).

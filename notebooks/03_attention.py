@@ -1,14 +1,12 @@
 # %% [markdown]
-# # Attend to earlier tokens, and remember them
+# # Attend to earlier tokens
 #
-# **You will** read the weights of attention off its output, share keys among heads, look into a head of a
-# trained model, and fill a KV cache row by row.
+# **You will** read the weights of attention off its output, share keys among heads, and look into a head of a
+# trained model.
 #
-# **You will learn** what a query sees, why the cache changes the cost and not the answer, and how many bytes it
-# takes.
+# **You will learn** what a query sees, and what several heads are good for.
 #
-# **You need** NumPy and ten minutes; [03, rotary positions](03_rotary_positions.ipynb) comes before. The
-# chapter is [tutorial/04_attention_and_cache.md](../tutorial/04_attention_and_cache.md).
+# **You need** NumPy and ten minutes. The chapter is [tutorial/03_attention.md](../tutorial/03_attention.md).
 
 # %%
 import sys
@@ -21,9 +19,7 @@ sys.path.insert(1, str(Path.cwd().parent))  # finds tiny/ when Jupyter runs in n
 import tiny
 from notebooks.show import Picture, show
 from tiny.attention import attend, attention
-from tiny.kv_cache import KVCache
 from tiny.tools import plots
-from tiny.tools.memory import kv_bytes
 
 np.set_printoptions(precision=3, suppress=True)
 rng = np.random.default_rng(4)
@@ -124,82 +120,11 @@ Picture(plots.attention_map(weights, model.tokenizer.pieces(ids), f"layer {layer
 #
 # **Now change this:** go through all layers and heads. Can you find one that often looks at the token before?
 # And one that looks from the last *red* to *ball*, the word that came after the first one?
-
-# %% [markdown]
-# ## 5. Append to the cache instead of reading again
-#
-# A token sees earlier keys and values, and they never change when later tokens come. So keep them. How does a
-# row get into the cache, and what may attention see afterwards?
-
-# %%
-show(KVCache.append)
-
-# %%
-cache = KVCache(n_layers=1, n_kv_heads=1, head_dim=2, max_tokens=[4, 3])  # two texts, of at most 4 and 3 tokens
-cache.keys[:] = cache.values[:] = 0
-
-new = np.arange(1, 7, dtype=np.float32).reshape(3, 1, 2)
-print("spans", cache.append(0, new, new, lengths=[2, 1]))
-cache.advance([2, 1])
-print("spans", cache.append(0, 10 * new[:2], 10 * new[:2], lengths=[1, 1]))
-cache.advance([1, 1])
-print("keys, and how many rows each text has filled:", cache.lengths)
-print(cache.keys[0, :, 0])
-
-# %%
-Picture(plots.kv_cache_rows(capacities=[4, 3], calls=[[2, 1], [1, 1]]))
-
-# %% [markdown]
-# Rows 0 to 3 belong to the first text, rows 4 to 6 to the second. A number in the picture is the call that
-# wrote the row; what is white here, and zero above, is still free. `append` is called once in every layer,
-# `advance` once for all of them.
-#
-# **Now change this:** append three more tokens to the second text, and read the error.
-
-# %% [markdown]
-# ## 6. Write with a cache, and count what it saves
-#
-# Is the answer the same? Read the sentence at once, then token by token into a cache, and compare the scores of
-# the next token.
-
-# %%
-at_once = model(ids)
-cache = model.new_cache(len(ids))
-one_by_one = np.concatenate([model([token], cache=cache) for token in ids])
-
-print("logits", at_once.shape, one_by_one.shape)
-print("largest difference below 0.001:", bool(np.abs(at_once - one_by_one).max() < 1e-3))
-print("tokens run through the model with a cache", len(ids), " without one", sum(range(1, len(ids) + 1)))
-
-# %% [markdown]
-# The differences are roundings of float32: other sizes of matrices are summed in another order. What is saved
-# in arithmetic is paid in memory, for every token:
-
-# %%
-show(kv_bytes)
-
-# %%
-config = model.config
-print(f"this model, in float32: 2 x {config.n_layers} layers x {config.n_kv_heads} KV heads "
-      f"x {config.head_dim} numbers x 4 bytes = {kv_bytes(config, itemsize=4):,} bytes")
-mixtral = 2 * 32 * 8 * 128 * 2
-print(f"Mixtral, in bfloat16: 2 x 32 layers x 8 KV heads x 128 numbers x 2 bytes = {mixtral:,} bytes")
-
-# %%
-Picture(plots.kv_cache_bytes({"8 KV heads (Mixtral)": mixtral, "32 KV heads": 4 * mixtral,
-                              "1 KV head": mixtral // 8}, tokens=32768))
-
-# %% [markdown]
-# The middle line is Mixtral: four gibibytes for a full context, where keys for every query head would take
-# sixteen.
-#
-# **Now change this:** draw the line of a cache in float32. The tiny model has a context of 512 tokens: how
-# large can its cache be?
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/book/test_attention.py tests/book/test_kv_cache.py` (the tests of
-#   [attention](../tests/book/test_attention.py) and of [the cache](../tests/book/test_kv_cache.py)).
-# * **Write it:** exercises 4.1, one block of attention, and 4.2, append to the cache. `make student` makes a
-#   copy of `tiny/` with holes, and [the chapter](../tutorial/04_attention_and_cache.md) tells how to fill them.
-# * **Read on:** [05, routing and experts](05_routing_and_experts.ipynb).
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_attention.py` ([the tests](../tests/book/test_attention.py)
+#   hold it to loops written from the paper's formula).
+# * **Write it:** exercise 3.1, one block of attention. `make student` makes a copy of `tiny/` with holes, and [the
+#   chapter](../tutorial/03_attention.md) tells how to fill them.
+# * **Read on:** [04, rotary positions](04_rotary_positions.ipynb).
