@@ -34,7 +34,7 @@ class Pixtral(Mixtral):
             features = run.ops.adapter(features, self.weights, run.precision)
             run.keep("projector", features)
             # (3) one row of [IMG] for each
-            x[ids == vision_of(self.config).image_token_id] = features
+            x = splice(x, ids, features, vision_of(self.config).image_token_id)
         return x
 
     def check_images(self, ids: np.ndarray, images: Images, cache: KVCache | None = None) -> list[np.ndarray]:
@@ -45,8 +45,7 @@ class Pixtral(Mixtral):
         Raises:  TinyError for an image of the wrong shape, one too many or too few, or one in another's place
         """
         vision = vision_of(self.config)
-        generating = cache and all(cache.lengths) and len(ids) == len(cache.lengths)
-        if generating and not len(images):
+        if cache and all(cache.lengths) and len(ids) == len(cache.lengths) and not len(images):
             return []
         pixels = [image if isinstance(image, np.ndarray) else
                   preprocess(image, vision.patch_size, vision.max_image_size) for image in images]
@@ -55,8 +54,8 @@ class Pixtral(Mixtral):
         grids = [grid_of(image, vision.patch_size) for image in pixels]
         needed = [columns for columns, rows in grids for _ in range(rows)]
         found, followers = find_runs(ids, vision.image_token_id)
+        what = ", ".join(f"{columns} x {rows}" for columns, rows in grids) or "none"
         if sum(found) != sum(needed):
-            what = ", ".join(f"{columns} x {rows}" for columns, rows in grids) or "none"
             raise TinyError(f"The prompt has {sum(found)} [IMG] tokens in {len(found)} rows; the images have "
                             f"{sum(needed)} patches ({what}).",
                             "Give the images of this prompt, each once, in the order of encode_chat.")
@@ -64,11 +63,27 @@ class Pixtral(Mixtral):
         # We do not know the ids of [IMG_BREAK] and [IMG_END]. But they differ, so no id may follow both an inner row
         # and a last row.
         if found != needed or set(followers[last]) & set(followers[~last]):
-            raise TinyError("The rows of [IMG] tokens are not those of the images: "
-                            f"{', '.join(f'{columns} x {rows}' for columns, rows in grids)}, in this order.",
+            raise TinyError(f"The rows of [IMG] tokens are not those of the images: {what}, in this order.",
                             "Give the images in the order of their [IMG] tokens, which has [IMG_BREAK] after each row "
                             "and [IMG_END] after the last one.")
         return [np.asarray(image, np.float32) for image in pixels]
+
+
+def splice(text: np.ndarray, ids: np.ndarray, features: np.ndarray, image_token_id: int) -> np.ndarray:
+    """Put the features of patches into the rows of [IMG], in order. All other rows stay text.
+
+    Shapes:  text (T, D), ids (T,), features (N, D), N = the [IMG] in ids -> (T, D), a new array
+    Dtypes:  text and features float32, ids int -> float32
+    Raises:  ValueError if there is not one row of features for each [IMG]
+    Source:  mistral-inference transformer.py, embed_vision_language_features
+    """
+    if np.count_nonzero(ids == image_token_id) != len(features):
+        raise ValueError(f"splice expects one row of features for each [IMG] in ids; got {len(features)} rows.")
+    # (1) text everywhere, also in the rows of breaks and ends, which have ids of their own
+    x = text.copy()
+    # (2) patches in the rows of [IMG]
+    x[ids == image_token_id] = features
+    return x
 
 
 def find_runs(ids: np.ndarray, token: int) -> tuple[list[int], np.ndarray]:
@@ -89,8 +104,7 @@ def vision_of(config: Config) -> VisionConfig:
 
 def check_pixels(image: np.ndarray, number: int, vision: VisionConfig) -> None:
     """Raise TinyError unless an array is a preprocessed image. Shapes:  (3, height, width), multiples of a patch."""
-    size, largest = vision.patch_size, vision.max_image_size
-    shape = image.shape
+    size, largest, shape = vision.patch_size, vision.max_image_size, image.shape
     if len(shape) != 3 or shape[0] != vision.num_channels or shape[1] % size or shape[2] % size or 0 in shape:
         raise TinyError(f"Image {number} is an array {shape} of {image.dtype}.",
                         f"Give ({vision.num_channels}, H, W), H and W multiples of {size}, as tiny.preprocess does; "

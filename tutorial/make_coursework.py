@@ -50,8 +50,9 @@ class Exercise:
 
     @property
     def module(self) -> str:
-        """The module of the function: `tiny.rope`."""
-        return ".".join(self.function.split(".")[:2])
+        """The module of the function: `tiny.rope`, `tiny.tools.looking`. The name of a class begins with a capital."""
+        owner, _, last = self.function.rpartition(".")[0].rpartition(".")
+        return owner if last[0].isupper() else f"{owner}.{last}"
 
     @property
     def name(self) -> str:

@@ -127,8 +127,8 @@ class Isolated:
         self.home = tempfile.TemporaryDirectory(prefix="home-")
         home = wall.HOME if walled else os.path.realpath(self.home.name)
         tree, source = (wall.TREE, wall.SOURCE) if walled else (str(self.tree), str(self.folder))
-        job = Job(source, home, self.exercise.file, self.exercise.name, int(self.limits.seconds) + 1,
-                  self.limits.megabytes, [tree, *wall.readable()], wall.hidden())
+        job = Job(source, home, self.exercise.file, self.exercise.module, self.exercise.name,
+                  int(self.limits.seconds) + 1, self.limits.megabytes, [tree, *wall.readable()], wall.hidden())
         boot = BOOT.format(tree=tree, packages=wall.packages())
         environment = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR"), home)
         environment |= {"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1"}

@@ -14,8 +14,11 @@ def read_tree(exercises: list[Exercise], root: Path = ROOT) -> dict[str, bytes]:
     holes = carve(exercises, root=root)
     tree = {name: (root / name).read_bytes() for name in WORKER}
     for path in (root / "tiny").glob("*.py"):
-        text = "" if path.name == "__init__.py" else holes.get(path.name) or path.read_text(encoding="utf-8")
+        text = "" if path.name == "__init__.py" else path.read_text(encoding="utf-8")
         tree[f"tiny/{path.name}"] = text.encode()
+    for exercise in exercises:
+        tree |= {f"{folder}/__init__.py": b"" for folder in map(str, Path(exercise.path).parents) if folder != "."}
+        tree[exercise.path] = holes[exercise.file].encode()
     return tree
 
 

@@ -30,6 +30,7 @@ class Job:
     source: str
     home: str
     file: str
+    module: str
     name: str
     seconds: int
     megabytes: int
@@ -74,7 +75,7 @@ def main() -> None:
         return reader.message()
 
     file = shutil.copy(f"{job.source}/{job.file}", f"{job.home}/{job.file}")
-    importlib.import_module("tiny." + job.file.removesuffix(".py"))
+    importlib.import_module(job.module)
     for kind, limit in (("AS", job.megabytes << 20), ("CPU", job.seconds), ("FSIZE", LARGEST), ("CORE", 0)):
         resource.setrlimit(getattr(resource, "RLIMIT_" + kind), (limit, limit))
     doors.take_functions()
