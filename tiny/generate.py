@@ -101,8 +101,7 @@ def continue_all(model: Mixtral, prompts: Sequence[Ids], images: Images, max_tok
         # (2) write one token of each text
         for n, row, experts in zip(alive, logits, expert_ids):
             if not np.isfinite(row).all():
-                texts = [writer.ids for writer in writers]
-                raise not_finite(model, np.concatenate(texts), images, list(map(len, texts)))
+                raise not_finite(model, np.concatenate([w.ids for w in writers]), images, [len(w.ids) for w in writers])
             yield from ((n, token) for token in writers[n].write(row, experts))
         # (3) score the next ones of those that go on
         alive = [n for n in alive if not writers[n].ended]
@@ -111,9 +110,8 @@ def continue_all(model: Mixtral, prompts: Sequence[Ids], images: Images, max_tok
             logits = list(model([writers[n].ids[-1] for n in alive], cache=cache.subset(alive),
                                 lengths=[1] * len(alive), last_only=True, trace=trace))
             expert_ids = trace.of_rows(np.arange(len(alive)))
-    context = model.config.max_seq_len
-    if any(limit < max_tokens and len(writer.ids) == context for limit, writer in zip(room, writers)):
-        warnings.warn(f"the context of {context:,} tokens is full; the text ends here", stacklevel=2)
+    if any(limit < max_tokens and len(writer.ids) == model.config.max_seq_len for limit, writer in zip(room, writers)):
+        warnings.warn(f"the context of {model.config.max_seq_len:,} tokens is full; the text ends here", stacklevel=2)
 
 
 def prefill(model: Mixtral, prompts: Sequence[np.ndarray], images: Images,

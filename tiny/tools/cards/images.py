@@ -21,9 +21,10 @@ from tiny.tools.markdown import table
 from tiny.tools.plots import write_figure
 from tiny.tools.terminal import Parser, program
 from tiny.training.images.drawing import COLORS, SHAPES
-from tiny.training.images.evaluate import AIMS, COLUMNS, GATES, draw
+from tiny.training.images.evaluate import AIMS, COLUMNS, GATES, SCENES, draw
 from tiny.training.images.questions import WORDINGS
 from tiny.training.images.scenes import HEADS
+from tiny.training.images.score import blind_score
 from tiny.training.run_state import read_log
 
 MARGIN = 0.30  # by which a skill has to beat the blind baseline to be claimed
@@ -119,9 +120,18 @@ def facts(trainer, machine: str) -> dict:
 
 def claimed(skills: Mapping[str, Mapping], skill: str) -> bool:
     """Whether a skill beats the blind baseline by MARGIN, at sizes seen and between; all counts are one skill."""
+    return bool(min(scores_of(skills, skill, column)[2, 0] for column in ("seen", "between")) >= MARGIN)
+
+
+def scores_of(skills: Mapping[str, Mapping], skill: str, column: str, count: int = SCENES) -> np.ndarray:
+    """The score of a skill in a column against blind: see `blind_score`. All counts are one skill.
+
+    Shapes:  -> (3, 3)
+    """
     group = [name for name in skills if name.startswith("count_")] if skill.startswith("count_") else [skill]
-    means = {column: np.mean([skills[name][column] for name in group]) for column in ("seen", "between", "blind")}
-    return bool(min(means["seen"], means["between"]) - means["blind"] >= MARGIN)
+    right = [np.concatenate([np.arange(count) < round(count * skills[name][one]) for name in group])
+             for one in (column, "blind")]
+    return blind_score(*right)
 
 
 def reached(skills: Mapping[str, Mapping], skill: str) -> bool:

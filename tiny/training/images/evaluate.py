@@ -21,6 +21,7 @@ from tiny.training.images.questions import WORDINGS, Question, Seen, ask
 
 SEED = 20261123  # Training scenes are drawn with the small seed of their run, never with this one.
 TOKENS = 1024  # of a packed batch, about
+SCENES = 256  # of a cell of the table
 Asked = tuple[list[np.ndarray], Question]
 
 # What was promised of each skill, at sizes seen and between: a gate, which has to be reached, or an aim.
@@ -150,7 +151,7 @@ def worst_wording(asked: Sequence[Asked], right: Sequence[bool]) -> dict:
     return {"wording": worst, "share": shares[worst], "asked": len(groups[worst]), "wordings": len(groups)}
 
 
-def evaluate(folder: str | Path, count: int = 256, skills: Sequence[str] = SKILLS) -> dict:
+def evaluate(folder: str | Path, count: int = SCENES, skills: Sequence[str] = SKILLS) -> dict:
     """Measure a checkpoint: for each skill the share of right answers by column, over `count` scenes each, the
     wording that goes worst at sizes seen and between, and the first example at a size seen.
     """
