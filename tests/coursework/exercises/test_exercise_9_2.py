@@ -1,0 +1,74 @@
+"""Exercise 9.2, seen against blind: one test for each idea, on numbers that can be checked by hand."""
+
+import numpy as np
+from compare import assert_close, assert_dtype
+
+from tiny.training.images import score as book
+
+RNG = np.random.default_rng(92)
+ROUGH = 1e-3  # The exact numbers have a test of their own.
+
+
+def scored(seen, blind, n):
+    """The score if so many of n answers are right, seen and blind; which ones, is drawn."""
+    return book.blind_score(*(RNG.permutation(np.arange(n) < right) for right in (seen, blind)))
+
+
+def test_shares_are_of_all_questions():
+    assert_close(scored(9, 3, 12)[:2, 0], [0.75, 0.25], ROUGH, name="shares of 9 and 3 right answers of 12")
+
+
+def test_the_gap_is_seen_minus_blind():
+    assert_close(scored(9, 3, 12)[2, 0], 0.5, ROUGH, name="9 of 12 seen, 3 of 12 blind: the difference")
+    assert_close(scored(3, 9, 12)[2, 0], -0.5, ROUGH, name="3 of 12 seen, 9 of 12 blind: the difference")
+
+
+def test_low_ends_come_before_high_ends():
+    y = scored(6, 3, 12)
+    assert_close(y[:, 1] < y[:, 0], [True] * 3, 0.0, name="whether each low end is below its share")
+    assert_close(y[:, 2] > y[:, 0], [True] * 3, 0.0, name="whether each high end is above its share")
+
+
+def test_more_questions_tell_more():
+    """A hundred times as many questions: an interval about a tenth as wide, of shares and of their difference."""
+    few, many = scored(20, 10, 40), scored(2000, 1000, 4000)
+    ratio = (few[:, 2] - few[:, 1]) / (many[:, 2] - many[:, 1])
+    assert_close(ratio, [10, 10, 10], 1.0, name="how much wider the intervals of 40 questions are than those of 4,000")
+
+
+def test_ten_of_ten_is_not_certain():
+    """All right seen and none blind: 10 questions leave room, 1.96^2 / (10 + 1.96^2) of it."""
+    y, room = scored(10, 0, 10), 1.96**2 / (10 + 1.96**2)
+    assert_close(y[0, 1], 1 - room, ROUGH, name="low end of 10 of 10")
+    assert_close(y[1, 2], room, ROUGH, name="high end of 0 of 10")
+
+
+def test_no_share_leaves_its_range():
+    y = scored(10, 0, 10)
+    assert_close([y[0, 2], y[1, 1]], [1, 0], ROUGH, name="high end of 10 of 10, low end of 0 of 10")
+
+
+def test_the_interval_is_wilson_s():
+    """7 of 10: (0.7 + 0.19208 -+ 0.33877...) / 1.38415."""
+    y, z, n, p = scored(7, 4, 10), 1.96, 10, 0.7
+    root = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    ends = [(p + z * z / (2 * n) + sign * root) / (1 + z * z / n) for sign in (-1, 1)]
+    assert_close(y[0, 1:], ends, ROUGH, name="ends of the interval of 7 of 10")
+
+
+def test_the_gap_has_the_doubt_of_both():
+    """Its ends are further away than those of either share alone, and nearer than both added."""
+    (p, a, b), (q, c, d), (gap, low, high) = scored(14, 9, 20)
+    assert_close(gap - low, ((p - a) ** 2 + (d - q) ** 2) ** 0.5, ROUGH, name="from the difference down to its low end")
+    assert_close(high - gap, ((b - p) ** 2 + (q - c) ** 2) ** 0.5, ROUGH, name="from the difference up to its high end")
+
+
+def test_answers_are_float64():
+    assert_dtype(scored(3, 1, 4), np.float64, "type of the result")
+
+
+def test_arguments_are_left_alone():
+    seen, blind = np.array([True, False, True]), np.array([False, False, True])
+    book.blind_score(seen, blind)
+    assert_close(seen, [True, False, True], 0.0, name="seen afterwards")
+    assert_close(blind, [False, False, True], 0.0, name="blind afterwards")
