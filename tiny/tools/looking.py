@@ -1,4 +1,5 @@
-"""Who looks at whom: the weights of attention as a table, to draw and to check. The book's `attention` gives answers."""
+"""Who looks at whom: the weights of attention as a table, to draw and to check. The book's `attention` gives answers.
+"""
 
 from collections.abc import Sequence
 
@@ -23,8 +24,8 @@ def image_weights(q: np.ndarray, k: np.ndarray, lengths: Sequence[int]) -> np.nd
     need("image_weights", "q", q, ("N", "d"))
     need("image_weights", "k", k, ("N", "d"))
     if q.shape != k.shape or sum(lengths) != len(q) or min(lengths, default=0) < 1:
-        raise ValueError("image_weights expects a query and a key for each patch, and lengths of at least 1 that add up "
-                         f"to the patches; got q {q.shape}, k {k.shape} and lengths {list(lengths)}.")
+        raise ValueError("image_weights expects a query and a key for each patch, and lengths of at least 1 that add "
+                         f"up to the patches; got q {q.shape}, k {k.shape} and lengths {list(lengths)}.")
     # (1) the number of the image that each patch belongs to
     image = np.repeat(np.arange(len(lengths)), lengths)
     # (2) scores; minus infinity where two patches are of two images

@@ -37,8 +37,11 @@ NO_REPORT = "The tests did not come to an end on this submission."
 
 
 def read_kit(root: Path = ROOT) -> dict[str, bytes]:
-    """The tests and what they need, by path."""
-    return {path.relative_to(root).as_posix(): path.read_bytes() for pattern in KIT for path in root.glob(pattern)}
+    """The tests and what they need, by path. A module with an exercise may lie deeper than the book."""
+    modules = {path for exercise in load_exercises()
+               for path in (exercise.path, *(f"{folder}/__init__.py" for folder in Path(exercise.path).parents))}
+    return {path.relative_to(root).as_posix(): path.read_bytes()
+            for pattern in (*KIT, *sorted(modules)) for path in root.glob(pattern)}
 
 
 def run_tests(files: dict[str, bytes], kit: dict[str, bytes], chosen: list[Exercise],

@@ -20,7 +20,7 @@ def turned(*places):
 
 
 def test_one_direction_for_each_half():
-    """From (0, 0) to (1, 0) the pairs of one half turn, and those of the other half stand still; which, is not asked."""
+    """From (0, 0) to (1, 0) the pairs of one half turn, and those of the other stand still; which, is not asked."""
     moved = np.abs(turned((1, 0))[0]) > ROUGH
     assert_close(moved == moved[0], [True, True, False, False], 0.0, name="pairs that do as the first, one row further")
 
@@ -41,7 +41,7 @@ def test_columns_take_the_odd_frequencies():
 
 def test_angles_grow_with_the_place():
     expected = [[2, 2 / 4, 1 / 2, 1 / 8], [0, 0, 3 / 2, 3 / 8], [1, 1 / 4, 2 / 2, 2 / 8]]
-    assert_close(turned((2, 1), (0, 3), (1, 2)), expected, ROUGH, name="angles of the patches (2, 1), (0, 3) and (1, 2)")
+    assert_close(turned((2, 1), (0, 3), (1, 2)), expected, ROUGH, name="angles of patches (2, 1), (0, 3) and (1, 2)")
 
 
 def test_theta_and_head_dim_are_arguments():

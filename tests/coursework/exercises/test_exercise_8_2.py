@@ -3,15 +3,15 @@
 The images of a test are unequal, so that nothing can be right by chance.
 """
 
-import functools
-
 import numpy as np
 from compare import assert_close, assert_dtype
-from PIL import Image
+from small import random_images, random_tensors, sizes, vision_sizes
 from tolerances import OPS
 
-import tiny
+import tiny.ops
+from tiny.decoder import ForwardPass
 from tiny.tools import looking as book
+from tiny.vision import vision_encoder
 
 RNG = np.random.default_rng(82)
 ROUGH = 1e-2  # Coarse numbers have a test of their own.
@@ -77,26 +77,15 @@ def test_arguments_are_left_alone():
         assert_close(array, np.ones((3, 4)), 0.0, name=f"{name} afterwards")
 
 
-@functools.cache
-def traced():
-    """What tiny-pixtral computes of two drawn images, and its weights."""
-    model, trace = tiny.load("tiny-pixtral"), {}
-    pictures = []
-    for size, box in (((32, 24), (4, 4, 18, 18)), ((16, 40), (2, 20, 14, 32))):
-        pictures.append(Image.new("RGB", size, "white"))
-        pictures[-1].paste((255, 0, 0), box)
-    shown = [{"type": "image", "image": picture} for picture in pictures]
-    ids, pixels = model.tokenizer.encode_chat([{"role": "user", "content": shown}])
-    model(ids, pixels, trace=trace)
-    return trace, model.weights
-
-
-def test_these_are_the_weights_of_the_model():
-    """Times the values, and through wo, they give what the encoder of tiny-pixtral computed, in every layer."""
-    trace, tensors = traced()
-    for layer in range(4):
+def test_these_are_the_weights_of_the_encoder():
+    """Times the values, and through wo, they give what every layer of the encoder computed of two images."""
+    config, trace = vision_sizes(), {}
+    tensors = random_tensors(sizes(None, vision=config))
+    run = ForwardPass([1], None, None, None, trace, tiny.ops, "float32")
+    vision_encoder(random_images((3, 2), (2, 5)), tensors, config, run)
+    for layer in range(config.num_hidden_layers):
         q, k, v = (trace[f"vision_{name}{layer:02}"] for name in "qkv")
-        heads = [book.image_weights(q[:, h], k[:, h], [12, 10]) @ v[:, h] for h in range(q.shape[1])]
-        wo = tensors[f"vision_encoder.transformer.layers.{layer}.attention.wo.weight"].astype(np.float32)
+        heads = [book.image_weights(q[:, h], k[:, h], [6, 10]) @ v[:, h] for h in range(q.shape[1])]
+        wo = tensors[f"vision_encoder.transformer.layers.{layer}.attention.wo.weight"]
         assert_close(np.concatenate(heads, axis=1) @ wo.T, trace[f"vision_attn{layer:02}"], OPS["vision"],
                      name=f"attention of layer {layer}")

@@ -11,7 +11,8 @@ Z = 1.96  # standard deviations that hold 95 per cent of a normal distribution
 def blind_score(seen: np.ndarray, blind: np.ndarray) -> np.ndarray:
     """Score the answers to the same questions, with the pictures and blind, and what seeing adds.
 
-    The rows are: seen, blind, seen minus blind. The columns are: share, low end and high end of its 95 per cent interval.
+    The rows are seen, blind, and seen minus blind. The columns are the share, and the low and the high end of its
+    interval of 95 per cent.
 
     Shapes:  seen (n,), blind (n,), n = questions -> (3, 3)
     Dtypes:  seen and blind bool, whether each answer is right -> float64
