@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.tools.terminal import Parser, program
 
 FOLDER = Path(__file__).resolve().parent

@@ -2,9 +2,9 @@
 
 The book is this folder's modules, in four parts and in reading order: config, numerics, rms_norm, attention, rope,
 kv_cache, router, experts, ops, decoder, mixtral, sampling, generate; chat, tokenizer; image, patch_embed, rope_2d,
-vision, adapter, pixtral; chat_v3, tekken. Its appendix is the folder `files/`: reading, params, hf_config, whole,
-safetensors, hf_names, free_memory, weights, tokenizer_files, checkpoint, pictures. With one hour, read rms_norm,
-attention, rope, router, experts and decoder.
+vision, adapter, pixtral; chat_v3, tekken. Its appendix is the folder `files/`: params, hf_config, safetensors,
+hf_names, weights, tokenizer_files, checkpoint. It is part of the book; what lies below is in `system/`: reading, keys,
+whole, free_memory, hub, pictures. With one hour, read rms_norm, attention, rope, router, experts and decoder.
 
 Letters that stand for sizes everywhere:
 
@@ -21,7 +21,7 @@ from types import ModuleType
 
 import tiny.ops
 from tiny.config import TinyError
-from tiny.files.checkpoint import open_checkpoint, open_tokenizer
+from tiny.files.checkpoint import find_folder, open_checkpoint, open_tokenizer
 from tiny.files.tokenizer_files import load_tokenizer
 from tiny.files.weights import Weights, choose_mode
 from tiny.generate import Token, generate, generate_batch
@@ -37,7 +37,9 @@ EMBEDDED = ("tiny-mixtral", "tiny-pixtral")
 
 
 def load(folder: str | Path, ops: ModuleType = tiny.ops, precision: str = "float32", weights: str = "auto") -> Mixtral:
-    """Open a checkpoint in either released layout, or an embedded one by its name. Nothing is copied yet.
+    """Open a checkpoint in either released layout, an embedded one by its name, or a snapshot of a Hugging Face cache.
+
+    Nothing is copied yet.
 
     weights: "mapped" keeps only views of the files, "resident" keeps float32 copies, "auto" is resident if that fits
     in half of the free memory. A folder without a tokenizer loads; using `model.tokenizer` then says what is missing.
@@ -52,5 +54,8 @@ def load(folder: str | Path, ops: ModuleType = tiny.ops, precision: str = "float
 
 
 def model_folder(name: str | Path) -> Path:
-    """The folder of a model: an embedded one's by its name, else the path itself."""
-    return CHECKPOINTS / name if str(name) in EMBEDDED else Path(name)
+    """The folder of a model: an embedded one's by its name, a snapshot of a Hugging Face cache, else the path itself.
+
+    Raises:  TinyError if the cache leaves a choice
+    """
+    return CHECKPOINTS / name if str(name) in EMBEDDED else find_folder(Path(name))

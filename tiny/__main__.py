@@ -7,7 +7,6 @@ import argparse
 import importlib
 import sys
 import warnings
-from pathlib import Path
 from types import ModuleType
 
 from tiny.config import TinyError
@@ -47,9 +46,6 @@ def run_command(argv: list[str]) -> int:
     elif args.command is None:
         parser.print_help()
     else:
-        for name in ("model", "vision_model", "folder", "source"):  # of whatever a command has
-            if Path(folder := getattr(args, name, None) or "no folder").is_dir():
-                setattr(args, name, str(importlib.import_module("tiny.tools.hub").find_snapshot(folder)))
         if "device" in args:
             args.ops = choose_ops(args)
         return importlib.import_module(f"tiny.tools.{args.command}").main(args) or 0

@@ -9,7 +9,7 @@ transformers 5.23 (PixtralImageProcessorPil; the one for torchvision differs fro
     mistral    rounded, at least 1          cubic with a = -0.75 on floats: 4 taps, no antialiasing, not clipped
     hf         rounded down, can become 0   Pillow's cubic with a = -0.5 on bytes: antialiased, rounded, clipped
 
-What becomes of files, transparent parts, deep greys and pictures that a camera turned is in `files/pictures.py`. Read
+What becomes of files, transparent parts, deep greys and pictures that a camera turned is in `system/pictures.py`. Read
 `patch_embed.py` next.
 
 >>> image_grid(1920, 1080)
@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from tiny.config import TinyError
-from tiny.files.pictures import MAX_PIXELS, check_style, levels_of, open_image, too_large
 from tiny.numerics import FLOAT32, need
+from tiny.system.pictures import MAX_PIXELS, check_style, levels_of, open_image, too_large
 
 # Of red, green and blue on a scale from 0 to 1. Source: mistral-common 1.13.1 image.py, DATASET_MEAN and DATASET_STD
 MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -10,7 +10,7 @@ trainer found worth a token. The place in the list is the rank. Encoding takes t
 
 The special tokens, `<s>` or `[IMG]`, come before the list: an id is the number of special tokens plus a rank. They
 cannot be written: in a text, "[IMG]" is five signs and letters. This is the last module of the book.
-Read `files/reading.py` next, where its appendix begins.
+Read `files/params.py` next, where its appendix begins.
 """
 
 import codecs

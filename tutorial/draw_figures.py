@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 import tiny
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.tools import demo, plots
 from tiny.tools.demo import STORY, TEXTS
 from tiny.tools.memory import kv_bytes

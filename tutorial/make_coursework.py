@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.tools.terminal import Parser, program
 from tutorial.source import ROOT, definition, read, step_lines
 

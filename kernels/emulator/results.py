@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 
 from kernels.emulator.listing import columns
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 
 
 def summary(names: list[str], arrays: list) -> str:

@@ -85,7 +85,7 @@ def run_all(steps: Sequence[tuple[str, tuple[str, ...], float]], path: Path, lim
 
     Returns early, and writes nothing, if the first step, which finds the GPU, fails.
     """
-    from tiny.files.whole import write_whole
+    from tiny.system.whole import write_whole
 
     command = command or (lambda words: [sys.executable, "-m", "kernels.gpu.steps", *words])
     start = time.monotonic()

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import small
-from house import BOOK, functions
+from house import HELD, functions
 from PIL import Image
 
 import tiny
@@ -26,6 +26,7 @@ from tiny.chat import Turn
 from tiny.config import TinyError
 from tiny.decoder import ForwardPass
 from tiny.files.checkpoint import Checkpoint
+from tiny.files.params import KEYS
 from tiny.generate import ExpertTrace
 from tiny.kv_cache import KVCache
 from tiny.mixtral import Mixtral
@@ -64,8 +65,8 @@ def subject(name):
 
 @functools.cache
 def found_functions():
-    """Each function and method of the book by name; two of one name with their modules in front."""
-    listed = [(name, function, node) for name, path in BOOK.items() for function, node in functions(path)]
+    """Each function and method of the book and of `system` by name; two of one name with their modules in front."""
+    listed = [(name, function, node) for name, path in HELD.items() for function, node in functions(path)]
     listed += [(name, f"{function}.__call__", method) for name, function, node in listed
                if isinstance(node, ast.ClassDef)
                for method in node.body if getattr(method, "name", "") == "__call__"]
@@ -194,6 +195,17 @@ WORD = {"rank": 0, "token_bytes": "AA=="}
 TEKKEN = {"config": {"version": "v3", "pattern": tiny.tekken.PATTERN, "default_vocab_size": 276,
                      "default_num_special_tokens": 20}, "vocab": []}
 
+def caches(*names):
+    """A Hugging Face cache with these snapshots of models."""
+    def make(folder):
+        for name in names:
+            (folder / f"models--{name}").mkdir(parents=True)
+        return folder
+    return Made(make)
+
+
+MODELS = ("is a cache of 2 models", caches("a--b/snapshots/1", "a--c/snapshots/1"))
+SNAPSHOTS = ("holds several snapshots", caches("a--b/snapshots/1", "a--b/snapshots/2"))
 BAD_FOLDERS = [
     ("is not a folder", Path("no/folder")),
     ("holds neither", checkpoint(lambda folder: (folder / "params.json").unlink())),
@@ -278,6 +290,8 @@ RAISES = {
     "TekkenTokenizer.encode_image": [("does not exist", "gone.png"), ("text only", Of(TEXT_TEKKEN), "gone.png")],
     "TekkenTokenizer.encode_chat": [*MESSAGES, ("does not exist", IMAGE_CHAT), ("chat style", [USER], "x")],
     "TekkenStream.push": OUTSIDE,
+    "find_snapshot": [(*MODELS, []), (*SNAPSHOTS, [])],
+    "find_folder": [MODELS, SNAPSHOTS], "model_folder": [MODELS, SNAPSHOTS],
     "load": BAD_FOLDERS, "open_checkpoint": BAD_FOLDERS,
     "find_files": [("holds neither", Made(lambda folder: folder))],
     "weight_files": [("not valid JSON", with_index(b"{"), "hf"),
@@ -299,7 +313,7 @@ RAISES = {
                   ("GGUF", written("a", b"GGUF"), 9),
                    ("not there", Made(lambda folder: linked(folder / "a")), 9)],
     "check_foreign": [("Git LFS", PATH, b"version https://git-lfs.github.com/spec/v1")],
-    "check_keys": [("sets causal = False", {"causal": False}, "params", PATH, "remedy")],
+    "check_keys": [("sets causal = False", {"causal": False}, KEYS["params"], PATH, "remedy")],
     "smallest_window": [("must be a positive", [["x"]], PATH)],
     "end_ids": [("eos_token_id", {"eos_token_id": "2"}, PATH)],
     "read_generation": [("not valid JSON", written("generation_config.json", b"{"), SIZES)],

@@ -22,14 +22,12 @@ from small import (
 )
 
 import tiny
-from tiny.__main__ import main
 from tiny.config import TinyError
 from tiny.files.checkpoint import open_checkpoint
 from tiny.files.hf_names import LLAVA_FORMS, find_places
 from tiny.files.safetensors import read_safetensors
 from tiny.files.weights import expected_shapes
 from tiny.tekken import SPECIAL_TOKENS
-from tiny.tools.hub import find_snapshot, model_name
 
 CONFIG = sizes((3, 2))
 TENSORS = random_tensors(CONFIG)
@@ -378,54 +376,3 @@ def test_a_tekken_file_that_is_smaller_than_the_model(tmp_path, golden):
     assert tokenizer.decode(ids) == "Hello €" and tokenizer.pieces([1399, 0]) == ["<unused_1399>", SPECIAL_TOKENS[0]]
     stream = tokenizer.stream()
     assert "".join(map(stream.push, ids)) + stream.finish() == "Hello €"
-
-
-# ---- folders of a Hugging Face cache
-
-def cache(root, *hashes, main=None, name="models--some--model"):
-    for digest in hashes:
-        write_hf_links(root / name, digest)
-    if main:
-        (root / name / "refs").mkdir()
-        (root / name / "refs/main").write_text(main)
-    return root / name
-
-
-def write_hf_links(top, digest):
-    blobs, snapshot = top / "blobs", top / "snapshots" / digest
-    blobs.mkdir(parents=True, exist_ok=True)
-    snapshot.mkdir(parents=True)
-    for path in write_hf(blobs / f"made{digest}", DENSE, DENSE_TENSORS).iterdir():
-        path.rename(blobs / f"{digest}{path.suffix[1:]}")
-        (snapshot / path.name).symlink_to(f"../../blobs/{digest}{path.suffix[1:]}")
-
-
-def test_a_cache_at_any_depth(tmp_path):
-    top = cache(tmp_path / "hub", "aaa", "bbb", main="bbb")
-    right = top / "snapshots/bbb"
-    with pytest.warns(UserWarning, match="snapshots/bbb is read"):
-        for folder in (top, top / "snapshots", top / "refs", tmp_path / "hub", tmp_path):
-            assert find_snapshot(str(folder)) == right
-    assert find_snapshot(str(right)) == right and find_snapshot(str(top / "snapshots/aaa")) == top / "snapshots/aaa"
-    assert model_name(right) == "some/model" and model_name(tmp_path / "x") == "x"
-    assert_close(tiny.load(right)(IDS), tiny.Mixtral(DENSE, DENSE_TENSORS)(IDS), 1e-5)
-    refused(top, "snapshots")
-
-
-@pytest.mark.parametrize("command", ["inspect", "memory"])
-def test_commands_take_a_cache(tmp_path, capsys, command):
-    assert main([command, str(cache(tmp_path, "aaa"))]) == 0
-    assert "snapshots/aaa is read" in capsys.readouterr().err
-    assert main([command, str(cache(tmp_path / "b", "aaa", "bbb"))]) == 2
-    assert "Give one: snapshots/aaa, snapshots/bbb." in capsys.readouterr().err
-
-
-def test_a_cache_that_leaves_a_choice(tmp_path):
-    top = cache(tmp_path, "aaa", "bbb", main="ccc")
-    with pytest.raises(TinyError, match="snapshots/aaa, snapshots/bbb"):
-        find_snapshot(str(top))
-    cache(tmp_path, "ddd", name="models--other--one")
-    with pytest.raises(TinyError, match="models--other--one, models--some--model"):
-        find_snapshot(str(tmp_path))
-    with pytest.warns(UserWarning, match="snapshots/ddd"):
-        assert find_snapshot(str(tmp_path / "models--other--one")).name == "ddd"

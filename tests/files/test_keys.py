@@ -10,8 +10,9 @@ from small import hf_config, params, random_tensors, sizes, vision_sizes, write_
 import tiny
 from tiny.config import TinyError
 from tiny.files.hf_config import read_hf_config
-from tiny.files.params import read_params
-from tiny.files.reading import FOREIGN, KEYS, LARGEST_JSON, check_keys, read_json
+from tiny.files.params import KEYS, read_params
+from tiny.system.keys import check_keys
+from tiny.system.reading import FOREIGN, LARGEST_JSON, read_json
 from tiny.tools import memory
 
 
@@ -34,7 +35,7 @@ def test_each_key_of_the_table_means_what_it_says(kind):
     assert keys.known >= keys.off | keys.only.keys() and not keys.off & keys.only.keys()
 
     def check(mapping):
-        return noted(lambda note: check_keys(mapping, kind, "DIR/f.json", "R", note))[1]
+        return noted(lambda note: check_keys(mapping, keys, "DIR/f.json", "R", note))[1]
 
     for key in keys.known - keys.off - keys.only.keys():
         assert check({key: "anything"}) == ""

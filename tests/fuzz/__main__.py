@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests/helpers"))
 
 from tests.fuzz.engine import Tally, Target, input_of, judge, merge, run  # noqa: E402  needs the path above
 from tests.fuzz.targets import TARGETS  # noqa: E402
-from tiny.files.whole import write_whole  # noqa: E402
+from tiny.system.whole import write_whole  # noqa: E402
 
 SLICE = 20.0  # seconds of a target before the next one has its turn
 PACKAGES = ("numpy", "pillow", "sentencepiece", "ml_dtypes", "regex", "safetensors", "torch")

@@ -1,7 +1,7 @@
 """What the tests of the house share: which files are the book, the programs and the pages, and how they are read.
 
-The book is the flat modules of `tiny` without its command line, and its appendix `tiny/files/`. What is measured here
-is what the pages print.
+The book is the flat modules of `tiny` without its command line, and its appendix `tiny/files/`. Under it lies
+`tiny/system/`, which keeps the rules of the book. What is measured here is what the pages print.
 """
 
 import ast
@@ -11,8 +11,11 @@ from oracles import ROOT
 
 from tutorial.pages import measure
 
+SYSTEM_ORDER = [f"system.{name}" for name in measure.system()]
 ORDER = [*measure.reading_order(), *(f"files.{name}" for name in measure.appendix())]
 BOOK = {measure.module_of(path).removeprefix("tiny.").replace("tiny", "__init__"): path for path in measure.book()}
+SYSTEM = {measure.module_of(path).removeprefix("tiny."): path for path in sorted((ROOT / "tiny/system").glob("*.py"))}
+HELD = BOOK | SYSTEM  # what is held to the rules of the book
 PROGRAMS = sorted(path for folder in ("tiny", "kernels", "tests", "tutorial/pages")
                   for path in (ROOT / folder).rglob("*.py"))
 SOURCES = [path for path in (ROOT / "kernels").rglob("*.*") if path.suffix in (".cu", ".cuh", ".cpp", ".h", ".md")]
@@ -60,4 +63,4 @@ def imports(tree):
             continue
         for name in names:
             parts = name.split(".")
-            yield ".".join(parts[: 1 if parts[0] != "tiny" else 3 if parts[1:2] == ["files"] else 2])
+            yield ".".join(parts[: 1 if parts[0] != "tiny" else 3 if parts[1:2] in (["files"], ["system"]) else 2])

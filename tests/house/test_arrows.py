@@ -6,7 +6,7 @@ import re
 import sys
 
 import pytest
-from house import BOOK, ORDER, imports, parsed
+from house import BOOK, HELD, ORDER, SYSTEM_ORDER, imports, parsed
 from oracles import ROOT
 
 import tiny
@@ -18,23 +18,26 @@ def module(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = [name for name in BOOK if name not in ("__init__", "files")]
+MODULES = [name for name in HELD if name not in ("__init__", "files", "system")]
+FLAT = [name for name in ORDER if "." not in name]
 OUTSIDE = {"numpy", "ml_dtypes"}  # what the layers may import beside the standard library and each other
 MORE = {"files.tokenizer_files": {"sentencepiece"}, "tekken": {"regex"}, "image": {"PIL"},
-        "files.pictures": {"PIL"}}
+        "system.pictures": {"PIL"}}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_imports_only_earlier_ones(name):
-    allowed = {f"tiny.{earlier}" for earlier in ORDER[: ORDER.index(name)]} | {"tiny.config"}
+    """From the book to its appendix to `system`; a module of the appendix may also import from the flat book."""
+    order = FLAT if name in FLAT else SYSTEM_ORDER + ORDER
+    allowed = {f"tiny.{earlier}" for earlier in order[: order.index(name)]} | {"tiny.config"}
     allowed |= OUTSIDE | MORE.get(name, set()) | sys.stdlib_module_names
     if name == "tokenizer":
         allowed |= {"tiny.chat"}  # the tokenizer offers encode_chat
     if name == "image":
-        allowed |= {"tiny.files.pictures"}  # preprocess also takes the path of a file
+        allowed |= {"tiny.system.pictures"}  # preprocess also takes the path of a file
     if name == "ops":
         allowed |= {"tiny.adapter", "tiny.patch_embed", "tiny.rope_2d"}  # of the vision half, which is read later
-    assert set(imports(parsed(BOOK[name]))) - allowed == set()
+    assert set(imports(parsed(HELD[name]))) - allowed == set()
 
 
 def test_the_front_page_imports_the_book_only():
@@ -43,8 +46,8 @@ def test_the_front_page_imports_the_book_only():
 
 # The rooms of the repository, from the ground up: a module may import from its own room and from lower ones. Two rooms
 # on one floor do not know each other.
-FLOORS = [("book",), ("training", "parallel"), ("tools",), ("serve", "evals"), ("commands",), ("kernels",),
-          ("tutorial",), ("notebooks",)]
+FLOORS = [("config",), ("system",), ("book",), ("training", "parallel"), ("tools",), ("serve", "evals"), ("commands",),
+          ("kernels",), ("tutorial",), ("notebooks",)]
 # One arrow points up, by name: the command line imports kernels when `--device` asks for them.
 EXCEPTION = {("tiny.__main__", "kernels.ops")}
 PROGRAMS = {module(path): path for folder in ("tiny", "kernels", "tutorial", "notebooks")
@@ -110,8 +113,10 @@ def test_the_tests_of_arrows_can_fail():
     assert upward({"tiny.evals.a": {"tiny.serve.b"}, "tiny.serve.b": {"tiny.tools.c"}}) == [
         ("tiny.evals.a", "tiny.serve.b")]
     assert {floor(name)[1] for name in PROGRAMS} >= {"book", "training", "tools", "commands", "kernels", "tutorial"}
-    assert [floor(name)[1] for name in ("tiny", "tiny.files.params", "tiny.training.__main__")] == [
-        "book", "book", "commands"]
+    assert [floor(name)[1] for name in ("tiny", "tiny.files.params", "tiny.training.__main__", "tiny.system.hub")] == [
+        "book", "book", "commands", "system"]
+    assert upward({"tiny.system.hub": {"tiny.files.weights", "tiny.config"}}) == [
+        ("tiny.system.hub", "tiny.files.weights")]
     assert sum(map(len, ARROWS.values())) > 300 and "tiny.rope" in ARROWS["tiny.ops"]
     assert "kernels.emulator" in ARROWS["kernels.launch"], "imports inside functions are seen"
 
@@ -122,7 +127,7 @@ def test_nothing_in_tiny_needs_frameworks_or_tests():
     """
     sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tiny").rglob("*.py")}
     for path in sources:
-        flat, found = path.parent.name in ("tiny", "files"), set(imports(parsed(path)))
+        flat, found = path.parent.name in ("tiny", "files", "system"), set(imports(parsed(path)))
         at_once = {name for node in parsed(path).body for name in imports(ast.Module([node], []))
                    if not isinstance(node, ast.FunctionDef)}
         assert not found & {"tests", "conftest", "compare", "cupy"}, path

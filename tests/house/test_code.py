@@ -4,23 +4,23 @@ import ast
 import re
 
 import pytest
-from house import BOOK, PROGRAMS, TEXTS, calls, parsed, place
+from house import HELD, PROGRAMS, TEXTS, calls, parsed, place
 from oracles import ROOT
 
 DTYPE_AT = {"zeros": 1, "ones": 1, "empty": 1, "full": 2, "array": 1, "linspace": 99, "eye": 99, "identity": 1,
             "arange": 99}
 
 
-@pytest.mark.parametrize("name", BOOK)
+@pytest.mark.parametrize("name", HELD)
 def test_every_float_array_names_its_dtype(name):
-    for function, node in calls(BOOK[name]):
+    for function, node in calls(HELD[name]):
         constructor = function.removeprefix("np.")
         if not function.startswith("np.") or constructor not in DTYPE_AT:
             continue
         named = len(node.args) > DTYPE_AT[constructor] or any(word.arg == "dtype" for word in node.keywords)
         numbers = [leaf.value for arg in node.args for leaf in ast.walk(arg) if isinstance(leaf, ast.Constant)]
         whole = constructor == "arange" and not any(isinstance(number, float) for number in numbers)
-        assert named or whole, f"{place(BOOK[name], node)}: {function} without a dtype makes float64"
+        assert named or whole, f"{place(HELD[name], node)}: {function} without a dtype makes float64"
 
 
 def test_words_and_paths():
@@ -46,7 +46,7 @@ def test_one_checker():
 def test_no_test_quotes_code_of_the_book():
     """A mistake is a wrong function and no edited line, so that renaming a local variable breaks no test."""
     code = set()
-    for path in BOOK.values():
+    for path in HELD.values():
         lines = path.read_text(encoding="utf-8").splitlines()
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Assign | ast.AugAssign | ast.Return):

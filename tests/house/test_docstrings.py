@@ -6,7 +6,7 @@ import importlib
 import re
 
 import pytest
-from house import BOOK, PROGRAMS, functions, parsed
+from house import HELD, PROGRAMS, functions, parsed
 from oracles import ROOT
 
 import tiny
@@ -32,20 +32,20 @@ def test_every_program_says_what_it_is(path):
     assert ast.get_docstring(parsed(path)), "a file begins with a sentence that says what it holds"
 
 
-@pytest.mark.parametrize("name", BOOK)
+@pytest.mark.parametrize("name", HELD)
 def test_docstrings(name):
-    for function, node in functions(BOOK[name]):
+    for function, node in functions(HELD[name]):
         doc = ast.get_docstring(node)
         assert doc, f"{name}.{function} has no docstring"
         found = [line.split()[0] for line in doc.splitlines() if line.split() and line.split()[0] in FIELDS]
         assert found == sorted(found, key=FIELDS.index) and len(found) == len(set(found)), f"{name}.{function}: {found}"
 
 
-@pytest.mark.parametrize("name", BOOK)
+@pytest.mark.parametrize("name", HELD)
 def test_shapes(name):
     """Functions that take or give arrays say their shapes, in letters of the legend, small ones, or explained ones."""
-    methods_of = {function for function, node in functions(BOOK[name]) if isinstance(node, ast.ClassDef)}
-    for function, node in functions(BOOK[name]):
+    methods_of = {function for function, node in functions(HELD[name]) if isinstance(node, ast.ClassDef)}
+    for function, node in functions(HELD[name]):
         if not isinstance(node, ast.FunctionDef):
             continue
         arrays = [a for a in (*(arg.annotation for arg in node.args.args), node.returns) if direct_array(a)]
@@ -60,7 +60,7 @@ def test_shapes(name):
 
 def test_steps_are_numbered():
     """The tags `# (1) ...` of a file count up by one within an operation, which may go on in the next function."""
-    for name, path in BOOK.items():
+    for name, path in HELD.items():
         text = path.read_text(encoding="utf-8")
         tags = [int(tag) for line in re.findall(r"^ *# \(\d\).*", text, re.M)
                 for tag in re.findall(r"(?:# |, )\((\d)\)", line)]
@@ -70,7 +70,7 @@ def test_steps_are_numbered():
             last = tag
 
 
-@pytest.mark.parametrize("name", BOOK)
+@pytest.mark.parametrize("name", HELD)
 def test_doctests(name):
     module = importlib.import_module("tiny" if name == "__init__" else f"tiny.{name}")
     result = doctest.testmod(module)

@@ -1,6 +1,6 @@
 """Classic wrong ways to prepare a picture, which the comparison with the references must refuse.
 
-A mutant gets pytest's monkeypatch and spoils one function of `tiny.image` or of `tiny.files.pictures`.
+A mutant gets pytest's monkeypatch and spoils one function of `tiny.image` or of `tiny.system.pictures`.
 """
 
 import math
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from tiny import image
-from tiny.files import pictures
+from tiny.system import pictures
 
 CUBIC_TAPS, NORMALISE, IMAGE_GRID, OPEN_IMAGE = (
     image.cubic_taps, image.normalise, image.image_grid, image.open_image)

@@ -58,12 +58,12 @@ def short(tmp_path) -> Path:
 @pytest.fixture
 def undecoded(monkeypatch):
     """No pixels of a file are read, nor is anything computed."""
-    decode = tiny.files.pictures.decode
+    decode = tiny.system.pictures.decode
 
     def spot_only(image, *args):
         assert image.size == (1, 1), "Only the stand-in of one pixel may be decoded."
         return decode(image, *args)
-    monkeypatch.setattr("tiny.files.pictures.decode", spot_only)
+    monkeypatch.setattr("tiny.system.pictures.decode", spot_only)
     for name in ("tiny.pixtral.Pixtral.__call__", "tiny.files.weights.Weights.__getitem__"):
         monkeypatch.setattr(name, None)
 
@@ -198,7 +198,7 @@ def test_tokens_are_counted_as_they_are_written(monkeypatch):
              [{"role": "system", "content": "Be brief."}, prompt_images.user_turn("What?", [COFFEE] * 3)],
              [prompt_images.user_turn("no image", [])]]
     written = [model.tokenizer.encode_chat(messages)[0] for messages in chats]
-    monkeypatch.setattr("tiny.files.pictures.decode", None)
+    monkeypatch.setattr("tiny.system.pictures.decode", None)
     monkeypatch.setattr("tiny.image.preprocess", lambda image, *rest: np.zeros((3, 16, 16), np.float32))
     for messages, ids in zip(chats, written):
         assert prompt_images.count_tokens(model, messages) == (len(ids), sum(ids.count(n) for n in (10, 12, 13)))

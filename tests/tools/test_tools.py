@@ -20,8 +20,8 @@ from small import random_tensors, sizes, write_mistral
 
 import tiny
 from tiny.__main__ import main
-from tiny.files.pictures import MAX_PIXELS
 from tiny.files.weights import expected_shapes
+from tiny.system.pictures import MAX_PIXELS
 from tiny.tools import demo, memory, plots, session
 from tiny.tools.coloured_text import COLOURS, RESET, Painter, expert_shares, legend, paint
 from tiny.training.images import scenes

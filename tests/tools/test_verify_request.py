@@ -10,8 +10,9 @@ from oracles import GOLDEN
 
 import tiny
 from tiny.__main__ import main
+from tiny.system.hub import model_name
 from tiny.tools.verify import file as dump_file
-from tiny.tools.verify.dump import fingerprint, model_name
+from tiny.tools.verify.dump import fingerprint
 
 STORED = GOLDEN / "verify/tiny-mixtral.npz"
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tiny import image
 from tiny.config import TinyError
-from tiny.files.pictures import STYLES
+from tiny.system.pictures import STYLES
 
 NEEDED = ("cv2", "mistral_common", "torch", "transformers")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]

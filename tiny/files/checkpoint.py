@@ -1,6 +1,6 @@
 """A folder, opened: which layout it has, its files, its configuration, its tensors and its tokenizer.
 
-What a folder says is read once, here, and handed on. Read `pictures.py` next.
+What a folder says is read once, here, and handed on. This is the last file of the appendix.
 """
 
 import fnmatch
@@ -16,9 +16,10 @@ from tiny.config import Config, TinyError
 from tiny.files.hf_config import read_generation, read_hf_config
 from tiny.files.hf_names import Place
 from tiny.files.params import ENDS, read_params
-from tiny.files.reading import Note, missing, read_json, warn
 from tiny.files.tokenizer_files import PATTERNS, added_names, find_tokenizer, load_tokenizer
 from tiny.files.weights import read_tensors, take_tensors
+from tiny.system.hub import find_snapshot
+from tiny.system.reading import Note, missing, read_json, warn
 from tiny.tekken import TekkenTokenizer
 from tiny.tokenizer import SentencePieceTokenizer
 
@@ -77,6 +78,14 @@ def open_checkpoint(folder: Path, layout: str | None = None) -> Checkpoint:
     return Checkpoint(layout, path, config, files, tensors, places, notes)
 
 
+def find_folder(path: Path) -> Path:
+    """The folder with the files: of a Hugging Face cache a snapshot, else `path`.
+
+    Raises:  TinyError if the cache leaves a choice
+    """
+    return find_snapshot(path, [config for config, *_ in LAYOUTS.values()])
+
+
 def find_layout(folder: Path) -> str:
     """Say which released layout a folder holds, "mistral" or "hf". Mistral's comes first."""
     return find_files(folder, lambda note: None)[0]
@@ -93,7 +102,7 @@ def find_files(folder: Path, note: Note = warn) -> tuple[str, list[Path]]:
             raise missing(lost)
         names = ", ".join(path.name for path in paths[:8]) or "nothing"
         remedy = ("Merge the adapter into its model, and give that." if "adapter_config.json" in names else
-                  "Give one of its snapshots/ folders." if (folder / "snapshots").is_dir() else
+                  "The cache holds no snapshot: fetch the model again." if (folder / "snapshots").is_dir() else
                   "Point at a folder in one of the two released layouts.")
         raise TinyError(f"{folder} holds neither params.json with consolidated*.safetensors nor config.json with "
                         f"model*.safetensors; found: {names}.", remedy)

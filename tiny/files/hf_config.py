@@ -1,14 +1,15 @@
 """The sizes of a model, as Hugging Face's `config.json` states them, under other names and in other places.
 
-Read `whole.py` next.
+Read `safetensors.py` next.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
 from tiny.config import Config, MoeConfig, TinyError, VisionConfig
-from tiny.files.params import REMEDY, checked, context_length, smallest_window
-from tiny.files.reading import Note, check_keys, not_computed, number, read_json, short, warn
+from tiny.files.params import KEYS, REMEDY, checked, context_length, smallest_window
+from tiny.system.keys import check_keys, not_computed
+from tiny.system.reading import Note, number, read_json, short, warn
 
 HF_NAMES = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "hidden_dim": "intermediate_size",
             "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "vocab_size": "vocab_size"}
@@ -36,7 +37,7 @@ def read_hf_config(path: Path, note: Note = warn) -> Config:
         raise TinyError(f"{path} describes a model of type {family!r}.",
                         "Only mixtral, mistral, and llava around mistral and pixtral are read here.")
     place = f"{path}, text_config" if llava else str(path)
-    check_keys(text, "text", place, REMEDY, note)
+    check_keys(text, KEYS["text"], place, REMEDY, note)
     defaults = LLAVA_TEXT_DEFAULTS if llava else {}
     sizes = {name: number(text, key, path, default=defaults.get(key)) for name, key in HF_NAMES.items()}
     moe, window = None, text.get("sliding_window", WINDOW if family == "mistral" else None)
@@ -60,9 +61,9 @@ def read_llava(config: dict, path: Path, note: Note = warn) -> VisionConfig:
     for key in ("vision_feature_layer", "vision_feature_select_strategy"):
         if config.get(key) is None:
             raise TinyError(f"{path} has no {key!r}.", "The default of transformers is not what Pixtral computes.")
-    check_keys(config, "llava", path, REMEDY, note)
+    check_keys(config, KEYS["llava"], path, REMEDY, note)
     vision, place = section(config, "vision_config", path), f"{path}, vision_config"
-    check_keys(vision, "vision", place, REMEDY, note)
+    check_keys(vision, KEYS["vision"], place, REMEDY, note)
     if vision.get("hidden_act") != "silu":
         note(f"{path.name}: the encoder's hidden_act is missing or 'gelu', published by mistake until October 2024; "
              "the released weights want SiLU, which is used. A model that was trained with GELU comes out wrong")
@@ -96,7 +97,7 @@ def rope_theta(config: dict, kinds: tuple[str, ...], place: str, note: Note = wa
         if kind not in (*kinds, None) or name == "rope_scaling" and rope and kind is None:
             raise TinyError(f"{place} sets {name} = {short(rope)}; this code computes rope_type 'default' only.",
                             REMEDY)
-        check_keys(rope, "rope", f"{place}, {name}", REMEDY, note)
+        check_keys(rope, KEYS["rope"], f"{place}, {name}", REMEDY, note)
         thetas[f"{name}.rope_theta"] = rope.get("rope_theta")
     found = {key: number({key: value}, key, place, float) for key, value in thetas.items() if value is not None}
     if len(set(found.values())) > 1:
@@ -120,6 +121,6 @@ def read_generation(path: Path, config: Config, note: Note = warn) -> Config:
     Differs: of what else it says about writing, nothing is done here; what would change greedy texts is noted
     """
     values = read_json(path)
-    for key in not_computed(values, "generation"):
+    for key in not_computed(values, KEYS["generation"]):
         note(f"{path.name} sets {key} = {short(values[key])}, which is not done here")
     return replace(config, end_ids=config.end_ids | end_ids(values, path))

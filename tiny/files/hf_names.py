@@ -1,6 +1,6 @@
 """Hugging Face's names of the tensors, made from Mistral's: those of the released files, and others that people have.
 
-Read `free_memory.py` next.
+Read `weights.py` next.
 """
 
 import re

@@ -7,8 +7,10 @@ released layout.
 from pathlib import Path
 
 from tiny.config import Config, MoeConfig, TinyError, VisionConfig
-from tiny.files.reading import Note, check_keys, number, read_json, warn
+from tiny.system.keys import check_keys, read_keys
+from tiny.system.reading import Note, number, read_json, warn
 
+KEYS = read_keys(Path(__file__).with_name("keys.toml"))
 SIZES = ("dim", "n_layers", "hidden_dim", "n_heads", "n_kv_heads", "vocab_size")
 VISION_SIZES = ("hidden_size", "num_channels", "image_size", "patch_size", "intermediate_size", "num_hidden_layers",
                 "num_attention_heads", "image_token_id")
@@ -27,12 +29,12 @@ def read_params(path: Path, note: Note = warn) -> Config:
     Differs: unknown keys cost a note; mistral-inference refuses them
     """
     params = read_json(path)
-    check_keys(params, "params", path, REMEDY, note)
+    check_keys(params, KEYS["params"], path, REMEDY, note)
     sizes = {name: number(params, name, path) for name in SIZES}
     moe = params.get("moe")
     if moe is not None:
         moe = MoeConfig(number(moe, "num_experts", path), number(moe, "num_experts_per_tok", path))
-        check_keys(params["moe"], "params_moe", f"{path}, moe", REMEDY, note)
+        check_keys(params["moe"], KEYS["params_moe"], f"{path}, moe", REMEDY, note)
     window = smallest_window([params.get("sliding_window"), params.get("_sliding_window")], path)
     theta = 1e4 if window and not moe else 1e6
     if window and not moe and params.get("rope_theta") is None:
@@ -54,7 +56,7 @@ def read_vision(encoder: dict, path: Path, note: Note = warn) -> VisionConfig:
     """
     place = f"{path}, vision_encoder"
     sizes = {name: number(encoder, name, place) for name in VISION_SIZES}
-    check_keys(encoder, "params_vision", place,
+    check_keys(encoder, KEYS["params_vision"], place,
                "Use a checkpoint of Pixtral 12B: Pixtral Large has no biases in its adapter, and Mistral Small 3.1 "
                "merges patches in front of it.", note)
     ends = {name: number(encoder, name, place) for name in ENDS if encoder.get(name) is not None}

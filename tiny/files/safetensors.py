@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from tiny.config import TinyError
-from tiny.files.reading import check_foreign
+from tiny.system.reading import check_foreign
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 MAX_HEADER = 32 << 20  # bytes; the safetensors library allows 100 MB, a model of 100,000 tensors has 12

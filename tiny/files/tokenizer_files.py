@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny.config import TinyError
-from tiny.files.reading import number, read_file, read_json
+from tiny.system.reading import number, read_file, read_json
 from tiny.tekken import PATTERN, SPECIAL_TOKENS, TekkenTokenizer
 from tiny.tokenizer import SentencePieceTokenizer
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
-from tiny.files.free_memory import free_memory
 from tiny.files.hf_names import Place, find_places
 from tiny.files.safetensors import read_safetensors
+from tiny.system.free_memory import free_memory
 
 CONSTANTS = (".inv_freq", ".cos_cached", ".sin_cached")  # of rotary positions, which some HF files carry along
 ROTATED = (".wq.weight", ".wk.weight")  # Rows in pairs that RoPE turns.

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from tiny.config import TinyError
-from tiny.files.pictures import open_image
 from tiny.generate import PREFILL
+from tiny.system.pictures import open_image
 from tiny.tools import session
 from tiny.tools.prompt_images import check_room, count_tokens, measure_picture, user_turn, vision_of
 from tiny.tools.terminal import as_text

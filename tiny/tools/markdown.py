@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tiny.config import TinyError
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

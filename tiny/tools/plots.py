@@ -13,8 +13,8 @@ import numpy as np
 
 from tiny.attention import attention
 from tiny.config import TinyError
-from tiny.files.whole import write_whole
 from tiny.rope import rope, rope_table
+from tiny.system.whole import write_whole
 from tiny.tokenizer import SPACE
 from tiny.tools.coloured_text import COLOURS, digit
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from PIL import Image
 
 from tiny.config import TinyError, VisionConfig
-from tiny.files.pictures import DECODING, decoding_bytes, open_file
-from tiny.files.weights import free_memory
 from tiny.image import image_grid
+from tiny.system.free_memory import free_memory
+from tiny.system.pictures import DECODING, decoding_bytes, open_file
 from tiny.tools.terminal import one_line
 
 MUCH = 10**8  # from this many bytes on, the memory for decoding is mentioned; less is little beside Python itself
@@ -61,7 +61,7 @@ def vision_of(model, name: str | Path) -> VisionConfig:
 def measure_picture(source: str | Path | Image.Image, vision: VisionConfig) -> Picture:
     """Read the size of a picture, from its header alone if it is a file, and count its patches.
 
-    Raises:  TinyError as `tiny.files.pictures.open_file` does
+    Raises:  TinyError as `tiny.system.pictures.open_file` does
     """
     if isinstance(source, Image.Image):
         return picture_of("the picture", *source.size, vision)

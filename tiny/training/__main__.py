@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tiny.config import TinyError
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.tools.machine import machine
 from tiny.tools.terminal import Parser, guarded, program
 from tiny.training.run_state import plot_losses

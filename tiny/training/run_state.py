@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tiny.config import TinyError
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 
 
 class Clock:

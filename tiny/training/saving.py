@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from tiny.files.safetensors import DTYPES
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 
 
 def save_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

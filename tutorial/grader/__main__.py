@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 from tiny.config import TinyError
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.tools.terminal import Parser, one_line, program
 from tutorial.grader.submissions import Submission, read_submissions, same_text
 from tutorial.grader.tree import write_files
@@ -30,8 +30,9 @@ from tutorial.make_coursework import Exercise, load_exercises
 from tutorial.source import ROOT
 
 KIT = ("conftest.py", "pyproject.toml", "tests/conftest.py", "tests/helpers/*.py", "tests/book/*.py",
-       "tests/coursework/exercises/*.py", "tiny/*.py", "tiny/files/*.py", "tiny/files/*.toml", "tiny/tools/__init__.py",
-       "tiny/tools/terminal.py", "tutorial/*.py", "tutorial/grader/*.py", "tutorial/exercises.toml")
+       "tests/coursework/exercises/*.py", "tiny/*.py", "tiny/files/*.py", "tiny/files/*.toml", "tiny/system/*.py",
+       "tiny/tools/__init__.py", "tiny/tools/terminal.py", "tutorial/*.py", "tutorial/grader/*.py",
+       "tutorial/exercises.toml")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH")  # of the environment, to the tests
 NO_REPORT = "The tests did not come to an end on this submission."
 

@@ -44,10 +44,8 @@ def part_block(part: int) -> str:
 
 
 def appendix_block() -> str:
-    """The modules of the appendix, in two tables: a model's files, and the rest."""
-    names, first = [f"files/{name}" for name in appendix()], 1 + sum(map(len, parts()))
-    cut = names.index("files/checkpoint")
-    return f"{rows(names[:cut], first)}\n\nA whole folder, and pictures:\n\n{rows(names[cut:], first + cut)}"
+    """The modules of the appendix."""
+    return rows([f"files/{name}" for name in appendix()], 1 + sum(map(len, parts())))
 
 
 def size_block() -> str:

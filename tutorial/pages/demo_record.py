@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.tools.terminal import Parser, program
 from tutorial.pages.measure import ROOT
 from tutorial.pages.records import RECORDS

@@ -15,7 +15,7 @@ import numpy as np
 from kernels.cases import BF16, BFLOAT16, STORAGES, Draw, Operation, agree, one, operations
 from kernels.emulator import Module, Row
 from kernels.launch import Emulator
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.tools.machine import machine
 from tiny.tools.terminal import Parser, program
 

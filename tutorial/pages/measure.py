@@ -36,6 +36,12 @@ def appendix() -> list[str]:
     return re.findall(r"\w+", listed[1]) if listed else []
 
 
+def system() -> list[str]:
+    """The modules of `tiny/system/`, below the appendix, in reading order, as the docstring of `tiny` lists them."""
+    listed = re.search(r"what lies below is in `system/`: ([\w,\s]+)\.", tiny.__doc__ or "")
+    return re.findall(r"\w+", listed[1]) if listed else []
+
+
 def book() -> list[Path]:
     """The files of the book: the flat modules of `tiny` in reading order, its front page, and its appendix."""
     names = *reading_order(), "__init__", *(f"files/{name}" for name in ("__init__", *appendix()))

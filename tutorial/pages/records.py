@@ -8,7 +8,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 from tiny.config import TinyError
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.tools.machine import cpu_name
 from tiny.tools.markdown import table
 from tiny.tools.terminal import Parser, program

@@ -6,7 +6,8 @@
 
 
 from kernels.emulator import values
-from tiny.files import pictures, reading, safetensors, tokenizer_files
+from tiny.files import safetensors, tokenizer_files
+from tiny.system import pictures, reading
 from tiny.tools.markdown import fill, refresh, table
 from tiny.tools.terminal import Parser, program
 from tiny.tools.verify import file as verify_file

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.fuzz import mutate
 from tests.fuzz.engine import Target, Wrong
-from tiny.files.pictures import FORMATS
 from tiny.image import preprocess
+from tiny.system.pictures import FORMATS
 
 MODES = ("RGB", "L", "P", "RGBA", "1", "I;16", "F", "CMYK", "LA", "I")
 KINDS: tuple[tuple[str, dict], ...] = (

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tiny.config import TinyError
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.tools.bench.rounds import rounds, show, synthetic
 from tiny.tools.machine import blas_kernel, machine
 from tiny.tools.terminal import Parser

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.tools.bench.rounds import rounds, show
 from tiny.tools.machine import blas_kernel, machine
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tiny.files.reading import read_json
-from tiny.files.whole import write_whole
+from tiny.system.reading import read_json
+from tiny.system.whole import write_whole
 from tiny.tools.markdown import table
 from tiny.tools.terminal import Parser, program
 

@@ -18,9 +18,9 @@ import tiny
 from tiny.config import TinyError
 from tiny.files.checkpoint import LAYOUTS as FOLDERS
 from tiny.files.checkpoint import Checkpoint, find_layout, open_checkpoint, weight_files
-from tiny.files.reading import read_json
 from tiny.files.safetensors import read_safetensors
 from tiny.files.weights import CONSTANTS, Tensors, expected_shapes, open_tensors
+from tiny.system.reading import read_json
 from tiny.tools.convert.tokenizer_json import write_for_transformers
 from tiny.tools.convert.torch_checkpoint import open_torch, read_torch_config, torch_files
 from tiny.tools.convert.write import hf_config_json, params_json, release_pages, save_checkpoint

@@ -12,8 +12,8 @@ import numpy as np
 from tiny.config import Config, MoeConfig, TinyError
 from tiny.files.hf_config import HF_NAMES, read_hf_config
 from tiny.files.params import checked, read_params
-from tiny.files.reading import number, read_json
 from tiny.files.weights import Tensors, expected_shapes
+from tiny.system.reading import number, read_json
 from tiny.tools.convert.torch_file import read_torch_file
 from tiny.tools.convert.write import release_pages
 

@@ -21,7 +21,7 @@ from tiny.files.hf_names import hf_name, hf_prefixes
 from tiny.files.params import VISION_SIZES
 from tiny.files.safetensors import DTYPES
 from tiny.files.weights import ROTATED, Tensors, expected_shapes, head_dim_of, pairs_to_halves
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 
 SHARD = 5 * 10**9  # bytes of one file of Hugging Face's layout, as in the released ones
 

@@ -23,10 +23,11 @@ from PIL import Image
 import tiny
 from tiny.config import TinyError
 from tiny.files.checkpoint import find_layout, open_checkpoint, read_config, weight_files
-from tiny.files.free_memory import free_memory
-from tiny.files.pictures import open_image
 from tiny.files.tokenizer_files import find_tokenizer, load_tokenizer
 from tiny.files.weights import open_tensors
+from tiny.system.free_memory import free_memory
+from tiny.system.hub import model_name
+from tiny.system.pictures import open_image
 from tiny.tools import session
 from tiny.tools.machine import processor
 from tiny.tools.prompt_images import user_turn
@@ -165,13 +166,6 @@ def described(args: argparse.Namespace, folder: Path, source: Path, files: list[
             "fingerprint": fingerprint_of(source, files),
             "processor": processor(), "system": f"{platform.system()} {platform.machine()}",
             "date": datetime.date.today().isoformat()}
-
-
-def model_name(folder: Path) -> str:
-    """What a model is called: the name of its folder, or in a Hugging Face cache OWNER/NAME."""
-    path = Path(absolute(folder))
-    cached = [part for part in path.parts if part.startswith("models--")]
-    return cached[-1].removeprefix("models--").replace("--", "/", 1) if cached else path.name
 
 
 def fingerprint_of(folder: Path, files: list[Path]) -> str | None:

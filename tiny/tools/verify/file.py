@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tiny.config import Config, TinyError
-from tiny.files.free_memory import free_memory
-from tiny.files.whole import write_whole
+from tiny.system.free_memory import free_memory
+from tiny.system.whole import write_whole
 from tiny.tools.verify.names import ARRAY, INPUT, kind, shape_of
 from tiny.tools.verify.npz import REMEDY, Header, archive, read_array, read_headers
 

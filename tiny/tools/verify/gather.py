@@ -12,10 +12,11 @@ import numpy as np
 
 import tiny
 from tiny.config import Config
+from tiny.system.hub import model_name
 from tiny.tools.verify import compare as comparison
 from tiny.tools.verify import file
 from tiny.tools.verify.compare import ANGLE, EXACT, LEAD, PIXELS, RUNS, STEPS, Comparison, compare
-from tiny.tools.verify.dump import fingerprint, model_name
+from tiny.tools.verify.dump import fingerprint
 from tiny.tools.verify.file import Dump
 from tiny.tools.verify.guesses import explain, rotation_only, shared_expert
 from tiny.tools.verify.inputs import check_inputs

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from tiny.config import TinyError
-from tiny.files.pictures import STYLES
 from tiny.image import MEAN, STD, preprocess
 from tiny.patch_embed import grid_of
+from tiny.system.pictures import STYLES
 from tiny.tools.prompt_images import user_turn
 from tiny.tools.verify.compare import PIXELS
 from tiny.tools.verify.file import Dump

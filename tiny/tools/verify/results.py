@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from tiny.config import TinyError
-from tiny.files.reading import read_json
-from tiny.files.whole import write_whole
+from tiny.system.reading import read_json
+from tiny.system.whole import write_whole
 from tiny.tools.markdown import table
 from tiny.tools.terminal import one_line
 from tiny.tools.verify.report import FORMAT

@@ -18,8 +18,8 @@ import ml_dtypes
 import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
-from tiny.files.whole import write_whole
 from tiny.pixtral import Pixtral, vision_of
+from tiny.system.whole import write_whole
 from tiny.training.images import batches
 from tiny.training.images.gradients import Head, answer_loss, encoder_loss
 from tiny.training.images.vocabulary import write_tokenizer

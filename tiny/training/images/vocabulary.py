@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tiny.files.tokenizer_files import load_tokenizer
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.tekken import PATTERN, TekkenTokenizer
 from tiny.training.images.questions import VOCABULARY, WORDINGS
 

@@ -12,7 +12,7 @@ import sys
 import sysconfig
 
 from tiny.config import TinyError
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 
 CORPUS = pathlib.Path(__file__).parents[1] / "corpus"
 RAW_TEXTS = ("shakespeare", "paradise_lost", "web_bible", "wordnet_glosses")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import sentencepiece
 
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.training.text import stories, tasks
 
 BOS, EOS = 1, 2

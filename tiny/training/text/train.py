@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from tiny.config import Config, MoeConfig, TinyError
-from tiny.files.whole import write_whole
 from tiny.mixtral import Mixtral
+from tiny.system.whole import write_whole
 from tiny.training.gradients import loss_and_gradients
 from tiny.training.optimiser import adamw, clip_factor, initialise, learning_rate, views, weight_shapes
 from tiny.training.run_state import (

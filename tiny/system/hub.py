@@ -1,21 +1,28 @@
-"""Folders of a Hugging Face cache: which snapshot is meant, and whose model it is."""
+"""Folders of a Hugging Face cache: which snapshot is meant, and whose model it is.
 
+Read `pictures.py` next, the last file here.
+"""
+
+import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 from tiny.config import TinyError
-from tiny.files.checkpoint import LAYOUTS
 
 
-def find_snapshot(name: str) -> Path:
+def find_snapshot(folder: Path, signs: Iterable[str]) -> Path:
     """The snapshot that a folder of a Hugging Face cache stands for: that of refs/main, or the only one.
 
-    Raises:  TinyError if there are several models or snapshots to choose from
+    The folder may be the cache itself, a model in it, or refs, blobs or snapshots of a model. A folder with one of the
+    files `signs` is a model itself, and is returned as it is; so is one that is no part of a cache.
+
+    Raises:  TinyError if there are several models, or several snapshots to choose from
     """
-    folder = Path(name)
-    if any((folder / file).exists() for file, *_ in LAYOUTS.values()):
+    if any((folder / sign).exists() for sign in signs):
         return folder
-    top = folder.parent if folder.parent.name.startswith("models--") else folder
+    around = folder.absolute().parent
+    top = around if around.name.startswith("models--") else folder
     models = sorted(path.parent for path in (*top.glob("models--*/snapshots"), *top.glob("hub/models--*/snapshots")))
     if len(models) > 1:
         raise TinyError(f"{folder} is a cache of {len(models)} models.",
@@ -35,7 +42,7 @@ def find_snapshot(name: str) -> Path:
 
 
 def model_name(folder: Path) -> str:
-    """What to call the model in a folder: OWNER/NAME for a snapshot of a cache, else the name of the folder."""
-    folder = folder.absolute()
-    owner = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
-    return owner.removeprefix("models--").replace("--", "/") if owner.startswith("models--") else folder.name
+    """What a model is called: in a Hugging Face cache OWNER/NAME, else the name of its folder."""
+    path = Path(os.path.abspath(folder))  # keeps links
+    cached = [part for part in path.parts if part.startswith("models--")]
+    return cached[-1].removeprefix("models--").replace("--", "/", 1) if cached else path.name

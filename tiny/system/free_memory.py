@@ -1,6 +1,6 @@
 """How much memory this process can still take: what the system has, and what its limits leave.
 
-Read `weights.py` next.
+Read `hub.py` next.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Files written whole or not at all: whatever happens, a name is absent, old and whole, or new and whole.
 
-Read `safetensors.py` next.
+Read `free_memory.py` next.
 """
 
 import os

@@ -17,8 +17,8 @@ from PIL import Image
 import tiny
 from tiny.__main__ import main
 from tiny.config import TinyError
-from tiny.files import pictures
-from tiny.files.pictures import FORMATS, open_image
+from tiny.system import pictures
+from tiny.system.pictures import FORMATS, open_image
 from tiny.tools import memory, prompt_images
 
 CORPUS = ROOT / "tests/fuzz/corpus/picture"
@@ -113,7 +113,7 @@ def test_decoding_takes_what_is_said(kind, mode, tmp_path):
     peaks = []
     for size in ((1, 1), (4000, 3000)):
         Image.new(mode, size).save(tmp_path / "a", format=kind)
-        program = ("import sys; from tiny.files.pictures import open_file, open_image, decoding_bytes\n"
+        program = ("import sys; from tiny.system.pictures import open_file, open_image, decoding_bytes\n"
                    "open_image(sys.argv[1]); lines = open('/proc/self/status').read().split('\\n')\n"
                    "print(*[int(line.split()[1]) * 1024 for line in lines if line.startswith('VmHWM')],"
                    "decoding_bytes(open_file(sys.argv[1])))")

@@ -1,4 +1,4 @@
-"""tiny/files/whole.py: at whatever point writing fails, a name is absent, old and whole, or new and whole."""
+"""tiny/system/whole.py: at whatever point writing fails, a name is absent, old and whole, or new and whole."""
 
 import ast
 import errno
@@ -11,7 +11,7 @@ import pytest
 from house import parsed, place
 from oracles import ROOT
 
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 
 OLD, NEW = b"old", b"new" * 1000
 
@@ -53,7 +53,7 @@ def test_a_signal_while_writing(tmp_path, number, left):
     """A kill leaves what was there, and a rest of another name."""
     (tmp_path / "a").write_bytes(OLD)
     program = f"""import os, time
-from tiny.files.whole import write_whole
+from tiny.system.whole import write_whole
 from tiny.tools.terminal import program
 
 def slowly(file):
@@ -84,7 +84,7 @@ def test_links_and_devices(tmp_path):
 
 # Files that write otherwise: to standard streams, into a scratch folder of the same run, line by line to a log, or into
 # a folder that gets its name when it is whole.
-OTHERWISE = {"tiny/files/whole.py", "tiny/tools/terminal.py", "tiny/tools/convert/write.py",
+OTHERWISE = {"tiny/system/whole.py", "tiny/tools/terminal.py", "tiny/tools/convert/write.py",
              "tiny/tools/verify/dump.py", "tiny/tools/verify/transformers_child.py", "tiny/training/text/train.py",
              "tiny/training/images/train.py", "kernels/emulator/build.py", "kernels/nvrtc.py",
              "tutorial/grader/tree.py"}

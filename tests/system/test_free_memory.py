@@ -1,4 +1,4 @@
-"""tiny/files/free_memory.py: what control groups of both versions and the limits of a process leave."""
+"""tiny/system/free_memory.py: what control groups of both versions and the limits of a process leave."""
 
 import resource
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 from oracles import ROOT
 
-from tiny.files.free_memory import free_memory
+from tiny.system.free_memory import free_memory
 
 GB = 10**9
 
@@ -69,7 +69,7 @@ def test_a_machine_that_tells_nothing(tmp_path):
 
 
 def test_under_ulimit():
-    program = "from tiny.files.free_memory import free_memory; print(free_memory())"
+    program = "from tiny.system.free_memory import free_memory; print(free_memory())"
     done = subprocess.run(["bash", "-c", f"ulimit -v 3000000; exec {sys.executable} -c '{program}'"], cwd=ROOT,
                           capture_output=True, text=True, check=True)
     assert 2**20 < int(done.stdout) < 3_000_000 * 1024

@@ -1,17 +1,15 @@
-"""What the readers of configurations share: files of plausible size, JSON, numbers in bounds, and notes.
+"""Files from anywhere: of plausible size, JSON of one object, numbers in bounds, and what a file is that is another.
 
-A file is data from anywhere. What is wrong with it is said when it is read, and as what it is. `keys.toml` has every
-key of a configuration, and what it means here. Read `params.py` next.
+What is wrong with a file is said when it is read, and as what it is. Read `keys.py` next.
 """
 
 import json
 import re
 import stat
-import tomllib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tiny.config import TinyError
 
@@ -22,29 +20,6 @@ FOREIGN = {b"version https://git-lfs": "a pointer of Git LFS, which stands for a
            b"<!doctype": "a web page", b"<html": "a web page", b"<?xml": "a web page or other XML",
            b"pk\x03\x04": "a ZIP archive, as torch.save writes", b"\x80\x02": "a pickle, as torch.save writes",
            b"gguf": "a GGUF file", b"\x1f\x8b": "compressed by gzip"}
-
-
-class Keys(NamedTuple):
-    """The keys of one JSON object, as `keys.toml` has them."""
-
-    known: frozenset[str]
-    off: frozenset[str]
-    only: dict[str, list]
-
-
-def read_keys() -> dict[str, Keys]:
-    """The tables of `keys.toml`, with the keys of the table that one names under `also`."""
-    tables = tomllib.loads(Path(__file__).with_name("keys.toml").read_text(encoding="utf-8"))
-    found = {}
-    for name, table in tables.items():
-        read, harmless, off = (f"{table.get(kind, '')} {tables.get(table.get('also'), {}).get(kind, '')}".split()
-                               for kind in ("read", "harmless", "off"))
-        only = table.get("only", {})
-        found[name] = Keys(frozenset([*read, *harmless, *off, *only]), frozenset(off), only)
-    return found
-
-
-KEYS = read_keys()
 
 
 def warn(text: str) -> None:
@@ -125,32 +100,6 @@ def number(mapping: dict, key: str, path: Path | str, kind: type[int] | type[flo
         raise TinyError(f"{path}: {key} is {short(value)}.",
                         f"It must be a positive {'whole ' * (kind is int)}number, at most {most:,}.")
     return kind(value)
-
-
-def check_keys(mapping: dict, kind: str, place: Path | str, remedy: str, note: Note = warn) -> None:
-    """Go through all keys of an object: refuse what is not computed here by its name, and note what is not known.
-
-    kind: which table of `keys.toml` the object goes by
-
-    Raises:  TinyError that names a key with a value that changes what is computed
-    """
-    for key, computed in not_computed(mapping, kind).items():
-        raise TinyError(f"{place} sets {key} = {short(mapping[key])}; this code computes {computed}.", remedy)
-    unknown = sorted(short(key)[1:-1] for key in mapping if key not in KEYS[kind].known and mapping[key] is not None)
-    if unknown:
-        note(f"{Path(place).name}: keys that are not read: {', '.join(unknown[:9])}. If they change what the model "
-             "computes, the results are wrong")
-
-
-def not_computed(mapping: dict, kind: str) -> dict[str, str]:
-    """The keys that ask for something else than is computed here, and what is computed."""
-    keys = KEYS[kind]
-    found = {key: f"{right[0]!r} only" for key, right in keys.only.items() if mapping.get(key) not in (*right, None)}
-    for key in keys.off:
-        value = mapping.get(key)
-        if value and not (isinstance(value, dict) and value.get("enable", value.get("enabled")) is False):
-            found[key] = "models without it"
-    return found
 
 
 def short(value: Any) -> str:
