@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+import notebooks.show
 from tiny.system.whole import write_whole
 from tiny.tools.terminal import Parser, program
 
@@ -24,6 +25,8 @@ FOLDER = Path(__file__).resolve().parent
 KINDS = {"# %%": "code", "# %% [markdown]": "markdown"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 MODEL = FOLDER.parent / "tiny/checkpoints/tiny-mixtral/consolidated.safetensors"
+# A notebook is kept as it is for a reader who has done no exercise.
+BOOK_ONLY = "import sys; sys.path.insert(1, '..'); import notebooks.show; notebooks.show.STUDENT = None"
 LIMIT_BYTES, LIMIT_SECONDS = 300 << 10, 60
 
 
@@ -76,7 +79,10 @@ def execute(book: dict) -> dict:
                             coalesce_streams=True,  # printed lines in one piece, whenever they are flushed
                             extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(FOLDER)}})
     # One thread: sums in one order, so that outputs do not change with the number of cores.
-    client.execute(env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
+    with client.setup_kernel(env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}):
+        client.kc.execute(BOOK_ONLY, silent=True, store_history=False)
+        for number, cell in enumerate(node.cells):
+            client.execute_cell(cell, number)
     executed = json.loads(nbformat.writes(node))
     return book | {"cells": executed["cells"]}
 
@@ -117,7 +123,8 @@ def check(script: Path) -> list[str]:
 def stale(code: list[dict]) -> list[dict]:
     """The cells that show source which is no longer so. A cell that shows does nothing else."""
     names: dict = {}
-    found = []
+    found, student = [], notebooks.show.STUDENT
+    notebooks.show.STUDENT = None
     for cell in code:
         tree = ast.parse("".join(cell["source"]))
         imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
@@ -128,6 +135,7 @@ def stale(code: list[dict]) -> list[dict]:
                 exec(compile(tree, cell["id"], "exec"), names)
             if shown.getvalue() != "".join("".join(output.get("text", "")) for output in cell["outputs"]):
                 found.append(cell)
+    notebooks.show.STUDENT = student
     return found
 
 

@@ -1,18 +1,61 @@
-"""What every notebook needs: the source of a function with its place, and a figure as a picture."""
+"""What every notebook needs: the source of a function with its place, and a figure as a picture.
+
+A function that is an exercise is shown with its hole, until the reader's own file in student/ is finished; then theirs
+is shown. The cells below run on the book's own functions in either case.
+"""
 
 import io
+import re
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from PIL import Image
 
-from tutorial.source import source_of, split
+from tutorial.make_coursework import STUDENT as WORK
+from tutorial.make_coursework import Exercise, carve, is_finished, load_exercises, named_steps
+from tutorial.source import Source, source_of, split
+
+STUDENT: Path | None = WORK  # where the reader's files are; None while the notebooks are built
 
 
 def show(function: Callable, first: int | None = None, last: int | None = None) -> None:
     """Print a function's source as its file has it now, or its steps first to last, headed by its place."""
     path, name, _ = split(function)
-    shown = source_of(f"{path}:{name}" + (f"#{first}-{last or first}" if first else ""))
-    print(f"{shown.place}\n\n{shown.text}\n")
+    wanted = f"{path}:{name}" + (f"#{first}-{last or first}" if first else "")
+    holes = [exercise for exercise in load_exercises() if (exercise.path, exercise.name) == (path, name)]
+    shown = source_of(wanted)
+    place, text = shown.place, shown.text
+    if holes:
+        theirs = written(holes)
+        place, text = (f"student/{theirs.place}", theirs.text) if theirs else (place, carved(holes, wanted).text)
+    for exercise in holes:
+        place_of = rf'raise NotImplementedError\("Exercise {re.escape(exercise.id)}: .*"\)'
+        go = "goes" if len(exercise.steps) == 1 else "go"
+        text = re.sub(place_of, f"# your {named_steps(exercise)} of exercise {exercise.id} {go} here", text)
+    print(f"{place}\n\n{text}\n")
+
+
+def carved(holes: list[Exercise], wanted: str) -> Source:
+    """What is wanted of the book, with these holes in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / holes[0].path
+        file.parent.mkdir(parents=True)
+        file.write_text(carve(holes)[holes[0].file], encoding="utf-8")
+        return source_of(wanted, Path(folder))
+
+
+def written(holes: list[Exercise]) -> Source | None:
+    """The reader's own function, if one of its exercises is finished."""
+    file = holes[0].file
+    if STUDENT is None or not (STUDENT / file).is_file():
+        return None
+    try:
+        if any(is_finished(exercise, (STUDENT / file).read_bytes()) for exercise in holes):
+            return source_of(f"{file}:{holes[0].name}", STUDENT)
+    except (SyntaxError, ValueError):  # It is being written.
+        pass
+    return None
 
 
 class Picture:

@@ -83,6 +83,13 @@ def load_exercises(path: Path = LIST) -> list[Exercise]:
     return [read_entry(entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["exercise"]]
 
 
+def named_steps(exercise: Exercise) -> str:
+    """The steps of an exercise in words: `step (2)`, `steps (3) to (6)`."""
+    first, last = exercise.steps[0], exercise.steps[-1]
+    named = {0: f"step ({first})", 1: f"steps ({first}) and ({last})"}
+    return named.get(last - first, f"steps ({first}) to ({last})")
+
+
 def fill(exercise: Exercise, answer: str | None, lines: list[str], root: Path = ROOT) -> list[str]:
     """The lines of a module with the exercise's steps replaced: by an answer, or by a hole that says which it is."""
     first, last = step_lines(f"{exercise.path}:{exercise.name}", exercise.steps[0], exercise.steps[-1], root)

@@ -12,12 +12,16 @@ import sys
 
 import numpy as np
 import pytest
+from answers import EXERCISES, Answer, submit
 from oracles import ROOT
 
 import notebooks.show
 from notebooks import build
+from tiny.experts import experts
 from tiny.kv_cache import KVCache
 from tiny.rope import rope, rope_table
+from tutorial.make_coursework import carve, write
+from tutorial.source import source_of
 
 SCRIPTS = build.scripts()
 each = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
@@ -218,6 +222,40 @@ def test_show(function, steps, first, capsys):
     source = (ROOT / path).read_text(encoding="utf-8").splitlines()
     assert empty == "" and lines[0].startswith(first) and source[int(line) - 1].strip() == lines[0]
     assert ("# (2)" in "\n".join(lines)) == (2 in steps or function is KVCache.append or function is rope_table)
+
+
+SHOWN = {"4.2": (rope, ()), "6.2": (KVCache.append, ()), "5.2": (experts, (1, 3))}
+
+
+@pytest.mark.parametrize("id", SHOWN)
+def test_an_exercise_is_shown_with_its_hole_until_it_is_written(id, tmp_path, monkeypatch, capsys):
+    """Signature, docstring and tags stay; then the reader's own function is shown, and theirs alone."""
+    function, steps = SHOWN[id]
+    exercise = EXERCISES[id]
+    write(carve([exercise]), tmp_path, False)
+    for folder in (None, tmp_path / "none", tmp_path):
+        monkeypatch.setattr(notebooks.show, "STUDENT", folder)
+        notebooks.show.show(function, *steps)
+        out = capsys.readouterr().out
+        assert f" of exercise {id} go" in out and " here" in out and "NotImplementedError" not in out
+        answer = source_of(f"{exercise.path}:{exercise.name}#{exercise.steps[-1]}").text.splitlines()
+        assert answer[0] in out and answer[-1].strip() not in out and out.startswith(f"{exercise.path}:")
+    (tmp_path / exercise.file).write_text("def broken(:")
+    notebooks.show.show(function, *steps)
+    assert f" of exercise {id} go" in capsys.readouterr().out
+    submit(tmp_path, Answer(id, "", "return 'mine'"))
+    notebooks.show.show(function, *steps)
+    out = capsys.readouterr().out
+    assert out.startswith(f"student/{exercise.file}:") and "return 'mine'" in out and "goes here" not in out
+
+
+def test_no_notebook_gives_an_exercise_away():
+    """No line of code of a hole is in a notebook that is kept, but what stands elsewhere too."""
+    kept = "\n".join(script.with_suffix(".ipynb").read_text(encoding="utf-8") for script in SCRIPTS)
+    for exercise in EXERCISES.values():
+        for step in exercise.steps:
+            *_, last = source_of(f"{exercise.path}:{exercise.name}#{step}").text.splitlines()
+            assert json.dumps(last.strip())[1:-1] not in kept or last.strip() == "first += length", exercise.id
 
 
 def test_picture():

@@ -14,7 +14,7 @@ from pathlib import Path
 from tiny.config import TinyError
 from tiny.tools.markdown import refresh
 from tiny.tools.terminal import Parser, program
-from tutorial.make_coursework import load_exercises
+from tutorial.make_coursework import load_exercises, named_steps
 from tutorial.source import ROOT, source_of
 
 FOLDER = ROOT / "tutorial"
@@ -57,12 +57,9 @@ def exercise(number: str) -> str:
     if number not in known:
         raise ValueError(f"There is no exercise {number}. Those of exercises.toml are {', '.join(known)}.")
     entry = known[number]
-    first, last = entry.steps[0], entry.steps[-1]
-    named = {0: f"step ({first})", 1: f"steps ({first}) and ({last})"}
-    steps = named.get(last - first, f"steps ({first}) to ({last})")
     text = (f"**Exercise {number}: {entry.title}** ({entry.points} points). `make student` writes the folder "
-            f"`student/` once. In `student/{entry.file}`, put your {steps} of `{entry.name}` in the place of the "
-            "`NotImplementedError`, and test with")
+            f"`student/` once. In `student/{entry.file}`, put your {named_steps(entry)} of `{entry.name}` in the "
+            "place of the `NotImplementedError`, and test with")
     return (f"{textwrap.fill(text, 120, break_on_hyphens=False)}\n\n```\n"
             f".venv/bin/python -m pytest --impl student --exercise {number}\n```")
 
