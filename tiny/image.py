@@ -78,10 +78,8 @@ def preprocess(image: str | Path | Image.Image, patch_size: int = 16, max_image_
     if width * height > MAX_PIXELS:
         raise too_large(f"Patches of {patch_size} and sides up to {max_image_size} give {width} x {height} =")
     if style == "hf":
-        pixels = np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float32)
-    else:
-        pixels = resize_cubic(levels_of(rgb), height, width)
-    return normalise(pixels)
+        rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
+    return normalise(resize_cubic(levels_of(rgb), height, width))  # which leaves what has this size as it is
 
 
 def resize_cubic(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -142,5 +140,7 @@ def normalise(pixels: np.ndarray) -> np.ndarray:
     Raises:  ValueError for another dtype or rank
     """
     need("normalise", "pixels", pixels, ("H", "W", "3"))
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)) / np.float32(255)  # first, as NumPy is slow on axes of 3
-    return (planes - np.array(MEAN, np.float32)[:, None, None]) / np.array(STD, np.float32)[:, None, None]
+    # planes first, because NumPy is slow where the last axis has 3 numbers
+    planes = np.divide(pixels.transpose(2, 0, 1), np.float32(255), order="C")
+    planes -= np.array(MEAN, np.float32)[:, None, None]
+    return np.divide(planes, np.array(STD, np.float32)[:, None, None], out=planes)
