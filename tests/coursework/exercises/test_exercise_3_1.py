@@ -69,6 +69,8 @@ def test_the_future_is_not_seen():
     y = weights([[0], [0], [0]], [[0]] * 4)
     expected = [[1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [1 / 4, 1 / 4, 1 / 4, 1 / 4]]
     assert_close(y, expected, ROUGH, name="weights of three queries among four equal keys")
+    y = weights([[1], [1]], [[0], [3e4]])  # d is 2
+    assert_close(y, [[1, 0], [0, 1]], ROUGH, name="weights of two queries; the score of the second key is 21,213")
 
 
 def test_without_causal_all_is_seen():

@@ -11,6 +11,9 @@ from tiny import experts as book
 
 RNG = np.random.default_rng(52)
 D, F, E = 4, 6, 4
+# Hidden states of one token: 1.2 MB. An answer that computes an expert for all tokens, and then takes what it needs,
+# asks for 1.2 GB: more than the grader allows (1 GiB), so that it ends there, however it hides what it computed.
+TOKENS, WIDE = 1024, 300_000
 
 
 def matrices():
@@ -45,6 +48,18 @@ def test_only_its_own_tokens():
     x[1], expected[3], w[0][3][:] = x[0], np.nan, np.nan
     y = book.experts(x, np.array([[1], [0], [1], [3]]), np.ones((4, 1), np.float32), *w)
     assert_close(y, expected, 2 * OPS["experts"], name="expert 3 says NaN, to token 3 and to no other")
+    one_of_many()
+
+
+def one_of_many():
+    """Expert 1 is so wide that it has room for one token, but not for all: see WIDE. It answers token 7, with 0."""
+    x, narrow = RNG.standard_normal((TOKENS, D)).astype(np.float32), [matrix[0] for matrix in matrices()]
+    wide = [np.zeros(shape, np.float32) for shape in ((WIDE, D), (D, WIDE), (WIDE, D))]
+    chosen = np.zeros((TOKENS, 1), int)
+    chosen[7], expected = 1, book.feed_forward(x, *narrow)
+    expected[7] = 0
+    y = book.experts(x, chosen, np.ones((TOKENS, 1), np.float32), *([a, b] for a, b in zip(narrow, wide)))
+    assert_close(y, expected, 2 * OPS["experts"], name=f"one of {TOKENS} tokens through expert 1, which is wide")
 
 
 def test_the_answer_is_weighted():
