@@ -38,6 +38,7 @@ two_experts = expert * MIXTRAL.moe.num_experts_per_tok * MIXTRAL.n_layers
 cos, sin = rope_table(np.array([2]), 4, 1e4)
 three = softmax(np.array([0, 1, 2], np.float32))
 undivided = softmax(np.array([0, 2, 4], np.float32))
+vanishes = next(n for n in range(1000) if np.exp(np.float32(-n)) == 0)
 silu_1 = 1 / (1 + math.exp(-1))
 four = softmax(np.array([0, 2, 1, 0], np.float32))
 first, common = chance(8, 2)
@@ -65,6 +66,15 @@ def kv_row(kv_heads, itemsize):
     return 2 * MIXTRAL.n_layers * kv_heads * d * itemsize
 
 
+def test_a_mask_of_minus_a_billion_gives_the_same_bits():
+    """As chapter 3 says: also where the allowed scores are small and those ahead are large."""
+    scores = np.array([[-3e4, -1e5, 3e4], [0, 0, 0]], np.float32)
+    ahead = np.array([[False, False, True], [False, True, True]])
+    masked = {value: softmax(scores + np.where(ahead, np.float32(value), np.float32(0)))
+              for value in (-np.inf, -1e9, -1e4)}
+    assert np.array_equal(masked[-1e9], masked[-np.inf]) and masked[-1e4][0, 2] == 1
+
+
 PAPER = {"67.0", "44.9"}  # arXiv:2401.04088, table 5, DM Mathematics, first or second choice, layers 15 and 0
 
 # What is printed in the prose of a chapter, beside what its examples print: each number from where it comes.
@@ -72,7 +82,8 @@ CLAIMS = {
     "03": {*(f"{x:.{n}f}" for x in answers()[1:] for n in (2, 1)), *(f"{math.exp(n):.3f}" for n in (1, 2, 4)),
            *(f"{x:.3f}" for x in three), f"{three[0]:.2f}", str(d), *(f"{x:.3f}" for x in undivided),
            f"{undivided @ [10, 20, 30]:.2f}", whole(4096), whole(4097), whole(4096 * 4097 / 2), whole(131072),
-           f"{QUERIES * 131072 * 4 / 1e6:.1f}", whole(131072 // QUERIES), "100"},
+           f"{QUERIES * 131072 * 4 / 1e6:.1f}", whole(131072 // QUERIES), "100",
+           str(vanishes), whole(1e4)},
     "04": {whole(theta), whole(1e4), str(d), "126", whole(context - 1), whole(100), f"{2 * 1e4 ** (-2 / 4):.2f}",
            f"{cos[0, 0]:.4f}".lstrip("-"), f"{sin[0, 0]:.4f}", f"{last_pair:.8f}", f"{(context - 1) * last_pair:.4f}",
            f"{math.degrees((context - 1) * last_pair):.1f}", whole((context - 1) // (2 * math.pi)), f"{pair_32:.3f}",
