@@ -2,14 +2,12 @@
 
 import ast
 import functools
-import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-import impl
 import pytest
 from answers import ANSWERS, RIGHT, Answer, submit
 from answers import EXERCISES as BY_ID
@@ -17,10 +15,8 @@ from answers import EXERCISES as BY_ID
 from tutorial import make_coursework
 from tutorial.grader import __main__ as grade
 from tutorial.grader import guard, wall
-from tutorial.grader.isolated import PRINTED, Isolated, Limits
+from tutorial.grader.isolated import PRINTED
 from tutorial.grader.submissions import DEEPEST
-from tutorial.grader.tree import read_tree, write_files
-from tutorial.grader.wall import find_wall
 from tutorial.grader.worker import LARGEST
 from tutorial.make_coursework import carve, is_finished, same_as_book, write
 from tutorial.source import ROOT, source_of, step_lines, steps_of
@@ -30,11 +26,16 @@ WRONG = [answer for answer in ANSWERS if not answer.is_right]
 GOOD = [answer for answer in ANSWERS if answer.is_right]
 
 
-def run(folder, *more):
-    """Test the functions of a folder, all exercises; return the verdicts by id and what was printed."""
+def run(folder, *more, warm=False):
+    """Test the functions of a folder, all exercises; return the verdicts by id and what was printed.
+
+    warm: each function in a fork of one warm worker, without a wall (tests/helpers/warm.py)
+    """
     report = folder.parent / f"{folder.name}.json"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--impl={folder}", f"--report={report}"]
-    result = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True)
+    command += ["-p", "warm"] * warm
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests/helpers")} if warm else None
+    result = subprocess.run([*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode in (0, 1), result.stdout + result.stderr
     verdicts = {verdict["id"]: verdict for verdict in json.loads(report.read_text())}
     assert result.returncode == any(v["failed"] for v in verdicts.values()) or "unfinished" in result.stdout
@@ -200,64 +201,76 @@ def test_the_book_passes_on_another_seed(tmp_path):
 
 
 def batches(answers):
-    """Groups with one answer for each exercise at most."""
+    """Groups of answers that can be judged in one run: each fills a hole in a file of its own."""
     groups = []
     for answer in answers:
-        group = next((g for g in groups if answer.exercise not in {other.exercise for other in g}), None)
+        file = BY_ID[answer.exercise].file
+        group = next((g for g in groups if file not in {BY_ID[other.exercise].file for other in g}), None)
         groups.append([answer]) if group is None else group.append(answer)
     return groups
 
 
-@pytest.mark.parametrize("group", batches(GOOD), ids=lambda group: "-".join(a.name for a in group)[:60])
-def test_right_answers_pass(tmp_path, group):
-    """Also in other words, and on other random numbers; the book's own text passes in the other tests of tests/."""
-    folder = submit(tmp_path / "right", *group)
-    verdicts, out = run(folder, *(f"--exercise={answer.exercise}" for answer in group), "--seed=1")
-    for answer in group:
-        verdict = verdicts[answer.exercise]
-        assert verdict["points"] == verdict["of"] and not verdict["same_as_book"] and verdict["hints"] == [], out
+def each(answers):
+    """A test for each answer; those of a batch one after the other, so that they run in one process."""
+    return pytest.mark.parametrize("answer", [answer for group in batches(answers) for answer in group],
+                                   ids=lambda answer: f"{answer.exercise}-{answer.name}")
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return write_files(read_tree(EXERCISES), tmp_path_factory.mktemp("tree") / "t")
+def judge(request, tmp_path_factory):
+    """The verdict on an answer, and what was printed. Answers that are to be tested now are judged in batches."""
+    asked = [item.callspec.params["answer"] for item in request.session.items
+             if "judge" in getattr(item, "fixturenames", ()) and "answer" in getattr(item, "callspec", item).params]
+    groups = [*batches(a for a in asked if not a.is_right), *batches(a for a in asked if a.is_right)]
+
+    @functools.cache
+    def judged(n):
+        folder = submit(tmp_path_factory.mktemp("answers") / "student", *groups[n])
+        right = groups[n][0].is_right
+        return run(folder, *(f"--exercise={answer.exercise}" for answer in groups[n]), *["--seed=1"] * right, warm=True)
+
+    def judge_one(answer):
+        verdicts, out = judged(next(n for n, group in enumerate(groups) if answer in group))
+        return verdicts[answer.exercise], out
+    return judge_one
 
 
-def ideas_of(exercise):
-    """The tests of the ideas of an exercise, in order, by the name of the idea."""
-    name = Path(exercise.tests[0]).stem
-    spec = importlib.util.spec_from_file_location(f"ideas_{name}", ROOT / exercise.tests[0])
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return {idea.name: getattr(module, f"test_{idea.name}") for idea in exercise.ideas}
+@each(GOOD)
+def test_right_answers_pass(answer, judge):
+    """Also in other words, and on other random numbers; the book's own text passes in the other tests of tests/."""
+    verdict, out = judge(answer)
+    assert verdict["points"] == verdict["of"] and not verdict["same_as_book"] and verdict["hints"] == [], out
 
 
-@pytest.mark.parametrize("answer", WRONG, ids=lambda answer: f"{answer.exercise}-{answer.name}")
-def test_mistakes_get_the_hint_of_their_idea(answer, tmp_path, tree):
+@each(WRONG)
+def test_mistakes_get_the_hint_of_their_idea(answer, judge):
     """The first idea that a wrong answer misses is its own; where no idea is to blame, none is blamed."""
-    exercise = BY_ID[answer.exercise]
-    folder = submit(tmp_path / "wrong", answer)
-    one = Isolated(exercise, impl.reference(exercise), folder, tree, Limits(60), find_wall())
-    old = impl.bind(exercise, impl.float32_only(exercise, impl.as_method(one.call)))
-    failure = None
-    try:
-        for name, test in ideas_of(exercise).items():
-            try:
-                test()
-            except Exception as error:
-                failure = impl.failure_of(exercise, f"test_{name}", error)
-                break
-    finally:
-        impl.bind(exercise, old)
-        one.stop()
-    assert failure is not None, "no idea is missed"
-    print(f"{answer.exercise}  {answer.name}  ->  {failure.idea and failure.idea.name}: {failure.words}")
+    verdict, _ = judge(answer)
+    words = verdict["numbers"]
+    print(f"{answer.exercise}  {answer.name}  ->  {verdict['idea']}: {words}")
+    assert verdict["failed"] and verdict["points"] == 0, "no test fails"
+    assert verdict["test"] in {f"test_{idea.name}" for idea in BY_ID[answer.exercise].ideas}, "no idea is missed"
     if answer.idea:
-        assert failure.idea and failure.idea.name == answer.idea, failure
-        assert "got" in failure.words or failure.idea.name.endswith("left_alone")
+        assert verdict["idea"] == answer.idea, words
+        assert "got" in words or answer.idea.endswith("left_alone")
     else:
-        assert failure.idea is None and answer.shown in failure.words, failure
-    assert "np." not in failure.words.replace("np.array(...)", "") and "tolerance" not in failure.words
+        assert verdict["idea"] is None and answer.shown in words
+    assert "np." not in words.replace("np.array(...)", "") and "tolerance" not in words
+
+
+def test_both_ways_of_judging_agree(tmp_path):
+    """As students are judged, each function behind a wall, and as the answers above are: the same verdicts.
+
+    One wrong answer of each chapter, and a right one.
+    """
+    chapters = {BY_ID[answer.exercise].chapter: answer for answer in reversed(WRONG)}
+    sample = batches([GOOD[0], *chapters.values()])[0]
+    assert len(sample) > 2
+    folder = submit(tmp_path / "student", *sample)
+    walled, warm = (run(folder, *(f"--exercise={answer.exercise}" for answer in sample), warm=way)[0]
+                    for way in (False, True))
+    assert walled == warm and [warm[answer.exercise]["points"] > 0 for answer in sample] == [
+        answer.is_right for answer in sample]
 
 
 def test_a_failure_is_told_as_the_grader_tells_it(tmp_path, monkeypatch):

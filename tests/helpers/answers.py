@@ -42,7 +42,9 @@ RIGHT = {answer.exercise: answer.lines for answer in reversed(ANSWERS) if answer
 def submit(folder: Path, *answers: Answer) -> Path:
     """Write one answer for each exercise into a folder, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
+    lines = {answer.exercise: answer.lines for answer in answers}
+    files = carve([EXERCISES[id] for id in lines], lines)
     for answer in answers:
-        files = carve([EXERCISES[answer.exercise]], {answer.exercise: answer.lines})
-        write({name: text + answer.below for name, text in files.items()}, folder, True)
+        files[EXERCISES[answer.exercise].file] += answer.below
+    write(files, folder, True)
     return folder

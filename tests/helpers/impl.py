@@ -6,7 +6,8 @@ With bfloat16 the book's own function is used: exercises are about float32.
 
 With --exercise, a student's function runs in a separate process (tutorial/grader/isolated.py), for its author as for
 the grader: both see the same verdict, which is made here. Its ideas are tried first, and the first test that fails
-ends the exercise. Without --exercise the function runs in this process, where a debugger reaches it.
+ends the exercise. Around it are the book's functions: an exercise does not fail by another one. Without --exercise the
+student's functions run in this process, all together, where a debugger reaches them.
 """
 
 import functools
@@ -80,18 +81,17 @@ def bind(exercise: Exercise, function: Callable) -> Callable:
     return old
 
 
-def float32_only(exercise: Exercise, function: Callable) -> Callable:
-    """The function, or the book's where another precision is asked for."""
+def instead(exercise: Exercise, function: Callable, wanted: Callable[[], bool] = lambda: True) -> Callable:
+    """The function; or the book's where it is not wanted, or where another precision than float32 is asked for."""
     old = reference(exercise)
     signature = inspect.signature(old)
-    if "precision" not in signature.parameters:
-        return function
 
     @functools.wraps(old)
     def either(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return (function if bound.arguments["precision"] == "float32" else old)(*args, **kwargs)
+        mine = wanted() and bound.arguments.get("precision", "float32") == "float32"
+        return (function if mine else old)(*args, **kwargs)
     return either
 
 
@@ -185,6 +185,7 @@ class Coursework:
         self.states = {e.id: state_of(e, self.folder) if self.folder else "reference" for e in self.exercises}
         self.records = {e.id: Record() for e in self.exercises}
         self.isolated: dict[str, Isolated] = {}
+        self.now: Exercise | None = None  # whose test runs
         self.tree = tempfile.TemporaryDirectory(prefix="tree-") if self.folder and self.chosen else None
         if self.chosen and config.args_source is not config.ArgsSource.ARGS:
             # The summary says what a student needs; --tb=short and -rf give the rest.
@@ -206,11 +207,15 @@ class Coursework:
                 if self.states[exercise.id] == "own":
                     one = Isolated(exercise, reference(exercise), self.folder, tree, limits, find_wall())
                     self.isolated[exercise.id] = one
-                    bind(exercise, float32_only(exercise, as_method(one.call)))
+                    bind(exercise, instead(exercise, one.call, functools.partial(self.tries, exercise)))
         else:
             for exercise in self.exercises:
                 if self.states[exercise.id] == "own":
-                    bind(exercise, float32_only(exercise, load(exercise, self.folder / exercise.file)))
+                    bind(exercise, instead(exercise, load(exercise, self.folder / exercise.file)))
+
+    def tries(self, exercise: Exercise) -> bool:
+        """Whether the test that runs now is about this exercise, or about none."""
+        return self.now in (None, exercise)
 
     def exercise_of(self, item: pytest.Item) -> Exercise | None:
         """The exercise that a test belongs to."""
@@ -234,7 +239,7 @@ class Coursework:
 
         With --seed, each test gets its own random numbers: the same ones, whichever other tests run.
         """
-        exercise = self.exercise_of(item)
+        exercise = self.now = self.exercise_of(item)
         if self.folder and exercise in self.chosen and (
                 self.states[exercise.id] != "own" or self.records[exercise.id].failure is not None):
             pytest.skip(OVER)
@@ -359,11 +364,6 @@ def summary(verdict: dict, chosen: bool, file: str) -> list[str]:
         lines += ["     printed:", *(f"       {line[:200]}" for line in printed[:PRINTED])]
         lines += [f"       ... and {len(printed) - PRINTED} more lines"] * (len(printed) > PRINTED)
     return lines
-
-
-def as_method(call: Callable) -> Callable:
-    """A plain function, which a class can bind, around a callable."""
-    return lambda *args, **kwargs: call(*args, **kwargs)
 
 
 def options(parser: pytest.Parser) -> None:

@@ -129,13 +129,8 @@ class Isolated:
         tree, source = (wall.TREE, wall.SOURCE) if walled else (str(self.tree), str(self.folder))
         job = Job(source, home, self.exercise.file, self.exercise.module, self.exercise.name,
                   int(self.limits.seconds) + 1, self.limits.megabytes, [tree, *wall.readable()], wall.hidden())
-        boot = BOOT.format(tree=tree, packages=wall.packages())
         environment = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR"), home)
-        environment |= {"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [*self.wall.command(self.tree, self.folder), wall.interpreter(), "-IBSuc", boot, json.dumps(asdict(job))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
-            cwd=None if walled else home, start_new_session=True)
+        self.process = self.open(job, environment | {"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1"})
         os.set_blocking(self.process.stdin.fileno(), False)
         self.listener = threading.Thread(target=self.listen, args=(self.process.stderr,), daemon=True)
         self.listener.start()
@@ -143,6 +138,15 @@ class Isolated:
         if "ready" not in message:
             self.check(message, loading=True)
             raise Refused(CHANNEL)
+
+    def open(self, job: Job, environment: dict[str, str]) -> subprocess.Popen:
+        """The process of the worker. Its first folder to import from is the book with holes, wherever it sees that."""
+        walled = self.wall.program is not None
+        boot = BOOT.format(tree=wall.TREE if walled else str(self.tree), packages=wall.packages())
+        return subprocess.Popen(
+            [*self.wall.command(self.tree, self.folder), wall.interpreter(), "-IBSuc", boot, json.dumps(asdict(job))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+            cwd=None if walled else job.home, start_new_session=True)
 
     def listen(self, prints) -> None:
         """Keep the beginning of what the submission prints and drop the rest, so that it never waits or runs full."""

@@ -65,9 +65,12 @@ def load(path: str) -> ModuleType:
 
 
 def main() -> None:
+    """Run the job that is the only argument."""
+    serve(Job(**json.loads(sys.argv.pop())))
+
+
+def serve(job: Job) -> None:
     """Answer calls until the input ends. The process never ends by itself: at its end Python takes its hooks away."""
-    job = Job(**json.loads(sys.argv[1]))
-    del sys.argv[1:]
     tell, reader, channel = channels()
 
     def ask(message: dict) -> dict:
