@@ -27,7 +27,8 @@ def loops(q, keys, values, lengths, spans, causal):
                 g = h // (H // G)
                 query = q[first + n, h].astype(float)
                 scores = [float(query @ keys[s, g].astype(float)) / math.sqrt(q.shape[2]) for s in seen]
-                weights = [math.exp(score - max(scores)) for score in scores]
+                largest = max(scores)
+                weights = [math.exp(score - largest) for score in scores]
                 total = math.fsum(weights)
                 out[first + n, h] = sum(w / total * values[s, g].astype(float) for w, s in zip(weights, seen))
         first += length
