@@ -18,6 +18,7 @@ def normal(*shape):
 
 
 def loops(q, keys, values, lengths, spans, causal):
+    q, keys, values = (x.astype(float) for x in (q, keys, values))
     out, first = np.zeros(q.shape), 0
     H, G = q.shape[1], keys.shape[1]
     for length, (start, stop) in zip(lengths, spans):
@@ -25,12 +26,11 @@ def loops(q, keys, values, lengths, spans, causal):
             seen = range(start, stop - length + n + 1 if causal else stop)
             for h in range(H):
                 g = h // (H // G)
-                query = q[first + n, h].astype(float)
-                scores = [float(query @ keys[s, g].astype(float)) / math.sqrt(q.shape[2]) for s in seen]
+                scores = [float(q[first + n, h] @ keys[s, g]) / math.sqrt(q.shape[2]) for s in seen]
                 largest = max(scores)
                 weights = [math.exp(score - largest) for score in scores]
                 total = math.fsum(weights)
-                out[first + n, h] = sum(w / total * values[s, g].astype(float) for w, s in zip(weights, seen))
+                out[first + n, h] = sum(w / total * values[s, g] for w, s in zip(weights, seen))
         first += length
     return out
 
