@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--threads", type=int, default=1, metavar="N", help="of the reference; default: %(default)s")
     option("--load", choices=("auto", "whole", "layers"), default="auto",
            help="layers: weights are read when they are used, for models larger than the memory")
-    option("--python", default=sys.executable, metavar="PATH", help="an interpreter that has the verify extra")
+    option("--python", default=sys.executable, metavar="PATH", help="an interpreter that has torch and transformers")
     option("--scratch", metavar="DIR", help="where a converted copy may lie for the time of the run")
     option = check.add_argument
     option("ours", metavar="DIR_OR_NPZ", help="a checkpoint, which is run here, or another file")

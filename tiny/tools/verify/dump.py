@@ -153,8 +153,8 @@ def run_child(python: str, command: list, scratch: Path) -> None:
     if child.returncode:
         last = (said.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
         missing = "ModuleNotFoundError" in last
-        raise TinyError(f"The reference failed: {last}", "Install the extra: python -m pip install -e '.[verify]', or "
-                        "give --python PATH of an interpreter that has it." if missing else
+        raise TinyError(f"The reference failed: {last}", "make .venv/verify/ready sets up what it "
+                        "needs; then add --python .venv/verify/bin/python." if missing else
                         f"The whole of what it said: {' '.join(said.split())[-600:]}")
 
 
