@@ -3,7 +3,7 @@
     python -m tutorial.pages.versions_record [FOLDER ...]     test and write records/versions.json, for evidence.md
 
 Each runs in its own environment, which is removed afterwards; pip fetches the packages. Without folders the tests
-of the book and of its files run, where most of the packages are used.
+of the book, of its files and of what is between them and the machine run: most of the packages are used there.
 """
 
 import json
@@ -21,7 +21,7 @@ from tiny.tools.terminal import Parser, program
 from tutorial.pages.measure import ROOT
 from tutorial.pages.records import keep
 
-TESTS = ["tests/book", "tests/files"]
+TESTS = ["tests/book", "tests/files", "tests/system"]
 
 
 def requirements(oldest: bool) -> dict[str, str]:
