@@ -93,9 +93,9 @@ def check_attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths
 
     Shapes:  q (T, H, d), keys (S, G, d), values (S, G, d)
     """
-    need("attention", "q", q, ("T", "H", "d"), also=stored)
-    need("attention", "keys", keys, ("S", "G", "d"), also=stored)
-    need("attention", "values", values, ("S", "G", "d"), also=stored)
+    need("attention", "q", q, ("T", "H", "d"), None, stored)
+    need("attention", "keys", keys, ("S", "G", "d"), None, stored)
+    need("attention", "values", values, ("S", "G", "d"), None, stored)
     check_precision(precision)
     (_, H, d), (_, G, width) = q.shape, keys.shape
     if keys.shape != values.shape or not 0 < d == width or not 0 < G <= H or H % G:

@@ -67,12 +67,12 @@ def experts(x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndarray, w
 def check_feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray, precision: str,
                        stored: Sequence[np.dtype] = ()) -> None:
     """The guard of `feed_forward`. Shapes:  x (T, D), w1 (F, D), w2 (D, F), w3 (F, D)."""
-    need("feed_forward", "x", x, ("T", "D"), also=stored)
+    need("feed_forward", "x", x, ("T", "D"), None, stored)
     need("feed_forward", "w1", w1, ("F", "D"), STORED)
     need("feed_forward", "w2", w2, ("D", "F"), STORED)
     need("feed_forward", "w3", w3, ("F", "D"), STORED)
     check_precision(precision)
-    if w1.shape != w3.shape or w1.shape != w2.shape[::-1] or w1.shape[1] != x.shape[1]:
+    if not w1.shape == w3.shape == w2.shape[::-1] or w1.shape[1] != x.shape[1]:
         D = x.shape[1]
         raise ValueError(f"feed_forward expects w1 and w3 (F, {D}) and w2 ({D}, F) for x (T, {D}); got {w1.shape}, "
                          f"{w3.shape} and {w2.shape}.")
@@ -85,7 +85,7 @@ def check_experts(x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndar
 
     Shapes:  x (T, D), expert_ids (T, K), expert_weights (T, K)
     """
-    need("experts", "x", x, ("T", "D"), also=stored)
+    need("experts", "x", x, ("T", "D"), None, stored)
     need("experts", "expert_ids", expert_ids, ("T", "K"), INTEGERS)
     need("experts", "expert_weights", expert_weights, ("T", "K"))
     check_precision(precision)
@@ -105,6 +105,7 @@ def used_experts(expert_ids: np.ndarray, num_experts: int) -> list[int]:
     used = sorted(set(expert_ids.ravel().tolist()))
     if used and not 0 <= used[0] <= used[-1] < num_experts:
         raise ValueError(f"experts expects ids from 0 to {num_experts - 1}; got {used[0]} to {used[-1]}.")
-    if any((first == second).any() for first, second in itertools.combinations(expert_ids.T, 2)):
+    if len(used) < expert_ids.size and any(  # as many ids as choices are all different: so it is for one token
+            (first == second).any() for first, second in itertools.combinations(expert_ids.T, 2)):
         raise ValueError("experts expects different experts in each row of expert_ids; got one twice.")
     return used

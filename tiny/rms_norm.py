@@ -38,7 +38,7 @@ def check_rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, precision: str
 
     Shapes:  x (T, D), weight (D,)
     """
-    need("rms_norm", "x", x, ("T", "D"), also=stored)
+    need("rms_norm", "x", x, ("T", "D"), None, stored)
     need("rms_norm", "weight", weight, ("D",), STORED)
     check_precision(precision)
     if x.shape[1:] != weight.shape:

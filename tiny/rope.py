@@ -68,7 +68,7 @@ def check_rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precision: str,
 
     Shapes:  x (T, n, d), cos (T, d / 2), sin (T, d / 2)
     """
-    need("rope", "x", x, ("T", "n", "d"), also=stored)
+    need("rope", "x", x, ("T", "n", "d"), None, stored)
     need("rope", "cos", cos, ("T", "d / 2"))
     need("rope", "sin", sin, ("T", "d / 2"))
     check_precision(precision)

@@ -41,7 +41,7 @@ def route(x: np.ndarray, gate: np.ndarray, num_experts_per_tok: int,
 def check_route(x: np.ndarray, gate: np.ndarray, num_experts_per_tok: int, precision: str,
                 stored: Sequence[np.dtype] = ()) -> None:
     """The guard of `route`, here and as a kernel, which also takes what is stored. Shapes:  x (T, D), gate (E, D)."""
-    need("route", "x", x, ("T", "D"), also=stored)
+    need("route", "x", x, ("T", "D"), None, stored)
     need("route", "gate", gate, ("E", "D"), STORED)
     check_precision(precision)
     if x.shape[1] != gate.shape[1]:
