@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import impl
@@ -18,17 +19,20 @@ import pytest
 from answers import EXERCISES, RIGHT, Answer, submit
 from compare import assert_close
 
+import tiny
+from tiny.decoder import ForwardPass
 from tiny.tools.terminal import guarded
 from tutorial.grader import __main__ as grade
-from tutorial.grader import wall
+from tutorial.grader import isolated as grader_isolated
+from tutorial.grader import wall, worker
 from tutorial.grader.isolated import CHANNEL, Changed, Isolated, Limits, Refused
 from tutorial.grader.messages import HEAD, LONGEST, Reader, Unsendable, pack
 from tutorial.grader.results import OtherForm, accept
 from tutorial.grader.submissions import read_submissions, same_text
-from tutorial.grader.tree import read_tree, write_files
+from tutorial.grader.tree import WORKER, read_tree
 from tutorial.grader.wall import Wall, find_wall
 from tutorial.make_coursework import carve
-from tutorial.source import ROOT
+from tutorial.source import ROOT, step_lines
 
 ROTATION = EXERCISES["4.2"]
 SECONDS = 20  # of a process that may have to wait for others
@@ -53,7 +57,7 @@ def around(request):
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """The book with holes, for all processes."""
-    return write_files(read_tree(list(EXERCISES.values())), tmp_path_factory.mktemp("tree") / "t")
+    return tmp_path_factory.mktemp("tree")
 
 
 @pytest.fixture
@@ -441,13 +445,31 @@ def test_an_installed_copy_of_the_answers_is_hidden(monkeypatch, tmp_path):
 
 
 def test_the_process_of_a_submission_is_given_no_answer():
-    tree = read_tree(list(EXERCISES.values()))
     for exercise in EXERCISES.values():
-        assert exercise.message in tree[exercise.path].decode()
-    text = b"".join(tree.values()).decode()
-    for lines in RIGHT.values():
-        assert lines.strip() not in text
-    assert not any("pickle." in text for text in map(bytes.decode, tree.values()))
+        tree = read_tree(exercise)
+        holed = tree[exercise.path].decode()
+        assert exercise.message in holed and not any(name.startswith("tests/") for name in tree)
+        first, last = step_lines(f"{exercise.path}:{exercise.name}", exercise.steps[0], exercise.steps[-1])
+        lines = (ROOT / exercise.path).read_text().splitlines()
+        assert "\n".join(lines[first - 1 : last]) not in holed and "\n".join(lines[last:]) in holed
+        assert not any("pickle." in text.decode() for name, text in tree.items() if name in WORKER)
+
+
+def test_around_a_submission_stands_the_book(tmp_path, monkeypatch):
+    """Another exercise of the same file, unfinished or wrong, is the book's in the process of this one."""
+    whole = replace(EXERCISES["3.1"], id="3.0", function="tiny.attention.attention", steps=[1, 2])
+    monkeypatch.setattr(grader_isolated, "load_exercises", lambda: [whole, EXERCISES["3.1"]])
+    q, keys = np.ones((3, 2, 4), np.float32), np.ones((3, 1, 4), np.float32)
+    for hole in ("raise NotImplementedError('Exercise 3.1: not yet')", "return 'wrong'"):
+        text = carve([EXERCISES["3.1"]], {"3.1": hole})["attention.py"]
+        folder = tmp_path / str(len(hole))
+        folder.mkdir()
+        (folder / "attention.py").write_text(text)
+        one = Isolated(whole, impl.reference(whole), folder, tmp_path / f"tree{len(hole)}", Limits(SECONDS), NO_WALL)
+        try:
+            assert_close(one.call(q, keys, keys, [3], [(0, 3)]), q, 1e-6, name="all values are 1")
+        finally:
+            one.stop()
 
 
 # ---- calls
@@ -539,12 +561,51 @@ def filler(data):
 
 
 @pytest.mark.parametrize("value", [
-    None, True, 3, -2.5, "text", [1, (2, [3.0])], {"a": [1]}, np.float32(1.5), np.float64(2.5), np.int64(7),
+    None, True, 3, -2.5, "text", b"\x00\xff", {b"a": 1, 2: "b"},
+    [1, (2, [3.0])], {"a": [1]}, np.float32(1.5), np.float64(2.5), np.int64(7),
     np.zeros((0, 3), np.int8), np.arange(6.0).reshape(2, 3).T, np.array(5, np.float16), np.array([True, False])])
 def test_messages_come_through_as_they_are(value):
     data = pack({"value": value})
     back = Reader(filler(data)).message()["value"]
     assert type(back) is type(value) and repr(back) == repr(value)
+
+
+def test_calls_hold_what_is_the_books():
+    """Configurations, passes, modules, functions and generators go over in a call, and nothing of that comes back."""
+    config = tiny.load("tiny-pixtral").config
+    passed = ForwardPass([2], np.ones(1), np.ones(1), None, None, tiny.ops, "float32")
+    rng = np.random.default_rng(3)
+    rng.random(5)
+    value = {"config": config, "run": passed, "f": tiny.ops.route, "rng": rng, "ranks": {b"a": 1, b"\xff": 2}}
+    data = pack({"value": value}, call=True)
+    back = Reader(filler(data), worker.make).message()["value"]
+    assert back["config"] == config and back["f"] is tiny.ops.route and back["ranks"] == value["ranks"]
+    assert vars(back["run"]) == vars(passed) and back["rng"].random() == rng.random()
+    with pytest.raises(ValueError, match="a value that no message holds"):
+        Reader(filler(data)).message()
+    for one in (config, tiny.ops, tiny.ops.route, rng):
+        with pytest.raises(Unsendable):
+            pack({"value": one})
+
+
+@pytest.mark.parametrize("wanted, value, back", [
+    (float, np.float32(1.5), 1.5), (float, 2, 2.0), (int, np.int64(3), 3), (str, "a", "a"), (bytes, b"\xff", b"\xff"),
+    (tuple[str, bytes], ["a", b"b"], ("a", b"b")), (tuple[float, np.ndarray], (1, np.ones(1)), (1.0, np.ones(1))),
+    (list[str], ("a", "b"), ["a", "b"]), (list[np.ndarray], [np.ones(1)], [np.ones(1)]), (bool, np.bool_(True), True)])
+def test_other_kinds_of_results_are_accepted(wanted, value, back):
+    found = accept("f", wanted, value)
+    assert type(found) is type(back) and repr(found) == repr(back)
+
+
+@pytest.mark.parametrize("wanted, value, words", [
+    (float, "1", "f returns a number; got a text"), (int, 1.5, "f returns a whole number; got a number"),
+    (int, True, "a whole number"), (str, b"a", "f returns a text"), (bytes, "a", "f returns bytes"),
+    (tuple[str, bytes], "ab", "f returns two values"), (tuple[str, bytes], ("a", "b"), "f returns bytes"),
+    (list[str], "ab", "f returns a list; got a text"), (list[str], [1], "f returns a text"),
+    (dict[str, int], [1], "not what its signature says")])
+def test_other_kinds_of_results_are_refused_in_words(wanted, value, words):
+    with pytest.raises(OtherForm, match=re.escape(words)):
+        accept("f", wanted, value)
 
 
 @pytest.mark.parametrize("value", [{1}, np.array([None]), object(), len, np.array(["a"]), np.array([0], "M8[s]"),

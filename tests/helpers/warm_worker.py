@@ -2,7 +2,7 @@
 
     python -ISu warm_worker.py TREE PACKAGES DESCRIPTOR
 
-TREE is the book with holes, PACKAGES a JSON list of folders, DESCRIPTOR the socket on which requests come: a job with
+TREE is the book, PACKAGES a JSON list of folders, DESCRIPTOR the socket on which requests come: a job with
 the three pipes of its process, or the number of a process that may have ended.
 """
 

@@ -22,11 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tiny.kv_cache import KVCache
 from tutorial.grader import doors, guard, wall
 from tutorial.grader.messages import Reader, pack
 from tutorial.grader.results import OtherForm, accept, whole
+from tutorial.grader.tree import tree_of
 from tutorial.grader.worker import Job, state
-from tutorial.make_coursework import Exercise
+from tutorial.make_coursework import Exercise, load_exercises
 
 # What the interpreter does first, before the worker and with it NumPy are imported.
 BOOT = ("import sys; sys.path[:0], sys.path[len(sys.path):] = [{tree!r}], {packages!r}\n"
@@ -73,11 +75,16 @@ class Isolated:
 
     def __init__(self, exercise: Exercise, reference: Callable, folder: Path, tree: Path, limits: Limits,
                  behind: wall.Wall):
-        self.exercise, self.folder, self.tree, self.limits, self.wall = exercise, folder, tree, limits, behind
+        self.exercise, self.folder, self.limits, self.wall = exercise, folder, limits, behind
+        self.tree = self.grow(tree)
         self.signature, self.is_method = inspect.signature(reference), "." in exercise.name
         self.process: subprocess.Popen | None = None
         self.left, self.dead, self.printed = limits.seconds, "", b""
         self.said = ""  # of an exception that ended it, for the submission's author only
+
+    def grow(self, folder: Path) -> Path:
+        """The book with this hole, in a folder below this one."""
+        return tree_of(self.exercise, folder)
 
     def call(self, *args, **kwargs):
         """What the submission's function gives for these arguments, or an exception that says what it did instead."""
@@ -100,9 +107,12 @@ class Isolated:
         owner = values.pop(0) if self.is_method else None
         names = names[1:] if self.is_method else names
         away = {name: value for name, value in zip(names, values) if is_remote(value)}
-        sent = [{"remote": (name, len(value))} if name in away else value for name, value in zip(names, values)]
+        sent = [None if name in away else value for name, value in zip(names, values)]
+        lengths = {name: len(value) for name, value in away.items()}
         trouble: list[Exception] = []
-        message = self.exchange({"args": sent, "owner": state(owner) if self.is_method else None})
+        cache = isinstance(owner, KVCache)
+        message = self.exchange({"names": names, "args": sent, "away": lengths,
+                                 "owner": state(owner) if cache else owner})
         while "get" in message:
             if message["get"] not in list(away) or type(message.get("index")) is not int:
                 raise Refused(CHANNEL)
@@ -117,7 +127,7 @@ class Isolated:
                 raise Refused(CHANNEL)
         if changed:
             raise Changed(f"{self.exercise.name} changed its argument {', '.join(changed)}")
-        if self.is_method:
+        if cache:
             restore(owner, theirs)
         return accept(self.exercise.name, self.signature.return_annotation, result)
 
@@ -128,7 +138,9 @@ class Isolated:
         home = wall.HOME if walled else os.path.realpath(self.home.name)
         tree, source = (wall.TREE, wall.SOURCE) if walled else (str(self.tree), str(self.folder))
         job = Job(source, home, self.exercise.file, self.exercise.module, self.exercise.name,
-                  int(self.limits.seconds) + 1, self.limits.megabytes, [tree, *wall.readable()], wall.hidden())
+                  int(self.limits.seconds) + 1, self.limits.megabytes, [tree, *wall.readable()], wall.hidden(),
+                  [other.name for other in load_exercises()
+                   if other.path == self.exercise.path and other.id != self.exercise.id])
         environment = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR"), home)
         self.process = self.open(job, environment | {"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1"})
         os.set_blocking(self.process.stdin.fileno(), False)
@@ -172,7 +184,7 @@ class Isolated:
 
     def exchange(self, message: dict) -> dict:
         """Send a message and wait for the answer."""
-        data = memoryview(pack(message))
+        data = memoryview(pack(message, call=True))
         out = self.process.stdin.fileno()
         try:
             while data:
@@ -269,7 +281,7 @@ def stopped(error: BaseException, stop: Stop) -> BaseException:
 
 def is_remote(value: object) -> bool:
     """Whether a sequence stays here and is asked for its elements: anything but plain lists and tuples."""
-    return isinstance(value, Sequence) and not isinstance(value, list | tuple | str)
+    return isinstance(value, Sequence) and not isinstance(value, list | tuple | str | bytes)
 
 
 def look_up(sequence: Sequence, index: int, trouble: list[Exception]) -> dict:

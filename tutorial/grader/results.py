@@ -10,6 +10,7 @@ from typing import get_args, get_origin
 
 import numpy as np
 
+PLAIN = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", bytes: "bytes"}
 NUMBERS = ("no", "one", "two", "three", "four")
 
 
@@ -18,8 +19,8 @@ class OtherForm(AssertionError):
 
 
 def accept(name: str, wanted: object, value: object) -> object:
-    """A result in the form of a return annotation: an array, a tuple of arrays, a list of pairs of whole numbers, or
-    plain whole numbers, in a list or in a tuple of so many.
+    """A result in the form of a return annotation: an array, a number, text or bytes, whole numbers or pairs of them in
+    a list, a list of arrays, or a tuple of any of these.
 
     Raises:  OtherForm in words for a student
     """
@@ -27,14 +28,43 @@ def accept(name: str, wanted: object, value: object) -> object:
         raise OtherForm(f"{name} returned None: is there a `return` at its end?")
     if wanted is np.ndarray:
         return array(name, value, "")
+    if wanted in PLAIN:
+        return plain_value(name, wanted, value)
     parts = get_args(wanted)
     if set(parts) == {int}:
         return integers(name, value, len(parts) if get_origin(wanted) is tuple else None)
+    if get_origin(wanted) is tuple and len(parts) == 2 and parts[1] is ...:
+        return tuple(many(name, parts[0], value))
     if get_origin(wanted) is tuple:
+        kind = "arrays" if set(parts) == {np.ndarray} else "values"
         if not isinstance(value, list | tuple) or len(value) != len(parts):
-            raise OtherForm(f"{name} returns {NUMBERS[len(parts)]} arrays; got {told(value)}.")
-        return tuple(array(name, part, f"number {n} of its {NUMBERS[len(parts)]}") for n, part in enumerate(value, 1))
-    return pairs(name, value)
+            raise OtherForm(f"{name} returns {NUMBERS[len(parts)]} {kind}; got {told(value)}.")
+        return tuple(array(name, part, f"number {n} of its {NUMBERS[len(parts)]}") if wish is np.ndarray
+                     else accept(name, wish, part) for n, (wish, part) in enumerate(zip(parts, value), 1))
+    if parts == (tuple[int, int],):
+        return pairs(name, value)
+    if get_origin(wanted) is list:
+        return many(name, parts[0], value)
+    if get_origin(wanted) is dict and isinstance(value, dict):
+        return {key: accept(name, parts[1], one) for key, one in value.items()}
+    raise OtherForm(f"{name} returned {told(value)}, which is not what its signature says.")
+
+
+def many(name: str, wanted: object, value: object) -> list:
+    """A list of values of one kind."""
+    if not isinstance(value, list | tuple):
+        raise OtherForm(f"{name} returns a list; got {told(value)}.")
+    return [accept(name, wanted, one) for one in value]
+
+
+def plain_value(name: str, wanted: object, value: object) -> object:
+    """A number, a text or bytes. A number of NumPy, or an array of one number, is as good."""
+    if isinstance(value, np.ndarray) and not value.ndim or isinstance(value, np.generic):
+        value = value.item()
+    kinds = {float: float | int, int: int, bool: bool, str: str, bytes: bytes}
+    if not isinstance(value, kinds[wanted]) or isinstance(value, bool) and wanted is not bool:
+        raise OtherForm(f"{name} returns {PLAIN[wanted]}; got {told(value)}.")
+    return wanted(value)
 
 
 def array(name: str, value: object, which: str) -> np.ndarray:

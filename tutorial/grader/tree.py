@@ -1,4 +1,4 @@
-"""What the process of a submission can import: the book with holes, and the worker itself."""
+"""What the process of a submission can import: the book with one hole, and the worker itself."""
 
 from pathlib import Path
 
@@ -9,17 +9,22 @@ WORKER = ("tutorial/__init__.py", "tutorial/grader/__init__.py", *(
     f"tutorial/grader/{name}.py" for name in ("doors", "guard", "messages", "worker")))
 
 
-def read_tree(exercises: list[Exercise], root: Path = ROOT) -> dict[str, bytes]:
-    """The files by path: no answer is among them, wherever a submission looks."""
-    holes = carve(exercises, root=root)
+def read_tree(exercise: Exercise | None, root: Path = ROOT) -> dict[str, bytes]:
+    """The files by path. The answer is not among them, wherever a submission looks; those of other exercises are, for
+    what stands around a submission is the book's. Without an exercise it is the whole book.
+    """
     tree = {name: (root / name).read_bytes() for name in WORKER}
-    for path in (root / "tiny").glob("*.py"):
-        text = "" if path.name == "__init__.py" else path.read_text(encoding="utf-8")
-        tree[f"tiny/{path.name}"] = text.encode()
-    for exercise in exercises:
-        tree |= {f"{folder}/__init__.py": b"" for folder in map(str, Path(exercise.path).parents) if folder != "."}
-        tree[exercise.path] = holes[exercise.file].encode()
-    return tree
+    for path in (root / "tiny").rglob("*"):
+        if path.suffix in (".py", ".toml"):
+            tree[path.relative_to(root).as_posix()] = path.read_bytes()
+    hole = {exercise.path: carve([exercise], root=root)[exercise.file].encode()} if exercise else {}
+    return tree | {"tiny/__init__.py": b""} | hole
+
+
+def tree_of(exercise: Exercise | None, folder: Path) -> Path:
+    """The tree of an exercise in a folder of its own below this one, written if it is not there."""
+    path = folder / (exercise.id if exercise else "book")
+    return path if path.exists() else write_files(read_tree(exercise), path)
 
 
 def write_files(files: dict[str, bytes], folder: Path) -> Path:

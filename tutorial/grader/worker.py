@@ -36,6 +36,7 @@ class Job:
     megabytes: int
     readable: list[str]
     hidden: list[str]
+    others: list[str]  # functions of the same file that are other exercises
 
 
 class Remote(Sequence):
@@ -78,7 +79,7 @@ def serve(job: Job) -> None:
         return reader.message()
 
     file = shutil.copy(f"{job.source}/{job.file}", f"{job.home}/{job.file}")
-    importlib.import_module(job.module)
+    book = importlib.import_module(job.module)
     for kind, limit in (("AS", job.megabytes << 20), ("CPU", job.seconds), ("FSIZE", LARGEST), ("CORE", 0)):
         resource.setrlimit(getattr(resource, "RLIMIT_" + kind), (limit, limit))
     doors.take_functions()
@@ -86,9 +87,10 @@ def serve(job: Job) -> None:
                                                             (*doors.MODULES, doors.STARTER))
     try:
         module = load(file)
-        function: object = module
-        for part in job.name.split("."):
-            function = getattr(function, part)
+        function: object = part_of(module, job.name)
+        for name in job.others:
+            owner, _, last = name.rpartition(".")
+            setattr(part_of(module, owner), last, part_of(book, name))
         tell({"ready": True})
     except BaseException as error:  # Also SystemExit: whatever it is, the grader is told and goes on.
         tell(failure(error, file))
@@ -122,18 +124,42 @@ def channels() -> tuple[Callable[[dict], None], Reader, int]:
             n -= len(part)
         return b"".join(parts)
 
-    return tell, Reader(take), ours
+    return tell, Reader(take, make), ours
+
+
+def part_of(module: object, name: str) -> object:
+    """A function of a module, a method of its class, or the module itself for an empty name."""
+    for part in filter(None, name.split(".")):
+        module = getattr(module, part)
+    return module
+
+
+def make(kind: str, parts: list) -> object:
+    """What a call holds besides plain values: sets, generators, modules and functions of the book, objects of its."""
+    if kind in ("set", "frozenset"):
+        return {"set": set, "frozenset": frozenset}[kind](parts)
+    if kind == "generator":
+        generator = np.random.Generator(getattr(np.random, parts[0])())
+        generator.bit_generator.state = parts[1]
+        return generator
+    module, _, name = parts[0].partition(":")
+    found = part_of(importlib.import_module(module), name)
+    if kind == "object":
+        found = object.__new__(found)
+        vars(found).update(parts[1])
+    return found
 
 
 def answer(function: Callable, module: ModuleType, call: dict, ask: Callable[[dict], dict]) -> dict:
     """Call the function; give its result, which arrays it changed, and what became of the object it is a method of."""
-    args = [Remote(ask, *value["remote"]) if isinstance(value, dict) else value for value in call["args"]]
+    args = [Remote(ask, name, call["away"][name]) if name in call["away"] else value
+            for name, value in zip(call["names"], call["args"])]
     before = [value.copy() if isinstance(value, np.ndarray) else None for value in args]
-    owner = call["owner"] and rebuild(module, call["owner"])
-    result = function(*([owner] if owner else []), *args)
+    owner = rebuild(module, call["owner"]) if isinstance(call["owner"], dict) else call["owner"]
+    result = function(*([] if owner is None else [owner]), *args)
     changed = [n for n, (old, new) in enumerate(zip(before, args))
                if old is not None and old.tobytes() != new.tobytes()]
-    return {"result": result, "changed": changed, "owner": state(owner) if owner else None}
+    return {"result": result, "changed": changed, "owner": state(owner) if isinstance(call["owner"], dict) else None}
 
 
 def rebuild(module: ModuleType, owner: dict) -> object:
