@@ -4,7 +4,8 @@ The book is this folder's modules, in four parts and in reading order: config, n
 kv_cache, router, experts, ops, decoder, mixtral, sampling, generate; chat, tokenizer; image, patch_embed, rope_2d,
 vision, adapter, pixtral; chat_v3, tekken. Its appendix is the folder `files/`: params, hf_config, safetensors,
 hf_names, weights, tokenizer_files, checkpoint. It is part of the book; what lies below is in `system/`: reading, keys,
-whole, free_memory, hub, pictures. With one hour, read rms_norm, attention, rope, router, experts and decoder.
+whole, free_memory, hub, diagnosis, pictures. With one hour, read rms_norm, attention, rope, router, experts and
+decoder.
 
 Letters that stand for sizes everywhere:
 
@@ -23,7 +24,7 @@ import tiny.ops
 from tiny.config import TinyError
 from tiny.files.checkpoint import find_folder, open_checkpoint, open_tokenizer
 from tiny.files.tokenizer_files import load_tokenizer
-from tiny.files.weights import Weights, choose_mode
+from tiny.files.weights import Weights
 from tiny.generate import Token, generate, generate_batch
 from tiny.image import image_grid, preprocess
 from tiny.mixtral import Mixtral
@@ -49,7 +50,7 @@ def load(folder: str | Path, ops: ModuleType = tiny.ops, precision: str = "float
     checkpoint = open_checkpoint(model_folder(folder))
     tensors = dict(checkpoint.tensors)
     model = Pixtral if checkpoint.config.vision else Mixtral
-    return model(checkpoint.config, Weights(tensors, choose_mode(weights, tensors)), open_tokenizer(checkpoint), ops,
+    return model(checkpoint.config, Weights(tensors, weights), open_tokenizer(checkpoint), ops,
                  precision, checkpoint)
 
 

@@ -298,7 +298,7 @@ RAISES = {
                      ("lacks a.safetensors", with_index({"weight_map": {"w": "a.safetensors"}}), "hf")],
     "open_tokenizer": [("SentencePiece", of_tokenizer(SIZES, "tokenizer.model", b"x")),
                        ("2048 pieces", of_tokenizer(SIZES, "tokenizer.model")),
-                       ("in patches of", of_tokenizer(replace(SEEING, vocab_size=603), "tekken.json"))],
+                       ("patch_size is 4", of_tokenizer(replace(SEEING, vocab_size=603), "tekken.json"))],
     "read_json": [("does not exist", PATH), ("not valid JSON", written("a.json", b"{")),
                   ("the key 'a' twice", written("a.json", b'{"a": 1, "a": 2}')),
                   ("holds a list", written("a.json", []))],
@@ -309,7 +309,8 @@ RAISES = {
                     ("positive", VISION | {"patch_size": 0}, PATH),
                     ("spatial_merge_size", VISION | {"spatial_merge_size": 2}, PATH)],
     "read_file": [("does not exist", PATH, 9), ("cannot be read", Made(lambda folder: folder), 9),
-                   ("more than 2 bytes", written("a", b"abc"), 2), ("web page", written("a", b"<html>"), 9),
+                  ("is empty", written("a", b""), 2), ("more than 2 bytes", written("a", b"abc"), 2),
+                  ("web page", written("a", b"<html>"), 9),
                   ("GGUF", written("a", b"GGUF"), 9),
                    ("not there", Made(lambda folder: linked(folder / "a")), 9)],
     "check_foreign": [("Git LFS", PATH, b"version https://git-lfs.github.com/spec/v1")],
@@ -321,6 +322,10 @@ RAISES = {
     "take_tensors": [("lacks the tensor norm.weight", "mistral", without(SMALL_TENSORS, "norm.weight"), SIZES, PATH),
                      ("tensors that the model has not", "mistral", SMALL_TENSORS | {"x": np.ones(2)}, SIZES, PATH),
                      ("the configuration says", "mistral", SMALL_TENSORS | {"norm.weight": np.ones(2)}, SIZES, PATH)],
+    "choose_mode": [("is unknown", "x", {})],
+    "no_header": [("is a web page", PATH, b"<html>", 6)],
+    "require_shards": [("lacks a-00001-of-00002.safetensors, a-00002", Made(
+        lambda folder: [folder / "a-00001-of-00002.safetensors"]))],
     "require": [("lacks some.json, which is listed", [PATH], "which is listed")],
     "add_names": [("2048 pieces, the model 40", Made(lambda _: tiny.load_tokenizer(tiny.model_folder("tiny-mixtral"))),
                    Checkpoint("mistral", PATH, SIZES, [], {}))],
@@ -337,6 +342,7 @@ RAISES = {
                    ("has no 'patch_size'", LLAVA | {"vision_config": without(LLAVA["vision_config"], "patch_size")},
                     PATH),
                    ("projector_hidden_act", LLAVA | {"projector_hidden_act": "relu"}, PATH)],
+    "unique": [("a", [("a", 1), ("a", 2)])],
     "section": [("no object 'a'", {}, "a", PATH), ("no object 'a'", {"a": 1}, "a", PATH)],
     "rope_theta": [("has no 'rope_theta'", {}, ("default",), PATH),
                    ("rope_type", {"rope_parameters": {"rope_type": "yarn"}}, ("default",), PATH),
@@ -413,7 +419,8 @@ def test_every_raises_line_has_its_calls():
 def test_it_raises_what_it_says(name, case, tmp_path):
     words, *arguments = case
     arguments = [value.make(tmp_path) if isinstance(value, Made) else value for value in arguments]
-    kind = {"TinyError": TinyError, "ValueError": ValueError}[re.match(r"\w+", field(name, "Raises:"))[0]]
+    kinds = {"TinyError": TinyError, "ValueError": ValueError, "KeyError": KeyError}
+    kind = kinds[re.match(r"\w+", field(name, "Raises:"))[0]]
     function = function_of(name)
     if arguments and isinstance(arguments[0], Of):
         function = getattr(arguments.pop(0).value, name.rpartition(".")[2])

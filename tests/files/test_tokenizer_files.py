@@ -46,7 +46,7 @@ def test_names(small_bytes, tmp_path):
     ("tokenizer.model", b"hello" * 100, "not a SentencePiece"),
     ("tokenizer.model", bytes(1000), "not a SentencePiece"),
     ("tokenizer.json", b'{"model": {"vocab": {}}}', "not a Tekken file"),
-    ("tekken.json", b"{}", "not a Tekken file"), ("tekken.json", b"[]", "not a Tekken file"),
+    ("tekken.json", b"{}", "not a Tekken file"), ("tekken.json", b"[]", "not a JSON object"),
     ("tekken.json", b"\n\x0ehello", "not valid JSON"), ("tekken.json", b"[" * 100_000, "not valid JSON"),
     ("tekken.json", b"\xff{}", "not valid JSON"), ("tekken.json", b"1" * 10_000, "not valid JSON"),
     ("tekken.json", b"", "is empty")])

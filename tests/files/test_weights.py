@@ -22,18 +22,18 @@ from tolerances import MODEL
 
 import tiny
 from tiny.config import TinyError
-from tiny.files import weights as module
 from tiny.files.checkpoint import find_layout, open_checkpoint, weight_files
 from tiny.files.hf_names import HF_LLAVA, Prefixes, find_naming, hf_name, hf_prefixes
 from tiny.files.safetensors import read_safetensors
 from tiny.files.weights import (
     Weights,
-    choose_mode,
     expected_shapes,
     halves_to_pairs,
     head_dim_of,
     pairs_to_halves,
 )
+from tiny.system import free_memory as module
+from tiny.system.free_memory import choose_mode
 from tiny.training.saving import save_safetensors
 
 CONFIG = sizes(n_layers=1, moe=(2, 1))

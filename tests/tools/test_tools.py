@@ -77,7 +77,7 @@ def test_the_real_mixtral_from_its_configuration_alone(released):
 
 def test_memory_of_the_real_mixtral_as_a_user_sees_it(capsys, released, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda: 64_000_000_000)
-    monkeypatch.setattr("tiny.files.weights.free_memory", lambda: 64_000_000_000)
+    monkeypatch.setattr("tiny.system.free_memory.free_memory", lambda: 64_000_000_000)
     out = output(capsys, "memory", released)
     for words in ("46,702,792,704 parameters", "12,879,925,248 active", "32,768 tokens", "93,405,585,408 bytes",
                   "256 KiB a token", "128 KiB a token", "8,589,934,592 bytes", "no weight files here",

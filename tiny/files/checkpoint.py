@@ -3,10 +3,8 @@
 What a folder says is read once, here, and handed on. This is the last file of the appendix.
 """
 
-import fnmatch
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,19 +14,19 @@ from tiny.config import Config, TinyError
 from tiny.files.hf_config import read_generation, read_hf_config
 from tiny.files.hf_names import Place
 from tiny.files.params import ENDS, read_params
-from tiny.files.tokenizer_files import PATTERNS, added_names, find_tokenizer, load_tokenizer
+from tiny.files.tokenizer_files import added_names, load_tokenizer, tokenizer_paths
 from tiny.files.weights import read_tensors, take_tensors
+from tiny.system.diagnosis import adapters, no_checkpoint, require, require_shards
 from tiny.system.hub import find_snapshot
-from tiny.system.reading import Note, missing, read_json, warn
+from tiny.system.reading import Note, read_json, warn
 from tiny.tekken import TekkenTokenizer
 from tiny.tokenizer import SentencePieceTokenizer
 
 # The released layouts, Mistral's first: the file of the configuration, its reader, and the names of the weight files.
 LAYOUTS = {"mistral": ("params.json", read_params, "consolidated*.safetensors"),
            "hf": ("config.json", read_hf_config, "model*.safetensors")}
-SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
+SAFE = re.compile(r"[\w.-]{1,200}\.safetensors")
 RELEASED = "Use the tokenizer that was released with this model."
-ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "lora.safetensors")
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,10 @@ def open_checkpoint(folder: Path, layout: str | None = None) -> Checkpoint:
     Raises:  TinyError for a folder, file or tensor that is missing, broken, or of another model
     """
     notes: list[str] = []
-    layout, files = find_files(folder, notes.append) if layout is None else (
-        layout, weight_files(folder, layout, notes.append))
+    layout, files = find_files(folder, notes.append, LAYOUTS if layout is None else (layout,))
     path, config = read_config(folder, layout, notes.append)
     tensors, places = take_tensors(layout, read_tensors(files), config, folder)
-    adapters = ", ".join(name for name in ADAPTERS if (folder / name).is_file())
-    if adapters:
-        notes.append(f"an adapter is beside the model ({adapters}) and not added to it; transformers with peft adds it")
+    notes += adapters(folder)
     for text in notes:
         warn(text)
     return Checkpoint(layout, path, config, files, tensors, places, notes)
@@ -91,22 +86,12 @@ def find_layout(folder: Path) -> str:
     return find_files(folder, lambda note: None)[0]
 
 
-def find_files(folder: Path, note: Note = warn) -> tuple[str, list[Path]]:
-    """The layout of a folder and its weight files. Raises TinyError if it holds neither layout."""
-    if not folder.is_dir():
-        raise TinyError(f"{folder} is not a folder.", "Give the folder that holds the released files.")
-    found = next(((layout, files) for layout in LAYOUTS if (files := weight_files(folder, layout, note))), None)
-    if found is None:
-        paths = sorted(folder.iterdir())
-        for lost in (path for path in paths if path.is_symlink() and not path.exists()):
-            raise missing(lost)
-        names = ", ".join(path.name for path in paths[:8]) or "nothing"
-        remedy = ("Merge the adapter into its model, and give that." if "adapter_config.json" in names else
-                  "The cache holds no snapshot: fetch the model again." if (folder / "snapshots").is_dir() else
-                  "Point at a folder in one of the two released layouts.")
-        raise TinyError(f"{folder} holds neither params.json with consolidated*.safetensors nor config.json with "
-                        f"model*.safetensors; found: {names}.", remedy)
-    return found
+def find_files(folder: Path, note: Note = warn, layouts: Iterable[str] = LAYOUTS) -> tuple[str, list[Path]]:
+    """The first layout that a folder holds, and its weight files. Raises TinyError if it holds none."""
+    for layout in layouts if folder.is_dir() else ():
+        if files := weight_files(folder, layout, note):
+            return layout, files
+    raise no_checkpoint(folder)
 
 
 def read_config(folder: Path, layout: str, note: Note = warn) -> tuple[Path, Config]:
@@ -133,32 +118,16 @@ def weight_files(folder: Path, layout: str, note: Note = warn) -> list[Path]:
         return [whole]
     if layout == "hf" and index.is_file():
         return indexed_files(index)
-    files = sorted(path for path in folder.glob(pattern) if path.is_file())
-    for start, of in sorted({(match[1], match[2]) for path in files if (match := SHARD.fullmatch(path.name))}):
-        names = [f"{start}-{n:05}-of-{of}.safetensors" for n in range(1, min(int(of), 9999) + 1)]
-        require([folder / name for name in names], f"of which there are {int(of)}")
-    return files
-
-
-def require(files: list[Path], reason: str) -> None:
-    """Raise TinyError if one of the files is not there."""
-    lost = [path for path in files if not path.is_file()]
-    if lost and lost[0].is_symlink():
-        raise missing(lost[0])
-    if lost:
-        names = ", ".join(path.name for path in lost[:8])
-        raise TinyError(f"{lost[0].parent} lacks {names}, {reason}.", "Fetch the missing files.")
+    return require_shards(sorted(path for path in folder.glob(pattern) if path.is_file()))
 
 
 def indexed_files(index: Path) -> list[Path]:
     """The shards that an HF index lists. Raises TinyError if one is missing, or is not a plain name of a file."""
     shards = read_json(index).get("weight_map")
     names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
-    if not names or not all(re.fullmatch(r"[\w.-]{1,200}\.safetensors", name) for name in names):
+    if not names or not all(SAFE.fullmatch(name) for name in names):
         raise TinyError(f"{index} has no weight_map from tensors to names of files.", "Fetch the file again.")
-    files = sorted(index.parent / name for name in names)
-    require(files, f"which {index.name} lists")
-    return files
+    return require(sorted(index.parent / name for name in names), f"which {index.name} lists")
 
 
 def open_tokenizer(checkpoint: Checkpoint) -> SentencePieceTokenizer | TekkenTokenizer | None:
@@ -167,27 +136,25 @@ def open_tokenizer(checkpoint: Checkpoint) -> SentencePieceTokenizer | TekkenTok
     Raises:  TinyError if it is broken, or of another model: its vocabulary or the sizes of its images differ
     """
     folder, vision = checkpoint.folder, checkpoint.config.vision
-    names = [name for pattern in PATTERNS for name in fnmatch.filter(os.listdir(folder), pattern)]  # lost links too
-    if not any((folder / name).is_file() for name in names):
-        if names:
-            checkpoint.note(f"{names[0]} is a link to a file that is not there: the model has no tokenizer")
+    named = tokenizer_paths(folder, vision is not None)
+    path = next((path for path in named if path.is_file()), None)
+    if path is None:
+        if named:
+            checkpoint.note(f"{named[0].name} is a link to a file that is not there: the model has no tokenizer")
         return None
-    tokenizer = load_tokenizer(find_tokenizer(folder, sees=vision is not None))
+    tokenizer = load_tokenizer(path)
     add_names(tokenizer, checkpoint)
     if vision is None or not isinstance(tokenizer, TekkenTokenizer):
         return tokenizer
-    sizes = vision.patch_size, vision.max_image_size
     if tokenizer.patch_size is None:
         checkpoint.note("the tokenizer says nothing of images: patches and sizes are those of the model")
-        tokenizer.patch_size, tokenizer.max_image_size = sizes
-    if (tokenizer.patch_size, tokenizer.max_image_size) != sizes:
-        raise TinyError(f"{folder}: the tokenizer's images have up to {tokenizer.max_image_size} pixels, in patches of "
-                        f"{tokenizer.patch_size}, the model's {sizes[1]}, in patches of {sizes[0]}.", RELEASED)
-    for key, name in zip(("image_token_id", *ENDS), ("[IMG]", "[IMG_BREAK]", "[IMG_END]")):
-        stated, own = getattr(vision, key), tokenizer.special_id(name)
+        tokenizer.patch_size, tokenizer.max_image_size = vision.patch_size, vision.max_image_size
+    for key, name in zip(("patch_size", "max_image_size", "image_token_id", *ENDS),
+                         ("", "", "[IMG]", "[IMG_BREAK]", "[IMG_END]")):
+        stated, own = getattr(vision, key), tokenizer.special_id(name) if name else getattr(tokenizer, key)
         if stated not in (own, None):
-            raise TinyError(f"{folder}: {key} is {stated} in the configuration, in the tokenizer {name} is {own}.",
-                            RELEASED)
+            raise TinyError(f"{folder}: {key} is {stated} in the configuration, and in the tokenizer {name or key} is "
+                            f"{own}.", RELEASED)
     return tokenizer
 
 

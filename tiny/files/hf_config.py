@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tiny.config import Config, MoeConfig, TinyError, VisionConfig
-from tiny.files.params import KEYS, REMEDY, checked, context_length, smallest_window
+from tiny.files.params import KEYS, REMEDY, context_length, smallest_window
+from tiny.system.diagnosis import checked
 from tiny.system.keys import check_keys, not_computed
-from tiny.system.reading import Note, number, read_json, short, warn
+from tiny.system.reading import Note, number, read_json, section, short, warn
 
 HF_NAMES = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "hidden_dim": "intermediate_size",
             "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "vocab_size": "vocab_size"}
@@ -76,13 +77,6 @@ def read_llava(config: dict, path: Path, note: Note = warn) -> VisionConfig:
     token = "image_token_index" if config.get("image_token_id") is None else "image_token_id"
     return VisionConfig(**sizes, rope_theta=rope_theta(vision, ("default", "axial"), place, note),
                         image_token_id=number(config, token, path), max_image_size=sizes["image_size"])
-
-
-def section(config: dict, key: str, path: Path) -> dict:
-    """Return an object inside a configuration. Raises TinyError if it is missing, or something else."""
-    if not isinstance(config.get(key), dict):
-        raise TinyError(f"{path} has no object {key!r}.", "Use the file of the release.")
-    return config[key]
 
 
 def rope_theta(config: dict, kinds: tuple[str, ...], place: str, note: Note = warn) -> float:

@@ -4,7 +4,7 @@ Read `weights.py` next.
 """
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tiny.config import Config
@@ -71,14 +71,13 @@ def hf_prefixes(config: Config) -> Prefixes:
 
 def find_naming(config: Config, names: Container[str]) -> Naming:
     """Settle by some names in a file how all its tensors are named; what is not there counts as in released files."""
-    def first(options: Iterable[str], signs: Iterable[str]) -> str:
-        options = tuple(options)
+    def first(options: Sequence[str], signs: Iterable[str]) -> str:
         return next((option for option in options if any(option + sign in names for sign in signs)), options[0])
 
     forms = LLAVA_FORMS if config.vision else TEXT_FORMS
     prefixes = Prefixes(**{part: first(options, SIGNS[part]) for part, options in forms.items()})
     layer, stacks = prefixes.language + "layers.0.", ("experts.gate_up_proj", "experts.down_proj")
-    router, experts = (first((layer + block for block in BLOCKS), signs).removeprefix(layer) for signs in (
+    router, experts = (first([layer + block for block in BLOCKS], signs).removeprefix(layer) for signs in (
         ("gate.weight",), ("experts.0.w1.weight", "experts.0.w2.weight", *stacks)))
     return Naming(prefixes, router, experts, any(layer + experts + stack in names for stack in stacks))
 

@@ -6,7 +6,8 @@ released layout.
 
 from pathlib import Path
 
-from tiny.config import Config, MoeConfig, TinyError, VisionConfig
+from tiny.config import Config, MoeConfig, VisionConfig
+from tiny.system.diagnosis import checked
 from tiny.system.keys import check_keys, read_keys
 from tiny.system.reading import Note, number, read_json, warn
 
@@ -16,7 +17,6 @@ VISION_SIZES = ("hidden_size", "num_channels", "image_size", "patch_size", "inte
                 "num_attention_heads", "image_token_id")
 ENDS = ("image_break_token_id", "image_end_token_id")
 LONGEST = 1 << 40  # tokens of a context
-MATRICES = 1 << 16  # experts of all layers: the largest models have a quarter of it
 REMEDY = "Use a checkpoint of the released architecture; if the key changes nothing in this one, delete it."
 
 
@@ -92,35 +92,3 @@ def context_length(mapping: dict, key: str, moe: MoeConfig | None, window: int |
         return length
     note(f"{path.name}: a sliding window of {window:,} tokens. It is not slid here: the context ends there")
     return window
-
-
-def checked(path: Path, config: Config) -> Config:
-    """Return the config if its sizes go together. Raises TinyError if not."""
-    if config.n_heads % config.n_kv_heads or config.head_dim % 2 or not config.head_dim:
-        raise TinyError(f"{path}: {config.n_heads} heads, {config.n_kv_heads} KV heads of {config.head_dim}.",
-                        "The KV heads must divide the heads, and head_dim must be even for RoPE.")
-    experts = config.moe.num_experts if config.moe else 1
-    if config.n_layers * experts > MATRICES or config.vision and config.vision.num_hidden_layers > MATRICES:
-        raise TinyError(f"{path}: {config.n_layers:,} layers of {experts:,} experts, or as many of the encoder.",
-                        f"No model has more than {MATRICES:,} in all: the file is damaged.")
-    if config.moe and config.moe.num_experts_per_tok > config.moe.num_experts:
-        raise TinyError(f"{path}: {config.moe.num_experts_per_tok} experts per token of {config.moe.num_experts}.",
-                        "num_experts_per_tok can be num_experts at most.")
-    if config.vision:
-        check_vision(path, config.vision, config.vocab_size)
-    return config
-
-
-def check_vision(path: Path, vision: VisionConfig, vocab_size: int) -> None:
-    """Raise TinyError if the sizes of the encoder do not go together."""
-    heads, width, patch = vision.num_attention_heads, vision.hidden_size, vision.patch_size
-    if width % heads or vision.head_dim % 4:
-        raise TinyError(f"{path}: the encoder has {heads} heads in a width of {width}.",
-                        "Heads must divide the width into multiples of 4: rows and columns turn pairs of their own.")
-    if vision.image_size % patch or vision.max_image_size < patch or vision.num_channels != 3:
-        raise TinyError(f"{path}: images of {vision.image_size} pixels, at most {vision.max_image_size}, and "
-                        f"{vision.num_channels} channels, patches of {patch} pixels.",
-                        "The image size must be a multiple of the patch size, and the channels are red, green, blue.")
-    if vision.image_token_id >= vocab_size:
-        raise TinyError(f"{path}: image_token_id {vision.image_token_id} is not in the vocabulary of {vocab_size}.",
-                        "Use the file of the release; there it is 10.")

@@ -7,15 +7,15 @@ import json
 import math
 import mmap
 import os
-import re
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from tiny.config import TinyError
-from tiny.system.reading import check_foreign
+from tiny.system.diagnosis import broken, no_header
+from tiny.system.reading import unique, unreadable
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 MAX_HEADER = 32 << 20  # bytes; the safetensors library allows 100 MB, a model of 100,000 tensors has 12
@@ -35,21 +35,19 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
             first = file.read(64)
             start = 8 + int.from_bytes(first[:8], "little")
             if size < 8 or start > size or start > MAX_HEADER:
-                check_foreign(path, first)
-                raise broken(path, f"it begins with {first[:16]!r}" if re.fullmatch(rb"[\s!-~]{16}", first[:16]) else
-                             f"it has {size:,} bytes, its header would end at byte {start:,}")
+                raise no_header(path, first, size)
             file.seek(8)
-            header = parse_header(path, file.read(start - 8))
+            entries = parse_header(path, file.read(start - 8))
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise TinyError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
+        raise unreadable(path, error) from None
     tensors, position = {}, 0
-    for name, (dtype, shape, begin, end) in sorted(header.items(), key=lambda item: item[1][2:]):
+    for begin, end, name, dtype, shape in sorted(entries, key=itemgetter(0, 1)):
         count = math.prod(shape)
         if begin != position or end - begin != count * dtype.itemsize or start + end > size:
             raise broken(path, f"tensor {name} {tuple(shape)} claims bytes {begin:,} to {end:,}, where it needs "
                                f"{count * dtype.itemsize:,} bytes from {position:,} on, of {size - start:,}")
-        if math.prod(size or 1 for size in shape) > 2**48:  # only an empty tensor can state such sizes
+        if not count and math.prod(size or 1 for size in shape) > 2**48:  # only an empty tensor can state such sizes
             raise broken(path, f"tensor {name} is {tuple(shape)}")
         tensors[name] = np.frombuffer(data, dtype, count, start + begin).reshape(shape)
         position = end
@@ -58,22 +56,14 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def parse_header(path: Path, text: bytes) -> dict[str, tuple[np.dtype, list[int], int, int]]:
-    """Check a header's JSON: name -> dtype, shape, begin, end. A name that occurs twice is an error."""
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) != len(pairs):
-            raise broken(path, "a name stands twice in its header")
-        return dict(pairs)
-
-    def whole(values: Any, least: int) -> bool:
-        return isinstance(values, list) and len(values) <= 4 and all(
-            type(v) is int and least <= v < 2**48 for v in values)
-
+def parse_header(path: Path, text: bytes) -> list[tuple[int, int, str, np.dtype, list[int]]]:
+    """Check a header's JSON: begin, end, name, dtype and shape of each tensor. A name that occurs twice is an error."""
     try:
         header = json.loads(text.decode(), object_pairs_hook=unique)  # of bytes, json would read UTF-16 too
-        json.dumps(header, ensure_ascii=False).encode()  # Half of a surrogate pair is not text.
-    except TinyError:
-        raise
+        if b"\\u" in text:
+            json.dumps(header, ensure_ascii=False).encode()  # Half of a surrogate pair is not text.
+    except KeyError:
+        raise broken(path, "a name stands twice in its header") from None
     except (ValueError, RecursionError):
         raise broken(path, "its header is not JSON") from None
     if not isinstance(header, dict):
@@ -81,18 +71,18 @@ def parse_header(path: Path, text: bytes) -> dict[str, tuple[np.dtype, list[int]
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise broken(path, "its __metadata__ are not texts")
-    entries = {}
+    entries = []
     for name, entry in header.items():
-        if not isinstance(entry, dict) or not whole(entry.get("shape"), 0) or not whole(
-                entry.get("data_offsets"), 0) or len(entry["data_offsets"]) != 2:
-            raise broken(path, f"the entry of tensor {name} has no proper shape and data_offsets")
+        try:
+            shape, (begin, end) = entry["shape"], entry["data_offsets"]
+            numbers = [begin, end, *shape]
+            if not isinstance(shape, list) or len(shape) > 4 or {*map(type, numbers)} != {int} or (
+                    min(numbers) < 0 or max(numbers) >= 2**48):
+                raise ValueError
+        except (TypeError, KeyError, ValueError):
+            raise broken(path, f"the entry of tensor {name} has no proper shape and data_offsets") from None
         if str(entry.get("dtype")) not in DTYPES:
             raise TinyError(f"{path}: tensor {name} has dtype {entry.get('dtype')!r}.",
                             f"Only {', '.join(DTYPES)} are read: no quantised weights, no buffers of other types.")
-        entries[name] = (DTYPES[entry["dtype"]], entry["shape"], *entry["data_offsets"])
+        entries.append((begin, end, name, DTYPES[entry["dtype"]], shape))
     return entries
-
-
-def broken(path: Path, reason: str) -> TinyError:
-    """The error for a file that is not a whole safetensors file."""
-    return TinyError(f"{path} is not a whole safetensors file: {reason}.", "Fetch the file again; it may be cut short.")

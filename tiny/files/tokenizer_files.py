@@ -5,12 +5,13 @@ next.
 """
 
 import binascii
-import json
+import fnmatch
+import os
 from pathlib import Path
 from typing import Any
 
 from tiny.config import TinyError
-from tiny.system.reading import number, read_file, read_json
+from tiny.system.reading import number, parse_object, read_file, read_json
 from tiny.tekken import PATTERN, SPECIAL_TOKENS, TekkenTokenizer
 from tiny.tokenizer import SentencePieceTokenizer
 
@@ -30,8 +31,6 @@ def load_tokenizer(path: str | Path) -> SentencePieceTokenizer | TekkenTokenizer
     """
     path = find_tokenizer(Path(path))
     data = read_file(path, LARGEST_FILE)
-    if not data:
-        raise TinyError(f"{path} is empty.", REMEDY)
     # A SentencePiece file begins with a line feed, whatever its name.
     return open_tekken(path, data) if path.suffix == ".json" or data[:1] == b"{" else open_sentencepiece(path, data)
 
@@ -47,14 +46,18 @@ def find_tokenizer(path: Path, sees: bool | None = None) -> Path:
     """
     if not path.is_dir():
         return path
-    patterns = PATTERNS
-    if has_encoder(path) if sees is None else sees:
-        patterns = patterns[2:] + patterns[:2]
-    named = [file for pattern in patterns for file in sorted(path.glob(pattern)) if file.is_file()]
+    named = [file for file in tokenizer_paths(path, has_encoder(path) if sees is None else sees) if file.is_file()]
     if not named:
         raise TinyError(f"{path} holds no tokenizer.model and no tekken.json.",
                         "Copy it from the release that the weights come from.")
     return named[0]
+
+
+def tokenizer_paths(folder: Path, sees: bool) -> list[Path]:
+    """What a folder has under the names of tokenizer files, links to nothing too, in the order of `find_tokenizer`."""
+    names = sorted(os.listdir(folder))
+    patterns = PATTERNS[2:] + PATTERNS[:2] if sees else PATTERNS
+    return [folder / name for pattern in patterns for name in fnmatch.filter(names, pattern)]
 
 
 def has_encoder(folder: Path) -> bool:
@@ -72,17 +75,14 @@ def added_names(folder: Path) -> dict[int, str]:
 
     Raises:  TinyError if such a file is broken
     """
-    found: dict[int, str] = {}
-    for file, key in (("added_tokens.json", None), ("tokenizer_config.json", "added_tokens_decoder")):
-        if (folder / file).is_file():
-            table = read_json(folder / file)
-            entries = table if key is None else table.get(key)
-            for name, value in entries.items() if isinstance(entries, dict) else ():
-                content = value.get("content") if isinstance(value, dict) else None
-                token, text = (value, name) if key is None else (name, content)
-                if str(token).isdecimal() and len(str(token)) < 10 and isinstance(text, str):
-                    found[int(token)] = text
-    return found
+    names, config = (read_json(folder / file) if (folder / file).is_file() else {}
+                     for file in ("added_tokens.json", "tokenizer_config.json"))
+    entries = config.get("added_tokens_decoder")
+    listed = [(token, name) for name, token in names.items()]
+    listed += [(token, entry.get("content")) for token, entry in entries.items() if isinstance(entry, dict)
+               ] if isinstance(entries, dict) else []
+    return {int(token): name for token, name in listed
+            if str(token).isdecimal() and len(str(token)) < 10 and isinstance(name, str)}
 
 
 def open_sentencepiece(path: Path, data: bytes) -> SentencePieceTokenizer:
@@ -128,11 +128,8 @@ def open_tekken(path: Path, data: bytes) -> TekkenTokenizer:
     Differs: mistral-common takes any split pattern; here there is one. Foreign patterns can take for ever, and the
              dialects of `regex` and of tiktoken differ
     """
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError):
-        raise TinyError(f"{path} is not valid JSON; it may be cut short.", REMEDY) from None
-    config = content.get("config") if isinstance(content, dict) else None
+    content = parse_object(data, path)
+    config = content.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("version"), str):
         raise TinyError(f"{path} is not a Tekken file: it has no config with a version.",
                         "Give the tekken.json or tokenizer.model of a release; a tokenizer.json is not read.")

@@ -4,7 +4,6 @@ Nothing is copied when a checkpoint is opened. Hugging Face's names, and its ord
 here and nowhere else, as views too. Read `tokenizer_files.py` next.
 """
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import numpy as np
 from tiny.config import Config, TinyError, VisionConfig
 from tiny.files.hf_names import Place, find_places
 from tiny.files.safetensors import read_safetensors
-from tiny.system.free_memory import free_memory
+from tiny.system.diagnosis import lacking, misshapen, unexpected
+from tiny.system.free_memory import choose_mode
 
 CONSTANTS = (".inv_freq", ".cos_cached", ".sin_cached")  # of rotary positions, which some HF files carry along
 ROTATED = (".wq.weight", ".wk.weight")  # Rows in pairs that RoPE turns.
@@ -107,43 +107,14 @@ def take_tensors(layout: str, found: Mapping[str, np.ndarray], config: Config,
         if place.name not in found:
             raise lacking(folder, layout, place.name, found)
         tensor, shape = found[place.name], place.whole or shapes[name]
-        if tensor.shape != shape and not tensor.size:
-            raise TinyError(f"{folder}: tensor {place.name} is empty, {tensor.shape}: whatever saved it did not gather "
-                            "its numbers, as DeepSpeed with ZeRO-3.", "Gather and save it again: zero_to_fp32.py.")
         if tensor.shape != shape:
-            raise TinyError(f"{folder}: tensor {place.name} is {tensor.shape}, the configuration says {shape}.",
-                            "The weights and the configuration are of two models.")
+            raise misshapen(folder, place.name, tensor.shape, shape)
         tensor = tensor if place.part is None else tensor[place.part]
         rotated = layout == "hf" and name.endswith(ROTATED)
         tensors[name] = halves_to_pairs(tensor, head_dim_of(name, config)) if rotated else tensor
-    extra = found.keys() - {place.name for place in places.values()}
-    if extra:
-        raise TinyError(f"{folder} holds {len(extra)} tensors that the model has not: {min(extra)}.",
-                        "The weights and the configuration are of two models.")
+    if extra := found.keys() - {place.name for place in places.values()}:
+        raise unexpected(folder, extra)
     return tensors, places
-
-
-def lacking(folder: Path, layout: str, name: str, found: Collection[str]) -> TinyError:
-    """The error for a tensor that is not there: what is there in its place, if that can be told."""
-    tail = re.search(r"(layers\.\d+\..*|[^.]+\.[^.]+|)$", name)
-    other = next((key for key in found if tail and tail[0] and key.endswith("." + tail[0])), None)
-    if any(".switch_mlp." in key for key in found):
-        return TinyError(f"{folder} lacks the tensor {name}: its experts are stacked as MLX saves them, in switch_mlp.",
-                         "Use the checkpoint from which it was made.")
-    if other or any(".lora_" in key for key in found):
-        what = f"it is there under another name: {other}" if other else "what is there is an adapter (LoRA)"
-        return TinyError(f"{folder} lacks the tensor {name}; {what}.",
-                         "Merge an adapter into its model and save that; else save it again with save_pretrained.")
-    foreign = "embed_tokens.weight" if layout == "mistral" else "tok_embeddings.weight"
-    if any(key.endswith(foreign) for key in found):
-        return TinyError(f"{folder} lacks the tensor {name}: its tensors have the names of the other layout.",
-                         "Give config.json the files model*.safetensors, and params.json consolidated*.safetensors.")
-    if name.endswith(("lm_head.weight", "output.weight")):
-        heads = [key for key in found if key.startswith(("score.", "classifier.", "v_head.", "value_head."))]
-        what = f"a reward model or classifier, with {heads[0]}" if heads else "an embedding model, or it ties both"
-        return TinyError(f"{folder} lacks the tensor {name}, the output head: it is {what}.",
-                         "Without it no word can be scored: use the model from which this one was made.")
-    return TinyError(f"{folder} lacks the tensor {name}.", "Fetch the files again, all of one model.")
 
 
 class Tensors(Mapping):
@@ -162,6 +133,7 @@ class Tensors(Mapping):
 class Weights(Tensors):
     """The tensors of a model by name, in the form in which operations take them.
 
+    mode "auto" is "resident" if that fits in half of the free memory, else "mapped".
     mode "mapped" hands out views of the files: operations convert what they use, block by block, and keep nothing.
     mode "resident" converts a tensor to float32 at its first use and keeps it: faster, at 4 bytes a parameter. Rows of
     the embedding table are only looked up, so it stays as it is.
@@ -169,7 +141,7 @@ class Weights(Tensors):
 
     def __init__(self, tensors: dict[str, np.ndarray], mode: str):
         super().__init__(tensors)
-        self.tensors, self.mode = tensors, mode
+        self.tensors, self.mode = tensors, choose_mode(mode, tensors)
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self.tensors[name]
@@ -191,11 +163,3 @@ def converted(name: str, tensor: np.ndarray) -> bool:
 def in_pairs(name: str, tensor: np.ndarray) -> bool:
     """Whether a tensor is the view that `halves_to_pairs` makes of wq or wk in an HF file. Shapes:  any."""
     return name.endswith(ROTATED) and tensor.ndim == 4
-
-
-def choose_mode(weights: str, tensors: Mapping[str, np.ndarray]) -> str:
-    """Settle "auto": resident if 4 bytes a parameter fit in half of the free memory, else mapped."""
-    if weights not in ("auto", "mapped", "resident"):
-        raise TinyError(f"weights={weights!r} is unknown.", "Use 'auto', 'mapped' or 'resident'.")
-    needed = 4 * sum(tensor.size for tensor in tensors.values())
-    return weights if weights != "auto" else "resident" if needed <= free_memory() / 2 else "mapped"

@@ -6,8 +6,11 @@ Read `hub.py` next.
 import os
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from tiny.config import TinyError
 
 # Of control groups in version 2 and in version 1: where they are mounted, the limit, what is used, and which entry of
 # memory.stat counts the pages of files that are dropped when memory is wanted.
@@ -25,6 +28,19 @@ def free_memory(root: Path = Path("/")) -> int:
     found, pages = re.search(r"MemAvailable:\s+(\d+)", read(root / "proc/meminfo")), os.sysconf("SC_PHYS_PAGES")
     free = int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * pages // 2
     return max(0, min([free, *left_by_groups(root), *left_by_limits(root)]))
+
+
+def choose_mode(weights: str, tensors: Mapping[str, Any]) -> str:
+    """Settle "auto": resident if 4 bytes a parameter fit in half of the free memory, else mapped.
+
+    Raises:  TinyError for another word than "auto", "mapped" or "resident"
+    """
+    if weights not in ("auto", "mapped", "resident"):
+        raise TinyError(f"weights={weights!r} is unknown.", "Use 'auto', 'mapped' or 'resident'.")
+    if weights != "auto":
+        return weights
+    needed = 4 * sum(tensor.size for tensor in tensors.values())
+    return "resident" if needed <= free_memory() / 2 else "mapped"
 
 
 def left_by_groups(root: Path) -> Iterator[int]:

@@ -1,6 +1,6 @@
 """Folders of a Hugging Face cache: which snapshot is meant, and whose model it is.
 
-Read `pictures.py` next, the last file here.
+Read `diagnosis.py` next.
 """
 
 import os

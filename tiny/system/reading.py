@@ -30,7 +30,7 @@ def warn(text: str) -> None:
 def read_file(path: Path, most: int) -> bytes:
     """Read a file that has at most `most` bytes.
 
-    Raises:  TinyError if it is missing, a link to nothing, no plain file, unreadable, larger, or foreign
+    Raises:  TinyError if it is missing, a link to nothing, no plain file, unreadable, larger, foreign, or empty
     """
     try:
         found = path.stat()
@@ -42,8 +42,10 @@ def read_file(path: Path, most: int) -> bytes:
     except FileNotFoundError:
         raise missing(path) from None
     except OSError as error:
-        raise TinyError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
+        raise unreadable(path, error) from None
     check_foreign(path, data)
+    if not data:
+        raise TinyError(f"{path} is empty.", "Fetch it again, from the same release as the other files.")
     return data
 
 
@@ -53,6 +55,11 @@ def missing(path: Path) -> TinyError:
         return TinyError(f"{path} is a link to a file that is not there.",
                          "Fetch the model again, or copy the folder with what its links point to: cp -rL.")
     return TinyError(f"{path} does not exist.", "Point at the folder that holds the released files.")
+
+
+def unreadable(path: Path, error: OSError) -> TinyError:
+    """The error for a file that is there and cannot be read."""
+    return TinyError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.")
 
 
 def check_foreign(path: Path, data: bytes) -> None:
@@ -68,21 +75,38 @@ def check_foreign(path: Path, data: bytes) -> None:
 
 def read_json(path: Path) -> dict:
     """Read one JSON object. Raises TinyError as `read_file`, or for broken JSON, a key twice, or no object."""
-    def unique(pairs: list[tuple[str, Any]]) -> dict:
-        if len(dict(pairs)) != len(pairs):
-            key = next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))
-            raise TinyError(f"{path} has the key {key!r} twice.", "Keep the one that is right.")
-        return dict(pairs)
+    return parse_object(read_file(path, LARGEST_JSON), path)
 
+
+def parse_object(data: bytes, path: Path) -> dict:
+    """Make a JSON object of the bytes of a file. Raises TinyError for broken JSON, a key twice, or no object."""
     try:
-        value = json.loads(read_file(path, LARGEST_JSON), object_pairs_hook=unique)
-    except TinyError:
-        raise
+        value = json.loads(data, object_pairs_hook=unique)
+    except KeyError as error:
+        raise TinyError(f"{path} has the key {error} twice.", "Keep the one that is right.") from None
     except (ValueError, RecursionError) as error:
         raise TinyError(f"{path} is not valid JSON: {error}.", "Fetch the file again; it may be cut short.") from None
     if not isinstance(value, dict):
         raise TinyError(f"{path} holds a {type(value).__name__}, not a JSON object.", "Fetch the file again.")
     return value
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its keys and values, for `json.loads`, which itself keeps the last of two equal keys.
+
+    Raises:  KeyError for a key that is there twice
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise KeyError(next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n])))
+    return found
+
+
+def section(config: dict, key: str, path: Path) -> dict:
+    """Return an object inside a configuration. Raises TinyError if it is missing, or something else."""
+    if not isinstance(config.get(key), dict):
+        raise TinyError(f"{path} has no object {key!r}.", "Use the file of the release.")
+    return config[key]
 
 
 def number(mapping: dict, key: str, path: Path | str, kind: type[int] | type[float] = int,

@@ -19,10 +19,10 @@ from tiny.config import Config, TinyError, VisionConfig
 from tiny.experts import TOKENS
 from tiny.files.checkpoint import LAYOUTS, Checkpoint, open_checkpoint, read_config
 from tiny.files.hf_names import find_places
-from tiny.files.weights import choose_mode, converted, expected_shapes
+from tiny.files.weights import converted, expected_shapes
 from tiny.generate import PREFILL
 from tiny.numerics import MANY_BYTES
-from tiny.system.free_memory import free_memory
+from tiny.system.free_memory import choose_mode, free_memory
 from tiny.tools.prompt_images import Picture, measure_picture, picture_of
 from tiny.tools.releases import stand_ins
 from tiny.tools.terminal import one_line
