@@ -11,12 +11,12 @@ import importlib.util
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from kernels.signature import HERE, local_files
 from tiny.config import TinyError
+from tiny.system.whole import write_whole
 
 OLDEST = 80  # sm_80: the first with bfloat16 on tensor cores and with asynchronous copies
 WHEELS = {13: "nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt",
@@ -159,7 +159,8 @@ def cubin(path: Path, arch: int, defines: Sequence[str] = (), newest: int | None
         key.update(f"{part.name} {len(text)} ".encode() + text)
     kept = cache_folder() / f"{path.stem}-sm{arch}-{key.hexdigest()[:32]}.cubin"
     if not kept.is_file():
-        write(kept, compiler.compile(path, [*options, *include_options(path, compiler)])[0])
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, compiler.compile(path, [*options, *include_options(path, compiler)])[0])
     return kept
 
 
@@ -172,12 +173,3 @@ def compile_options(arch: int, defines: Sequence[str]) -> list[str]:
 def include_options(path: Path, compiler: Nvrtc) -> list[str]:
     """Where a source finds the files that it includes: beside it, in this folder, in the toolkit."""
     return [f"-I{folder}" for folder in dict.fromkeys([path.parent, HERE, *compiler.include])]
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file at once: other processes see none of it, or all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    os.replace(name, path)

@@ -3,7 +3,6 @@ them, the speed, how the experts share out four kinds of text; then two pictures
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 import tiny
+from tiny.system.whole import write_whole
 from tiny.tokenizer import SPACE
 from tiny.tools import session
 from tiny.tools.coloured_text import Painter, colours_wanted, expert_shares, legend
@@ -167,7 +167,8 @@ def show_pictures(name: str) -> None:
     pictures, pixels, right = [], [], np.zeros(2, int)
     print(f"\n--- Two pictures that {name} has never seen; blind means asked about a plain one of the mean colour")
     for file, questions in PICTURES.items():
-        path = shutil.copy(STORED / file, FOLDER / file)
+        path = FOLDER / file
+        write_whole(path, (STORED / file).read_bytes())
         pictures.append(measure_picture(path, vision))
         print(pictures[-1])
         with Image.open(path) as opened:

@@ -5,7 +5,6 @@ only rows of wq and wk change places, and stacked experts are taken apart. OUT g
 """
 
 import argparse
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from tiny.files.checkpoint import Checkpoint, find_layout, open_checkpoint, weig
 from tiny.files.safetensors import read_safetensors
 from tiny.files.weights import CONSTANTS, Tensors, expected_shapes, open_tensors
 from tiny.system.reading import read_json
+from tiny.system.whole import whole_folder, write_whole
 from tiny.tools.convert.tokenizer_json import write_for_transformers
 from tiny.tools.convert.torch_checkpoint import open_torch, read_torch_config, torch_files
 from tiny.tools.convert.write import hf_config_json, params_json, release_pages, save_checkpoint
@@ -67,21 +67,14 @@ def write(folder: Path, source: Checkpoint, out: Path, to: str, shard: int, done
 
     Raises:  TinyError if another conversion works there; whatever happens, nothing half-written stays
     """
-    part = out.with_name(out.name + ".part")
     try:
-        part.mkdir()
-    except FileExistsError:
-        raise TinyError(f"{part} exists: another conversion is running, or was killed.", "Remove it if none runs.") \
-            from None
-    try:
-        save_checkpoint(part, to, source.config, source.tensors, shard, done.update)
-        said = copy_files(folder, part, source) + keep_config(source, to, part)
-        said += write_for_transformers(part, source.config) if to == "hf" else []
-        open_tensors(to, weight_files(part, to), source.config)
-        os.rename(part, out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+        with whole_folder(out) as part:
+            save_checkpoint(part, to, source.config, source.tensors, shard, done.update)
+            said = copy_files(folder, part, source) + keep_config(source, to, part)
+            said += write_for_transformers(part, source.config) if to == "hf" else []
+            open_tensors(to, weight_files(part, to), source.config)
+    except BlockingIOError as error:
+        raise TinyError(f"{error} by another conversion.", "Wait until it is done, or name another folder.") from None
     finally:
         done.close()
     return said
@@ -150,7 +143,7 @@ def copy_files(folder: Path, out: Path, source: Checkpoint) -> list[str]:
             continue
         weights = path.suffix in WEIGHTS or path.name.endswith(".index.json") or path.name in CONFIGS
         if path.is_file() and not weights and path.stat().st_size <= LARGEST_COPY and leads_inside(path):
-            shutil.copyfile(path, out / path.name)
+            write_whole(out / path.name, path.read_bytes())
         else:
             left.append(path.name)
     return [f"not copied: {', '.join(left)}"] if left else []
@@ -171,7 +164,7 @@ def keep_config(source: Checkpoint, to: str, out: Path) -> list[str]:
     name = "params.json" if to == "mistral" else "config.json"
     values, config = read_json(source.config_file), source.config
     if source.config_file.name == name and (to == "hf" or "dim" in values):
-        shutil.copyfile(source.config_file, out / name)
+        write_whole(out / name, source.config_file.read_bytes())
         return []
     kept = flat(params_json(config) | {"max_position_embeddings": config.max_seq_len} | hf_config_json(config))
     lost = [key for key, value in flat(values).items() if kept.get(key, kept) != value]

@@ -6,12 +6,11 @@ size needs the memory of its largest tensor. This is the inverse of `tiny/files/
 
 import json
 import mmap
-import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -185,15 +184,16 @@ def write_tensors(path: Path, heads: Mapping[str, Head], tensors: Mapping[str, n
         position += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
+
+    def write(file: BinaryIO) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in sorted(heads):
             x = tensors[name]
             file.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
             release_pages(x)
             watch(x.nbytes)
-        file.flush()
-        os.fsync(file.fileno())
+
+    write_whole(path, write)
 
 
 def release_pages(x: np.ndarray) -> None:
