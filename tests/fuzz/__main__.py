@@ -72,13 +72,18 @@ def fuzz(targets: list[Target], args: argparse.Namespace) -> int:
             found = run(target, args.seed, start, wanted[target.name] - start, each)
             tallies[target.name] = merge(tallies.get(target.name, Tally()), found)
             if args.record:
-                write_whole(args.record, json.dumps(record(args.seed, tallies), indent=1) + "\n")
+                keep(args.record, args.seed, tallies)
     return report(args.seed, tallies)
 
 
 def done(tallies: dict[str, Tally], target: Target) -> int:
     """How many inputs of a target have run."""
     return tallies[target.name].inputs if target.name in tallies else 0
+
+
+def keep(path: Path, seed: int, tallies: dict[str, Tally]) -> None:
+    """Write the record of a run."""
+    write_whole(path, json.dumps(record(seed, tallies), indent=1) + "\n")
 
 
 def record(seed: int, tallies: dict[str, Tally]) -> dict:

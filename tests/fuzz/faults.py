@@ -1,10 +1,13 @@
-"""Fault injection: each writing command, with its n-th write, rename, mkdir or removal failing, n = 1, 2, ...
+"""Fault injection: each writing command, with its n-th write, new file, rename, mkdir, removal or flush to the disk
+failing, n = 1, 2, ...
 
     python -m tests.fuzz.faults             all commands, until each gets through
-    python -m tests.fuzz.faults convert     some of them
+    python -m tests.fuzz.faults routing     some of them
 
 A step fails with "no space left" or an input/output error, or the process gets SIGTERM or SIGKILL there. Afterwards
-each file is absent, old and whole, or new and whole; after anything but SIGKILL nothing unfinished is left.
+each file is absent, old and whole, or new and whole, and nothing unfinished is left. After SIGKILL something may be,
+where the disk has no files without a name, and for the moment in which a file takes the place of an old one; then the
+same command, given again, removes it.
 """
 
 import builtins
@@ -17,45 +20,22 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests/helpers"))
 
-import numpy as np  # noqa: E402  needs the path above
-
-from tests.fuzz.engine import Wrong  # noqa: E402
-from tiny.__main__ import main as command  # noqa: E402
+from tests.fuzz.engine import Wrong  # noqa: E402  needs the path above
+from tests.fuzz.writers import WRITERS, Writer  # noqa: E402
+from tiny.files import whole  # noqa: E402
 from tiny.tools.terminal import program  # noqa: E402
-from tiny.training.run_state import save_state  # noqa: E402
 
 KINDS: dict[str, int] = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "SIGTERM": signal.SIGTERM, "SIGKILL": signal.SIGKILL}
-STEPS = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")  # events of Python's audit; writes are counted besides
+STEPS = ("os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir")  # events of Python's audit
+NEW_FILE = os.O_CREAT | getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY
 MOST = 400  # steps of one command
-
-
-def convert(out: Path) -> None:
-    """A small checkpoint in the other layout."""
-    command(["convert", str(ROOT / "tests/golden/mixtral-b/mistral"), str(out / "copy")])
-
-
-def patches(out: Path) -> None:
-    """A picture of what a model sees."""
-    picture = str(ROOT / "tests/golden/verify/left.png")
-    command(["describe", picture, "--max-tokens", "1", "--patches", str(out / "a.png")])
-
-
-def plot(out: Path) -> None:
-    """The figure of a comparison."""
-    file = str(ROOT / "tests/golden/verify/tiny-mixtral.npz")
-    command(["verify", "check", file, file, "--plot", str(out / "a.png")])
-
-
-def state(out: Path) -> None:
-    """The state of a training run."""
-    save_state(out / "state.npz", step=np.array(7), parameters=np.arange(20_000.0))
-
-
-COMMANDS: dict[str, Callable[[Path], None]] = {"state": state, "convert": convert, "plot": plot, "patches": patches}
+NEVER = 10**9
 
 
 class Injector:
@@ -74,8 +54,8 @@ class Injector:
                 raise OSError(KINDS[self.kind], os.strerror(KINDS[self.kind]))
 
     def install(self) -> None:
-        """Watch renames, mkdir and removals by Python's audit, and writes by files that count."""
-        injector, real = self, io.open
+        """Watch new files, renames, mkdir and removals by Python's audit, and writes by files that count."""
+        injector, real, flush = self, io.open, os.fsync
 
         class Counting(io.FileIO):
             def write(self, data: Any) -> int:
@@ -83,37 +63,56 @@ class Injector:
                 return super().write(data)
 
         def counting(file: Any, mode: str = "r", buffering: int = -1, *rest: Any, **more: Any) -> Any:
-            if "b" not in mode or not set(mode) & set("wxa") or isinstance(file, int):
+            if "b" not in mode or not set(mode) & set("wxa") or more.get("opener"):
                 return real(file, mode, buffering, *rest, **more)
             raw = Counting(file, mode.replace("b", ""))
             return io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+
+        def counted(number: int) -> None:
+            injector.step()
+            flush(number)
+
+        def audit(event: str, arguments: tuple) -> None:
+            if event in STEPS or event == "open" and isinstance(arguments[2], int) and arguments[2] & NEW_FILE:
+                injector.step()
         builtins.open = io.open = counting  # type: ignore[assignment]
-        sys.addaudithook(lambda event, arguments: injector.step() if event in STEPS else None)
+        os.fsync = counted  # type: ignore[assignment]
+        sys.addaudithook(audit)
 
 
-def attempt(name: str, out: Path, at: int, kind: str) -> tuple[int, bool]:
-    """Run a command in a child with the step `at` failing: its status, negative for a signal; if it had fewer steps."""
-    reader, writer = os.pipe()
+def attempt(writer: Writer, out: Path, at: int, kind: str, named: bool) -> tuple[int, bool]:
+    """Run a command in a child with the step `at` failing: its status, negative for a signal; if it had fewer steps.
+
+    named: as on a disk that has no files without a name
+    """
+    reader, end = os.pipe()
     child = os.fork()
     if child == 0:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
+        if named:
+            whole.open_unnamed = lambda folder: None
         injector = Injector(at, kind)
         injector.install()
         try:
-            program(lambda: COMMANDS[name](out))
+            program(lambda: status_of(writer.run(out)))
         except SystemExit as stop:
             injector.on = False
-            os.write(writer, b"x" * (injector.count < at))
+            os.write(end, b"x" * (injector.count < at))
             os._exit(int(stop.code or 0))
         finally:
             os._exit(99)
-    os.close(writer)
+    os.close(end)
     through = os.read(reader, 1) == b"x"
     os.close(reader)
     status = os.waitpid(child, 0)[1]
     return os.waitstatus_to_exitcode(status), through
+
+
+def status_of(result: object) -> int:
+    """The exit status of a command that returned this."""
+    return result if isinstance(result, int) else 0
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -121,54 +120,86 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def inject(name: str, kind: str, old: bool, most: int = MOST) -> int:
-    """Let each step of a command fail once; return how many there were. Raises Wrong if a file is neither old nor new.
+def inject(name: str, kinds: tuple[str, ...], old: bool, named: bool, most: int = MOST) -> int:
+    """Let each step of a command fail once, in these kinds by turns; return how many there were.
 
     old: whether its files are there before
+
+    Raises:  Wrong if a file is neither old nor new, or something unfinished is left
     """
+    writer = WRITERS[name]
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
-        whole = Path(scratch) / "whole"
-        whole.mkdir()
-        COMMANDS[name](whole)
-        new = contents(whole)
-        before = {file: b"old" for file in new} if old and name != "convert" else {}  # convert writes to no full folder
+        right = Path(scratch) / "right"
+        right.mkdir()
+        versions = written(writer, right)
+        new = contents(right)
+        before = dict.fromkeys(new, b"old") if old and not writer.keeps and not writer.folder else {}
         for at in range(1, most + 1):
-            out = Path(scratch) / f"out{at}"
+            out, kind = Path(scratch) / f"out{at}", kinds[at % len(kinds)]
             out.mkdir()
             for file, data in before.items():
+                (out / file).parent.mkdir(parents=True, exist_ok=True)
                 (out / file).write_bytes(data)
-            status, through = attempt(name, out, at, kind)
-            check(name, kind, at, before, new, contents(out), status, through)
+            where = f"{name}: {kind} at step {at}{', named' * named}"
+            status, through = attempt(writer, out, at, kind, named)
+            may_leave = kind == "SIGKILL" and (named or bool(before) or writer.folder)
+            check(where, before, versions, contents(out), may_leave)
+            if writer.folder and 0 < sum(file.startswith("copy/") for file in contents(out)) < len(new):
+                raise Wrong(f"{where} leaves a part of the folder")
+            if status not in (0, 2, 143, -9) or status == 0 and contents(out) != new:
+                raise Wrong(f"{where} ends in status {status}")
             if through:
                 return at - 1
+            check_again(where, writer, out, new, named)
     raise Wrong(f"{name} has more than {most} steps")
 
 
-def check(name: str, kind: str, at: int, before: dict[str, bytes], new: dict[str, bytes], after: dict[str, bytes],
-          status: int, through: bool) -> None:
+def written(writer: Writer, out: Path) -> dict[str, set[bytes]]:
+    """Run a command; what each of its files held whenever one got its name, for some are written several times."""
+    versions: dict[str, set[bytes]] = {}
+
+    def noted(rename: Callable) -> Callable:
+        def call(source: object, name: object, **more: Any) -> None:
+            rename(source, name, **more)
+            for file, data in contents(out).items():
+                versions.setdefault(file, set()).add(data)
+        return call
+    with patch.object(os, "link", noted(os.link)), patch.object(os, "replace", noted(os.replace)):
+        if status_of(writer.run(out)):
+            raise Wrong("the command fails by itself")
+    for file, data in contents(out).items():
+        versions.setdefault(file, set()).add(data)
+    return versions
+
+
+def check(where: str, before: dict[str, bytes], versions: dict[str, set[bytes]], after: dict[str, bytes],
+          may_leave: bool) -> None:
     """Hold what is there after a failed step against what may be."""
-    where = f"{name}: {kind} at step {at}"
     parts = [file for file in after if ".part" in file]
-    if parts and kind != "SIGKILL":
+    if parts and not may_leave:
         raise Wrong(f"{where} leaves {parts[0]}")
     for file in (set(after) | set(before)) - set(parts):
-        if after.get(file) not in (before.get(file), new.get(file)):
+        if after.get(file) not in (before.get(file), *versions.get(file, ())):
             raise Wrong(f"{where} leaves {file} neither old nor new")
-    if name == "convert" and 0 < len(set(after) - set(parts)) < len(new):
-        raise Wrong(f"{where} leaves a part of the folder")
-    if through and (status != 0 or any(after.get(file) != data for file, data in new.items())):
-        raise Wrong(f"{where} was not reached, and the result is another one")
-    if status == 99:
-        raise Wrong(f"{where} ends in an exception")
+
+
+def check_again(where: str, writer: Writer, out: Path, new: dict[str, bytes], named: bool) -> None:
+    """The same command, given again, does all of it, and removes what a killed one has left."""
+    if not (out / "copy").exists():  # `convert` writes to no folder that is there
+        attempt(writer, out, NEVER, "EIO", named)
+    if contents(out) != new:
+        raise Wrong(f"{where}, and the same command again leaves something else")
 
 
 def main() -> int:
     """Inject faults into the commands that are named, or into all."""
-    for name in sys.argv[1:] or COMMANDS:
+    for name in sys.argv[1:] or WRITERS:
         for kind in KINDS:
             for old in (False, True):
-                steps, over = inject(name, kind, old), "over old files" if old else "new"
-                print(f"{name}, {kind}, {over}: {steps} steps", flush=True)
+                for named in (False, True):
+                    steps = inject(name, (kind,), old, named)
+                    print(f"{name}, {kind}, {'over old files' if old else 'new'}{', named' * named}: {steps} steps",
+                          flush=True)
     return 0
 
 

@@ -196,8 +196,7 @@ def main(argv: list[str] | None = None) -> int:
         raise TinyError(f"There is no folder {args.submissions}.", "Name the folder with the students' folders.")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / ".can_be_written", {})
-        (out / ".can_be_written").unlink()
+        tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise TinyError(f"The results cannot be written to {out}: {error.strerror}.",
                         "Choose another folder with --out.") from error
