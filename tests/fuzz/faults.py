@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT / "tests/helpers"))
 
 from tests.fuzz.engine import Wrong  # noqa: E402  needs the path above
 from tests.fuzz.writers import WRITERS, Writer  # noqa: E402
-from tiny.files import whole  # noqa: E402
+from tiny.system import whole  # noqa: E402
 from tiny.tools.terminal import program  # noqa: E402
 
 KINDS: dict[str, int] = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "SIGTERM": signal.SIGTERM, "SIGKILL": signal.SIGKILL}
@@ -120,10 +120,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def inject(name: str, kinds: tuple[str, ...], old: bool, named: bool, most: int = MOST) -> int:
-    """Let each step of a command fail once, in these kinds by turns; return how many there were.
+def inject(name: str, kinds: tuple[str, ...], old: bool, named: bool, every: int = 1) -> int:
+    """Let each step of a command fail once, in these kinds by turns; return how many were tried, and got through.
 
-    old: whether its files are there before
+    old: whether its files are there before; every: 3 tries one step in three
 
     Raises:  Wrong if a file is neither old nor new, or something unfinished is left
     """
@@ -134,8 +134,8 @@ def inject(name: str, kinds: tuple[str, ...], old: bool, named: bool, most: int 
         versions = written(writer, right)
         new = contents(right)
         before = dict.fromkeys(new, b"old") if old and not writer.keeps and not writer.folder else {}
-        for at in range(1, most + 1):
-            out, kind = Path(scratch) / f"out{at}", kinds[at % len(kinds)]
+        for at in range(1, MOST, every):
+            out, kind = Path(scratch) / f"out{at}", kinds[at // every % len(kinds)]
             out.mkdir()
             for file, data in before.items():
                 (out / file).parent.mkdir(parents=True, exist_ok=True)
@@ -144,14 +144,14 @@ def inject(name: str, kinds: tuple[str, ...], old: bool, named: bool, most: int 
             status, through = attempt(writer, out, at, kind, named)
             may_leave = kind == "SIGKILL" and (named or bool(before) or writer.folder)
             check(where, before, versions, contents(out), may_leave)
-            if writer.folder and 0 < sum(file.startswith("copy/") for file in contents(out)) < len(new):
+            if (out / "copy").exists() and len(contents(out / "copy")) < len(new):
                 raise Wrong(f"{where} leaves a part of the folder")
             if status not in (0, 2, 143, -9) or status == 0 and contents(out) != new:
                 raise Wrong(f"{where} ends in status {status}")
             if through:
                 return at - 1
             check_again(where, writer, out, new, named)
-    raise Wrong(f"{name} has more than {most} steps")
+    raise Wrong(f"{name} has more than {MOST} steps")
 
 
 def written(writer: Writer, out: Path) -> dict[str, set[bytes]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from oracles import ROOT
 
-from tests.fuzz import engine, faults
+from tests.fuzz import engine
 from tests.fuzz.__main__ import main
 from tests.fuzz.engine import Target, Wrong, input_of, run
 from tests.fuzz.targets import TARGETS
@@ -141,20 +141,3 @@ def test_a_run_goes_on_where_its_record_ends(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["fuzz", "value", "--seed", "1", "--count", "9", "--record", str(record)])
     with pytest.raises(SystemExit, match="is of seed 0"):
         main()
-
-
-# ---- the n-th write, rename or mkdir fails
-
-@pytest.mark.parametrize("kind", faults.KINDS)
-@pytest.mark.parametrize("name", ["state", "convert"])
-def test_each_step_of_a_writing_command_may_fail(name, kind):
-    assert faults.inject(name, kind, old=True) > 3
-
-
-@pytest.mark.parametrize("write, words", [
-    (lambda out: (out / "a").write_bytes(b"new" * 5000), "neither old nor new"),
-    (lambda out: [(out / "a.part").write_bytes(b"new"), (out / "a.part").rename(out / "a")], "leaves a.part")])
-def test_a_command_that_writes_in_place_is_seen(write, words, monkeypatch):
-    monkeypatch.setitem(faults.COMMANDS, "planted", write)
-    with pytest.raises(Wrong, match=words):
-        faults.inject("planted", "ENOSPC", old=True)

@@ -114,9 +114,9 @@ def run(main: Callable, *argv: object) -> None:
 # ---- commands of tiny
 
 def convert(to: str) -> Callable[[Path], object]:
-    """A small checkpoint in the other layout."""
-    source = GOLDEN / "mixtral-b" / ("mistral" if to == "hf" else "hf")
-    return lambda out: command(words("convert", source, out / "copy", "--to", to, "--shard-size", 1e-4))
+    """A small checkpoint in one of the layouts."""
+    options = ("--to", to, "--shard-size", 2e-4)
+    return lambda out: command(words("convert", GOLDEN / "mixtral-b/hf", out / "copy", *options))
 
 
 def patches(out: Path) -> int:
