@@ -121,7 +121,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def inject(name: str, kinds: tuple[str, ...], old: bool, named: bool, every: int = 1) -> int:
-    """Let each step of a command fail once, in these kinds by turns; return how many were tried, and got through.
+    """Let each step of a command fail once, in these kinds by turns; return how many there are, about.
 
     old: whether its files are there before; every: 3 tries one step in three
 
