@@ -126,7 +126,7 @@ def test_every_number_of_a_chapter_is_computed(number):
     printed = numbers(prose(TEXTS[number]))
     outputs = numbers(re.sub(r"[\[\](),]", " ", examples(TEXTS[number])))
     unknown = printed - CLAIMS[number] - outputs
-    assert len(printed) > 6 and not unknown, f"nothing computes {sorted(unknown)}"
+    assert (len(printed) > 6 or number == "00") and not unknown, f"nothing computes {sorted(unknown)}"
 
 
 @pytest.mark.parametrize("number", TEXTS)
@@ -202,8 +202,8 @@ def test_commands_of_the_chapters():
 
 def test_no_sentence_looks_like_a_list():
     """A line that begins with a number and a dot would be shown as an item of a list."""
-    for text in TEXTS.values():
-        outside = text[: text.index("## Problems")] + text[text.index("## Exercises"):]
+    for number, text in TEXTS.items():
+        outside = text if number == "00" else text[: text.index("## Problems")] + text[text.index("## Exercises"):]
         assert not re.findall(r"^[ >]*\d+\. .*", outside, re.M)
 
 
