@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help demo test fuzz check pages notebooks figures student grade dev-data verify bench versions gpu train clean
+.PHONY: help demo test fuzz check pages notebooks figures student try grade dev-data verify bench versions gpu train clean
 
 help:                       ## say what each command does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -32,6 +32,9 @@ figures: .venv/core         ## draw the pictures of the README and the chapters
 
 student: .venv/core         ## write the exercises to student/; work that is there stays
 	$(PY) -m tutorial.make_coursework
+
+try: .venv/core             ## try one exercise: make try EX=5.2
+	$(PY) -m tutorial.attempt "$(or $(EX),$(error Say which exercise: make try EX=5.2))" $(if $(HINTS),--hints $(HINTS))
 
 grade: .venv/core           ## grade a folder of submissions: make grade SUBMISSIONS=folder
 	$(PY) -m tutorial.grader "$(or $(SUBMISSIONS),$(error Say which folder: make grade SUBMISSIONS=folder))"

@@ -8,10 +8,11 @@ file of today's book. Signature, docstring and the other steps stay; the docstri
 """
 
 import ast
-import sys
+import functools
+import importlib
 import textwrap
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ def load_exercises(path: Path = LIST) -> list[Exercise]:
         return Exercise(**{**entry, "ideas": [Idea(**idea) for idea in entry["ideas"]]})
 
     return [read_entry(entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["exercise"]]
+
+
+def reference(exercise: Exercise) -> Callable:
+    """The book's own function."""
+    return functools.reduce(getattr, exercise.name.split("."), importlib.import_module(exercise.module))
 
 
 def named_steps(exercise: Exercise) -> str:
@@ -193,9 +199,10 @@ def main(argv: list[str] | None = None) -> int:
               f"(tutorial/{exercise.chapter})")
     if kept:
         print(f"Left as they are, for they differ from fresh ones: {', '.join(kept)}. --force overwrites them.")
-    python = Path(sys.executable)
-    python = python.relative_to(ROOT) if python.is_relative_to(ROOT) else Path("python")
-    print(f"Test one with: {python} -m pytest --impl student --exercise {exercises[0].id}")
+    first = exercises[0]
+    command = f"make try EX={first.id}" if args.folder == STUDENT else (
+        f"python -m tutorial.attempt {first.id} --impl {args.folder}")
+    print(f"Begin with: tutorial/{first.chapter}\nTry an exercise with: {command}")
     return 0
 
 

@@ -30,7 +30,7 @@ from compare import Different
 from tutorial.grader.isolated import Changed, Isolated, Limits, Stop
 from tutorial.grader.results import OtherForm, in_form
 from tutorial.grader.wall import find_wall
-from tutorial.make_coursework import Exercise, Idea, is_finished, load_exercises, same_as_book
+from tutorial.make_coursework import Exercise, Idea, is_finished, load_exercises, reference, same_as_book
 from tutorial.source import ROOT
 
 # It measures the memory of the book.
@@ -58,11 +58,6 @@ class Record:
     names: set[str] = field(default_factory=set)  # of tests that pass
     failure: Failure | None = None
     others: int = 0  # further tests that fail, where the first does not end the run
-
-
-def reference(exercise: Exercise) -> Callable:
-    """The book's own function."""
-    return functools.reduce(getattr, exercise.name.split("."), importlib.import_module(exercise.module))
 
 
 def bind(exercise: Exercise, function: Callable) -> Callable:

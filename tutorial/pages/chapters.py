@@ -59,9 +59,9 @@ def exercise(number: str) -> str:
     entry = known[number]
     text = (f"**Exercise {number}: {entry.title}** ({entry.points} points). `make student` writes the folder "
             f"`student/` once. In `student/{entry.file}`, put your {named_steps(entry)} of `{entry.name}` in the "
-            "place of the `NotImplementedError`, and test with")
+            "place of the `NotImplementedError`, and try it:")
     return (f"{textwrap.fill(text, 120, break_on_hyphens=False)}\n\n```\n"
-            f".venv/bin/python -m pytest --impl student --exercise {number}\n```")
+            f"make try EX={number}\n```")
 
 
 def main(argv: list[str] | None = None) -> int:

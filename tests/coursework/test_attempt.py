@@ -1,0 +1,87 @@
+"""Trying an exercise: the grader's verdict in a student's words, and a picture of their own run."""
+
+import impl
+import numpy as np
+import pytest
+from answers import ANSWERS, EXERCISES, RIGHT, Answer, submit
+from PIL import Image
+
+from tiny.tools.terminal import guarded
+from tutorial import attempt, own_run
+from tutorial.make_coursework import carve, reference, write
+
+each = pytest.mark.parametrize("id", own_run.RUNS)
+
+
+def test_runs_are_of_exercises():
+    assert set(own_run.RUNS) <= set(EXERCISES)
+
+
+@each
+def test_a_run_of_the_book_is_what_it_is_compared_with(id):
+    table = own_run.RUNS[id](reference(EXERCISES[id]))
+    rows, columns = table.values.shape
+    assert len(table.rows) == rows and len(table.columns) == columns and np.isfinite(table.values).any()
+    assert not own_run.differ(table.values, table.values).any()
+
+
+@each
+def test_a_picture_shows_mistakes(id, tmp_path):
+    """At least two wrong answers of each exercise look wrong; every right answer looks right."""
+    right, seen = own_run.RUNS[id](reference(EXERCISES[id])), 0
+    for n, answer in enumerate(a for a in ANSWERS if a.exercise == id):
+        function = impl.load(EXERCISES[id], submit(tmp_path / str(n), answer) / EXERCISES[id].file)
+        try:
+            with np.errstate(all="ignore"):
+                wrong = own_run.differ(own_run.RUNS[id](function).values, right.values).any()
+        except Exception:  # What stops is told in words, in the picture too.
+            wrong = not answer.is_right
+        assert not (answer.is_right and wrong), answer.name
+        seen += bool(wrong)
+    assert seen >= 2
+
+
+def run(capsys, *argv):
+    """The exit status and what is printed."""
+    status = guarded(lambda: attempt.main([str(one) for one in argv]))
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_right_wrong_and_unwritten(tmp_path, capsys):
+    """Also in a folder with a space in its name, named by an option with a space before it."""
+    wrong = next(a for a in ANSWERS if a.exercise == "5.2" and a.idea == "answers_add_up")
+    folder = submit(tmp_path / "ann lee", Answer("4.2", "", RIGHT["4.2"]), wrong)
+    write(carve([EXERCISES["5.1"]]), folder, False)
+
+    status, out, _ = run(capsys, "4.2", "--impl", folder)
+    assert status == 0 and "3 of 3 points" in out and "FAILS" not in out and "not tried" not in out
+    assert out.count("  holds  ") == len(EXERCISES["4.2"].ideas)
+
+    status, out, _ = run(capsys, "5.2", "--impl", folder)
+    idea = next(i for i in EXERCISES["5.2"].ideas if i.name == wrong.idea)
+    assert status == 1 and f"  FAILS      {idea.property}" in out and "got " in out and idea.hints[0] in out
+
+    status, out, _ = run(capsys, "5.1", "--impl", folder)
+    assert status == 1 and "unfinished" in out and "holds" not in out
+    for id in ("4.2", "5.2", "5.1"):
+        file = folder / "pictures" / f"{id}.png"
+        with Image.open(file) as image:
+            assert image.width > 600 and image.height > 200
+    assert f"Your own run, beside the right one: {folder / 'pictures/5.1.png'}" in out
+
+
+def test_what_stops_is_said_in_the_picture(tmp_path):
+    folder = submit(tmp_path / "s", Answer("4.2", "", "return x[99]"))
+    words = attempt.run_of(EXERCISES["4.2"], folder, tmp_path)
+    assert words.startswith("rope.py:") and words.endswith("stops with IndexError")
+    (folder / "rope.py").write_text("def rope(")
+    assert attempt.run_of(EXERCISES["4.2"], folder, tmp_path) == "rope.py does not load"
+    assert attempt.run_of(EXERCISES["5.1"], folder, tmp_path) == "not written yet"
+
+
+def test_no_such_exercise_and_no_such_folder(tmp_path, capsys):
+    status, _, err = run(capsys, "9.99", "--impl", tmp_path)
+    assert status == 2 and "There is no exercise 9.99." in err and "3.1, 4.2" in err
+    status, _, err = run(capsys, "4.2", "--impl", tmp_path / "none")
+    assert status == 2 and "make student" in err

@@ -1,0 +1,111 @@
+"""Try one exercise: what holds, the first idea that does not, and a picture of your own run beside the right one.
+
+    python -m tutorial.attempt 5.2                 the functions in student/
+    python -m tutorial.attempt 5.2 --impl DIR      those in another folder
+
+It takes seconds, and says what the grader says. The picture is written also when all is right.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tiny.config import TinyError
+from tiny.system.whole import write_whole
+from tiny.tools.terminal import Parser, program
+from tutorial import own_run
+from tutorial.grader.isolated import Isolated, Limits
+from tutorial.grader.wall import find_wall
+from tutorial.make_coursework import STUDENT, Exercise, is_finished, load_exercises, reference
+from tutorial.source import ROOT
+
+ENDED = "The tests did not come to an end. What they said is above."
+
+
+def verdict_of(exercise: Exercise, folder: Path, hints: int, seed: int | None) -> dict:
+    """Run the tests of one exercise as its author and the grader do; print what they say; return the verdict."""
+    with tempfile.TemporaryDirectory(prefix="try-") as scratch:
+        report = Path(scratch) / "report.json"
+        command = [sys.executable, "-m", "pytest", "-q", f"--impl={folder}", f"--exercise={exercise.id}",
+                   f"--hints={hints}", f"--report={report}", *([] if seed is None else [f"--seed={seed}"])]
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        verdicts = json.loads(report.read_text(encoding="utf-8")) if report.exists() else []
+    lines = ran.stdout.splitlines()
+    heads = [n for n, line in enumerate(lines) if line.strip("= ") == "exercises"]
+    if not heads or not verdicts:
+        print(ran.stdout + ran.stderr)
+        raise TinyError(ENDED, "Read its last lines; `make student` writes the files of the exercises.")
+    verdict = next(one for one in verdicts if one["id"] == exercise.id)
+    names = [idea.name for idea in exercise.ideas]
+    for name in names:
+        mark = "holds" if name in verdict["holds"] else "FAILS" if name == verdict["idea"] else "not tried"
+        print(f"  {mark:9}  {next(idea.property for idea in exercise.ideas if idea.name == name)}")
+    told = lines[heads[-1] + 1 :]
+    print("\n".join(line for line in told if not line.startswith("=") and " in " not in line[-16:]))
+    return verdict
+
+
+def run_of(exercise: Exercise, folder: Path, scratch: Path) -> own_run.Table | str:
+    """The student's run of the case that is drawn, in a process of its own; or why there is none."""
+    file = folder / exercise.file
+    try:
+        if not file.is_file() or not is_finished(exercise, file.read_bytes()):
+            return "not written yet"
+    except (SyntaxError, ValueError):
+        return f"{exercise.file} does not load"
+    one = Isolated(exercise, reference(exercise), folder, scratch, Limits(), find_wall())
+    try:
+        return own_run.RUNS[exercise.id](one.call)
+    except Exception as error:  # Whatever a student's function does is said and not raised.
+        stop = getattr(error, "stop", None)
+        return " ".join(str(stop or error).split())[:160]
+    finally:
+        one.stop()
+
+
+def picture(exercise: Exercise, folder: Path) -> Path | None:
+    """Draw the student's own run beside the right one, into the folder `pictures` of theirs."""
+    if exercise.id not in own_run.RUNS:
+        return None
+    run: Callable = own_run.RUNS[exercise.id]
+    with tempfile.TemporaryDirectory(prefix="try-") as scratch, np.errstate(all="ignore"):
+        figure = own_run.draw(run_of(exercise, folder, Path(scratch).resolve()), run(reference(exercise)))
+    path = folder / "pictures" / f"{exercise.id}.png"
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    return path
+
+
+def shown(path: Path) -> str:
+    """A path as a student would type it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Try an exercise; return 0 if it is right."""
+    parser = Parser(prog="python -m tutorial.attempt", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("exercise", help="its number: 5.2")
+    parser.add_argument("--impl", type=Path, default=STUDENT, metavar="DIR", help="the folder (default: student/)")
+    parser.add_argument("--hints", type=int, choices=(0, 1, 2), default=1, help="how many hints a failure gives")
+    parser.add_argument("--seed", type=int, help="other random numbers")
+    args = parser.parse_args(argv)
+    known = {exercise.id: exercise for exercise in load_exercises()}
+    if args.exercise not in known:
+        raise TinyError(f"There is no exercise {args.exercise}.", f"There are {', '.join(known)}.")
+    if not args.impl.is_dir():
+        raise TinyError(f"There is no folder {args.impl}.", "`make student` writes student/; or name yours by --impl.")
+    exercise, folder = known[args.exercise], args.impl.resolve()
+    verdict = verdict_of(exercise, folder, args.hints, args.seed)
+    file = picture(exercise, folder)
+    if file:
+        print(f"Your own run, beside the right one: {shown(file)}")
+    return 0 if verdict["points"] else 1
+
+
+if __name__ == "__main__":
+    program(main)
