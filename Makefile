@@ -1,6 +1,8 @@
 # `make demo` and `make test` work on a fresh machine. Each command sets up what it needs, once; `make help` lists them.
 PYTHON ?= python3
 PY := .venv/bin/python
+# Tests run in a process for each core, four at most.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: help demo test fuzz check pages notebooks figures student try grade dev-data verify bench versions gpu train clean
 
@@ -14,12 +16,12 @@ fuzz: .venv/core            ## damage files of every kind for ten minutes: make 
 	$(PY) -m tests.fuzz $(if $(N),--count $(N),--seconds 600)
 
 test: .venv/core            ## all tests that need neither torch nor the network
-	$(PY) -m pytest
+	$(PY) -m pytest $(PARALLEL)
 
 check: .venv/dev            ## style, types, the rules of the house, the tests of the book but the slow ones
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -m "not verify and not slow" tests/house tests/book
+	$(PY) -m pytest $(PARALLEL) -m "not verify and not slow" tests/house tests/book
 
 pages: .venv/core           ## write the generated parts of all pages
 	$(PY) -m tutorial.pages

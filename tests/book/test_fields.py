@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import small
 from house import HELD, functions
+from pictures import bomb
 from PIL import Image
 
 import tiny
@@ -382,8 +383,9 @@ RAISES = {
                      ("data URL", "data:image/png;base64,aaaa")],
     "check_size": [("at least one pixel", (0, 5), "It"), ("million pixels", (16_000, 8_001), "It")],
     "open_file": [("is an address", "https://example.com/a.png"), ("does not exist", PATH),
-                  ("not an image", written("a.png", b"text")), ("million pixels", picture_file(size=(16_000, 8_001))),
-                  ("small file", picture_file(size=(11_000, 11_000)))],
+                  ("not an image", written("a.png", b"text")),
+                  ("million pixels", written("a.png", bomb(16_000, 8_001))),
+                  ("small file", written("a.png", bomb(11_000, 11_000)))],
     "open_image": [("type int", 7), ("not an image", written("a.png", b"text")),
                    ("cannot be decoded", picture_file(cut=60, size=(40, 40))), ("0 x 5", Image.new("RGB", (0, 5))),
                    ("million pixels", Image.new("1", (16000, 8001))), ("cannot be read", Made(lambda folder: folder))],

@@ -1,17 +1,15 @@
 """Pictures: pixels and grids of both references, every mode, odd sizes, bad files, and mutants of all that."""
 
 import json
-import struct
 import time
 import tracemalloc
 import warnings
-import zlib
 
 import numpy as np
 import pytest
 from compare import assert_close
 from oracles import GOLDEN
-from pictures import MODES, SIZES, formula, of_mode, picture
+from pictures import MODES, SIZES, bomb, formula, of_mode, picture
 from PIL import Image
 
 from tests.mutants.image import MUTANTS
@@ -347,15 +345,6 @@ def test_animation_gives_its_first_frame(tmp_path):
         moving.seek(2)
         with pytest.warns(UserWarning, match="The picture has several frames; frame 3 alone is used"):
             assert image.open_image(moving).getpixel((3, 3)) == (0, 0, 255)
-
-
-def bomb(width, height):
-    """A PNG file of a few bytes that declares a huge picture."""
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = zlib.compress(bytes(9))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def png():

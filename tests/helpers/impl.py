@@ -179,6 +179,8 @@ class Coursework:
                                     f"there are {', '.join(e.id for e in self.exercises)}, and all.")
         if self.folder and not self.folder.is_dir():
             raise pytest.UsageError(f"There is no folder {option('impl')}. `make student` writes student/.")
+        if self.folder and getattr(config.option, "numprocesses", None):
+            raise pytest.UsageError("The exercises are tested in one process. Leave out -n.")
         self.chosen = [e for e in self.exercises if e.id in wanted or "all" in wanted]
         self.states = {e.id: state_of(e, self.folder) if self.folder else "reference" for e in self.exercises}
         self.records = {e.id: Record() for e in self.exercises}

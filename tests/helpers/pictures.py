@@ -1,6 +1,7 @@
 """Pictures that tests build by formula, so that what a reference made of them can be stored without them."""
 
 import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -50,3 +51,12 @@ def of_mode(name: str) -> Image.Image:
     if more == "alphas":
         image.info["transparency"] = rng.bytes(200)
     return image
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG file of a few bytes that declares a huge picture."""
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(9))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")

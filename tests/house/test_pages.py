@@ -138,7 +138,7 @@ def test_the_commands_of_the_readme_run(command, tmp_path):
         assert recipe("demo") == ".venv/bin/python -m tiny demo"  # tests/tools/test_demo.py runs it
         return
     if command == "make test":
-        assert recipe("test") == ".venv/bin/python -m pytest"  # which is what runs here
+        assert recipe("test") == ".venv/bin/python -m pytest $(PARALLEL)"  # which is what runs here
         return
     if command.startswith("make "):
         command = f"{recipe(command.removeprefix('make '))} --folder {tmp_path}"

@@ -130,6 +130,7 @@ def test_every_kernel_is_asked_for():
 
 
 @needs_nvrtc
+@pytest.mark.thorough
 def test_every_kernel_compiles_and_spills_nothing(reports):
     launched = set().union(*(names for found in asked().values() for names in found.values()))
     assert {name for name, *_ in reports} == launched
@@ -146,6 +147,7 @@ def test_nvcc_takes_every_file_as_it_stands(file, tmp_path):
 
 
 @needs_nvrtc
+@pytest.mark.thorough
 def test_registers_are_those_of_the_table(reports):
     """At most the cap, and the cap no higher than need be: a kernel that got leaner gets a new one."""
     most = {name: max(row[2] for row in reports if row[0] == name) for name, *_ in reports}

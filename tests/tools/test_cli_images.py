@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from compare import assert_close
 from oracles import GOLDEN
+from pictures import bomb
 from PIL import Image
 from small import image_tokens, random_images, random_tensors, sizes, vision_sizes
 
 import tiny
-from tests.book.test_image import BAD, bomb
+from tests.book.test_image import BAD
 from tests.tools.test_cli import call, fails
 from tiny.__main__ import main
 from tiny.files.weights import expected_shapes
