@@ -179,7 +179,7 @@ def write(files: dict[str, str], folder: Path, force: bool) -> list[str]:
     kept = []
     for name, text in files.items():
         path = folder / name
-        if path.exists() and path.read_bytes() != text.encode() and not force:
+        if path.is_file() and path.read_bytes() != text.encode() and not force:
             kept.append(name)
         else:
             write_whole(path, text)

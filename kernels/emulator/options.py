@@ -7,10 +7,12 @@ from pathlib import Path
 
 from kernels.emulator.values import DTYPES
 from tiny.config import TinyError
+from tiny.system.reading import check_plain
 from tiny.tools.terminal import Parser
 
 # What a GPU launches at most: CUDA C++ Programming Guide, technical specifications per compute capability.
 GRID, BLOCK, THREADS, SHARED = (2**31 - 1, 65535, 65535), (1024, 1024, 64), 1024, 227 << 10
+LARGEST_SOURCE = 1 << 24  # bytes of a .cu file
 EXAMPLES = """arguments of the kernel, in its order:
   --arg float32[64,32]:random     an array; fills: random, zeros, ones, arange, empty, or a number
   --arg int32:7                   a scalar
@@ -61,8 +63,9 @@ def sizes(text: str) -> tuple[int, int, int]:
 
 def check_options(args: argparse.Namespace) -> None:
     """What can be said before anything is compiled."""
-    if not args.file.is_file():
+    if not args.file.exists():
         raise TinyError(f"There is no file {args.file}.", "Name a .cu file.")
+    check_plain(args.file, LARGEST_SOURCE)
     for name, given, most in (("--grid", args.grid, GRID), ("--block", args.block, BLOCK)):
         if not all(1 <= size <= limit for size, limit in zip(given, most)) or (most is BLOCK and prod(given) > THREADS):
             raise TinyError(f"{name} {','.join(map(str, given))}: beyond what a GPU launches.",

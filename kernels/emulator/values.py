@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from tiny.config import TinyError
+from tiny.system.reading import check_plain
 from tiny.tools.terminal import one_line
 
 DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64", "int8", "uint8", "int16", "uint16",
@@ -158,6 +159,7 @@ def read_file(path: Path) -> np.ndarray:
     """
     remedy = "It takes what numpy.save wrote, of one of the types " + ", ".join(DTYPES) + "."
     try:
+        check_plain(path)
         with path.open("rb") as file:
             return read_stored(file, str(path), remedy)
     except (OSError, EOFError) as error:

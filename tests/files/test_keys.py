@@ -197,7 +197,7 @@ def test_a_key_twice(tmp_path, text, key):
 def test_files_without_end_and_of_a_size_that_no_configuration_has(tmp_path):
     path = tmp_path / "params.json"
     path.symlink_to("/dev/zero")
-    refused(lambda: read_json(path), "it is no file")
+    refused(lambda: read_json(path), "not a file")
     path.unlink()
     path.touch()
     os.truncate(path, 1 << 40)
@@ -209,7 +209,7 @@ def test_files_without_end_and_of_a_size_that_no_configuration_has(tmp_path):
     path.symlink_to("nothing")
     refused(lambda: read_json(path), "is a link to a file that is not there", "cp -rL")
     os.mkfifo(tmp_path / "fifo")
-    refused(lambda: read_json(tmp_path / "fifo"), "it is no file")
+    refused(lambda: read_json(tmp_path / "fifo"), "not a file")
 
 
 WHAT = [(sign.upper() + b" and more", what) for sign, what in FOREIGN.items()] + [

@@ -53,6 +53,16 @@ def test_measurement(small, mode, itemsize, capsys):
     assert result["sample"] == trace["vision_layer01"][::256, ::64].tolist()
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(small, number):
+    tensors = random_tensors(sizes(vision=vision_sizes()))
+    name = next(name for name in tensors if name.startswith("vision_encoder.") and "attention_norm" in name)
+    tensors[name] = tensors[name] * number
+    write_mistral(small, sizes(vision=vision_sizes()), tensors)
+    with pytest.raises(tiny.TinyError, match="The features are not finite"), np.errstate(all="ignore"):
+        vision_bench.main(Namespace(child="mapped", model=str(small), repeats=1))
+
+
 def test_programs_that_compute_something_else_are_found():
     features = np.random.default_rng(0).standard_normal((16, 16))
     result = {"resident": {"sample": features.tolist()}, "sdpa": {"sample": (features + 1e-5).tolist()}}

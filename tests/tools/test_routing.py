@@ -178,7 +178,7 @@ def test_files_of_one_name_keep_their_paths(tmp_path):
 
 @pytest.mark.parametrize("content, words", [
     (None, "does not exist"), (b"", "is empty"), (b" \n\t\n", "is empty"), (b"PNG\x00\x00", "zero bytes"),
-    (b"caf\xe9", "byte 3 is 0xe9"), ("folder", "is not a file")])
+    (b"caf\xe9", "byte 3 is 0xe9"), ("folder", "is a folder, not a file")])
 def test_files_that_are_no_texts(capsys, tmp_path, content, words):
     path = tmp_path / "file.txt"
     if content == "folder":

@@ -15,7 +15,7 @@ import numpy as np
 
 from tiny.config import TinyError
 from tiny.system.diagnosis import broken, no_header
-from tiny.system.reading import unique, unreadable
+from tiny.system.reading import check_plain, unique, unreadable
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 MAX_HEADER = 32 << 20  # bytes; the safetensors library allows 100 MB, a model of 100,000 tensors has 12
@@ -30,6 +30,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     Source:  the safetensors format: u64 little-endian header length, JSON header, data
     """
     try:
+        check_plain(Path(path))
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             first = file.read(64)

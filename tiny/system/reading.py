@@ -33,11 +33,7 @@ def read_file(path: Path, most: int) -> bytes:
     Raises:  TinyError if it is missing, a link to nothing, no plain file, unreadable, larger, foreign, or empty
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise TinyError(f"{path} cannot be read: it is no file.", "Check the path.")
-        if found.st_size > most:
-            raise TinyError(f"{path} has more than {most:,} bytes, too many for what it should be.", "Fetch it again.")
+        check_plain(path, most)
         data = path.read_bytes()
     except FileNotFoundError:
         raise missing(path) from None
@@ -47,6 +43,20 @@ def read_file(path: Path, most: int) -> bytes:
     if not data:
         raise TinyError(f"{path} is empty.", "Fetch it again, from the same release as the other files.")
     return data
+
+
+def check_plain(path: Path, most: int | None = None) -> None:
+    """Before a file is opened: a pipe would wait for ever, and a device never ends.
+
+    Raises:  TinyError if this is no plain file, or has more than `most` bytes; OSError if it is not there
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise TinyError(f"{path} is {what}, not a file.",
+                        "Give the path of a file; what comes from a pipe, save to one first.")
+    if most is not None and found.st_size > most:
+        raise TinyError(f"{path} has more than {most:,} bytes, too many for what it should be.", "Fetch it again.")
 
 
 def missing(path: Path) -> TinyError:

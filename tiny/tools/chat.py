@@ -120,7 +120,9 @@ def room_of(model, max_tokens: int) -> int:
 def read_line() -> str | None:
     """The next line of the user; None at the end of the input. Bytes that are not UTF-8 are left out, with a note."""
     while True:
-        line = ask_line() if sys.stdin.isatty() else sys.stdin.readline() or None
+        line = ask_line() if sys.stdin.isatty() else sys.stdin.readline(session.LONGEST_TEXT + 1) or None
+        if line is not None and len(line) > session.LONGEST_TEXT:
+            raise TinyError(f"A line has more than {session.LONGEST_TEXT:,} characters.", "Give shorter lines.")
         try:
             return line if line is None else as_text(line, "A line").removesuffix("\n")
         except TinyError as error:

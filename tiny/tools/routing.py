@@ -14,6 +14,7 @@ import numpy as np
 
 from tiny.config import TinyError
 from tiny.generate import PREFILL, ExpertTrace, run_finite
+from tiny.system.reading import check_plain
 from tiny.tools import session
 from tiny.tools.plots import write_figure
 from tiny.tools.terminal import one_line
@@ -90,9 +91,9 @@ def read_texts(paths: list[str]) -> dict[str, str]:
 
 def read_text(path: Path) -> str:
     """The text of one file. Raises TinyError as `read_texts`."""
-    if not path.is_file():
-        raise TinyError(f"{path} {'is not a file' if path.exists() else 'does not exist'}.",
-                        "Give text files, each of one kind of text.")
+    if not path.exists():
+        raise TinyError(f"{path} does not exist.", "Give text files, each of one kind of text.")
+    check_plain(path, session.LONGEST_TEXT)
     try:
         text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

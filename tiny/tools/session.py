@@ -14,12 +14,14 @@ from typing import Any
 from tqdm import tqdm
 
 import tiny
+from tiny.config import TinyError
 from tiny.files.weights import Tensors
 from tiny.sampling import check_sampling
 from tiny.tools.memory import amount, parameters, require_fit
 from tiny.tools.terminal import as_text, note, printable
 
 LARGE = 200_000_000  # bytes of a file whose loading is announced even without a terminal
+LONGEST_TEXT = 1 << 24  # characters of standard input, or bytes of a file of text
 PATIENCE = 0.5  # seconds before progress shows itself in a terminal
 
 
@@ -40,9 +42,14 @@ def choose_seed(args: argparse.Namespace) -> int | None:
 def read_text(text: str) -> str:
     """The text of an argument; - reads standard input, without the line end at its end.
 
-    Raises:  TinyError if it is not UTF-8
+    Raises:  TinyError if it is not UTF-8, or standard input does not end
     """
-    return as_text(sys.stdin.read(), "Standard input").removesuffix("\n") if text == "-" else as_text(text, "The text")
+    if text != "-":
+        return as_text(text, "The text")
+    found = sys.stdin.read(LONGEST_TEXT + 1)
+    if len(found) > LONGEST_TEXT:
+        raise TinyError(f"Standard input has more than {LONGEST_TEXT:,} characters.", "Give a shorter text.")
+    return as_text(found, "Standard input").removesuffix("\n")
 
 
 def open_model(args: argparse.Namespace):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tiny.config import TinyError
+from tiny.system.reading import check_plain
 from tiny.system.whole import write_whole
 
 
@@ -59,6 +60,7 @@ def load_state(path: Path, like: Mapping[str, np.ndarray], identity: str) -> dic
     Raises:  TinyError if the state is damaged, or has another identity than the run's
     """
     try:
+        check_plain(path)
         with np.load(path, allow_pickle=False) as file:
             state = {name: file[name] for name in ("identity", *like)}
             whole = all(state[name].shape == x.shape and state[name].dtype.kind == x.dtype.kind
@@ -101,7 +103,7 @@ def progress_text(line: dict) -> str:
 def read_log(path: Path, last_step: int | None = None) -> list[dict]:
     """The lines of a log, up to a step. A line cut short, as a killed run may leave one, is not read."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)
         except json.JSONDecodeError:

@@ -8,6 +8,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 from tiny.config import TinyError
+from tiny.system.reading import LARGEST_JSON, check_plain
 from tiny.system.whole import write_whole
 from tiny.tools.machine import cpu_name
 from tiny.tools.markdown import table
@@ -63,6 +64,7 @@ def main() -> None:
     parser = Parser(prog="python -m tutorial.pages.records", description="Record a run of tests/verify.")
     parser.add_argument("file", type=Path, metavar="FILE", help="what pytest --junitxml FILE wrote")
     path = parser.parse_args().file
+    check_plain(path, LARGEST_JSON)
     try:
         record_verify(path)
     except (xml.etree.ElementTree.ParseError, AttributeError, AssertionError):

@@ -65,6 +65,8 @@ def measure_encoder(folder: str, mode: str, count: int, repeats: int) -> dict:
     profile = cProfile.Profile(time.thread_time)
     if repeats > 1:
         profile.runcall(vision_encoder, images, model.weights, VISION, run)
+    if not np.isfinite(features).all():
+        raise TinyError("The features are not finite.", f"Fetch {folder} again, or remove it: it is made anew.")
     return {"seconds": statistics.median(seconds), "processor": statistics.median(processor), "memory": memory,
             "weights": sum(model.weights.tensors[name].nbytes for name in weights),
             "parts": parts(profile) if repeats > 1 else {}, "sample": features[::256, ::64].tolist()}

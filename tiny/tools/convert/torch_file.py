@@ -13,6 +13,7 @@ import numpy as np
 
 from tiny.config import TinyError
 from tiny.files.safetensors import DTYPES
+from tiny.system.reading import check_plain
 from tiny.tools.convert.torch_pickle import Machine, Name, NotTensors
 from tiny.tools.convert.torch_zip import Record, check_sums, find_records, read_record
 
@@ -45,6 +46,7 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     Source:  torch/serialization.py, torch/_utils.py
     """
     try:
+        check_plain(path)
         with open(path, "rb") as file:
             size, start = os.fstat(file.fileno()).st_size, file.read(16)
             check_kind(path, start)
