@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # Tests run in a process for each core, four at most.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test fuzz check pages notebooks figures student try grade dev-data verify bench versions gpu train clean
+.PHONY: help demo test fuzz check pages notebooks figures student try mine grade dev-data verify bench versions gpu train clean
 
 help:                       ## say what each command does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -37,6 +37,9 @@ student: .venv/core         ## write the exercises to student/; work that is the
 
 try: .venv/core             ## try one exercise: make try EX=5.2
 	$(PY) -m tutorial.attempt "$(or $(EX),$(error Say which exercise: make try EX=5.2))" $(if $(HINTS),--hints $(HINTS))
+
+mine: .venv/core            ## run the embedded models with your own functions, and compare their numbers
+	$(PY) -m tutorial.mine
 
 grade: .venv/core           ## grade a folder of submissions: make grade SUBMISSIONS=folder
 	$(PY) -m tutorial.grader "$(or $(SUBMISSIONS),$(error Say which folder: make grade SUBMISSIONS=folder))"

@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 from compare import Different
 
+from tutorial.binding import bind, instead
 from tutorial.grader.isolated import Changed, Isolated, Limits, Stop
 from tutorial.grader.results import OtherForm, in_form
 from tutorial.grader.wall import find_wall
@@ -58,35 +59,6 @@ class Record:
     names: set[str] = field(default_factory=set)  # of tests that pass
     failure: Failure | None = None
     others: int = 0  # further tests that fail, where the first does not end the run
-
-
-def bind(exercise: Exercise, function: Callable) -> Callable:
-    """Put a function in the place of the book's, and return the book's."""
-    old = reference(exercise)
-    if "." in exercise.name:
-        owner, name = exercise.name.split(".")
-        setattr(getattr(importlib.import_module(exercise.module), owner), name, function)
-        return old
-    for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").partition(".")[0] == "tiny":
-            for name, value in list(vars(module).items()):
-                if value is old:
-                    setattr(module, name, function)
-    return old
-
-
-def instead(exercise: Exercise, function: Callable, wanted: Callable[[], bool] = lambda: True) -> Callable:
-    """The function; or the book's where it is not wanted, or where another precision than float32 is asked for."""
-    old = reference(exercise)
-    signature = inspect.signature(old)
-
-    @functools.wraps(old)
-    def either(*args, **kwargs):
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        mine = wanted() and bound.arguments.get("precision", "float32") == "float32"
-        return (function if mine else old)(*args, **kwargs)
-    return either
 
 
 def load(exercise: Exercise, path: Path) -> Callable:

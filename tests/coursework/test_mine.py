@@ -1,0 +1,64 @@
+"""A student's own model: it speaks, and its numbers are those of the released implementation, or the place is named."""
+
+import pytest
+from answers import ANSWERS, EXERCISES, RIGHT, Answer, submit
+
+from tiny.tools import demo
+from tiny.tools.terminal import guarded
+from tutorial import mine
+from tutorial.make_coursework import carve, load_exercises, reference, write
+
+EQUAL = "your model's logits equal transformers' within 5e-5 (largest difference "
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command on a folder, with a short story and one picture: its status, and what it prints."""
+    monkeypatch.setattr(mine, "TOKENS", 3)
+    monkeypatch.setattr(demo, "PICTURES", dict(list(demo.PICTURES.items())[:1]))
+    book = {exercise.id: reference(exercise) for exercise in load_exercises()}
+
+    def main(folder):
+        status = guarded(lambda: mine.main(["--impl", str(folder)]))
+        assert all(reference(exercise) is book[exercise.id] for exercise in load_exercises()), "the book is back"
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+    return main
+
+
+def test_with_nothing_finished_it_is_the_book(run, tmp_path):
+    write(carve(list(EXERCISES.values())), tmp_path, False)
+    (tmp_path / "rope.py").write_text("def rope(")
+    status, out, _ = run(tmp_path)
+    assert status == 0 and out.startswith("No function of yours is finished yet")
+    assert out.count(EQUAL) == 2 and f"Part A: {EQUAL}" in out and f"Part B: {EQUAL}" in out
+    assert "June went to the market" in out and "picture1.png: what does the image show ? a blue star" in out
+
+
+def test_with_right_answers_it_is_equal(run, tmp_path):
+    """Two of the exercises are left open; what is theirs is said."""
+    left = ["5.2", "6.2"]
+    ids = [id for id in RIGHT if id not in left]
+    folder = submit(tmp_path / "mine", *(Answer(id, "", RIGHT[id]) for id in ids))
+    status, out, _ = run(folder)
+    assert status == 0 and out.count(EQUAL) == 2
+    first, second = out.splitlines()[:2]
+    assert first.startswith("Yours: ") and second.startswith("Not finished, so the book's: ")
+    assert all(f"({id})" in first for id in ids) and all(f"({id})" in second for id in left)
+
+
+@pytest.mark.parametrize("id, name, words", [
+    ("5.1", "softmax_over_all", "Part A: your model differs from transformers' first in expert_weights00, by "),
+    ("4.2", "backwards", "Part A: your model differs from transformers' first in q00, by "),
+    ("4.2", "misspelt", "Part A: your model stops: rope.py:")])
+def test_a_wrong_function_is_found(run, tmp_path, id, name, words):
+    """The first array that it touches is named; where only the text model uses it, the other part stays equal."""
+    answer = next(a for a in ANSWERS if a.exercise == id and a.name == name)
+    status, out, _ = run(submit(tmp_path / "mine", answer))
+    assert status == 1 and words in out
+    assert (f"Part B: {EQUAL}" in out) == (id == "5.1")
+
+
+def test_a_folder_that_is_not_there(run, tmp_path):
+    status, _, err = run(tmp_path / "none")
+    assert status == 2 and "make student" in err
