@@ -1,6 +1,6 @@
 """The vision-language adapter: from the width of the encoder to that of the decoder, so that a patch can be a token.
 
-Read `pixtral.py` next.
+`splice` then puts the patches into the rows of their tokens. Read `pixtral.py` next.
 """
 
 from collections.abc import Mapping
@@ -30,6 +30,23 @@ def adapter(x: np.ndarray, weights: Mapping[str, np.ndarray], precision: str = "
     # a block of patches at a time, because the hidden states of a large picture take much memory
     blocks = [x[start : start + ROWS] for start in range(0, len(x), ROWS)]
     return np.concatenate([affine(round_to(gelu(affine(rows, "w_in")), precision), "w_out") for rows in blocks])
+
+
+def splice(text: np.ndarray, ids: np.ndarray, features: np.ndarray, image_token_id: int) -> np.ndarray:
+    """Put the features of patches into the rows of [IMG], in order. All other rows stay text.
+
+    Shapes:  text (T, D), ids (T,), features (N, D), N = the [IMG] in ids -> (T, D), a new array
+    Dtypes:  text and features float32, ids int -> float32
+    Raises:  ValueError if there is not one row of features for each [IMG]
+    Source:  mistral-inference transformer.py, embed_vision_language_features
+    """
+    if np.count_nonzero(ids == image_token_id) != len(features):
+        raise ValueError(f"splice expects one row of features for each [IMG] in ids; got {len(features)} rows.")
+    # (1) text everywhere, also in the rows of breaks and ends, which have ids of their own
+    x = text.copy()
+    # (2) patches in the rows of [IMG]
+    x[ids == image_token_id] = features
+    return x
 
 
 def check_adapter(x: np.ndarray, weights: Mapping[str, np.ndarray], precision: str) -> None:

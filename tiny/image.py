@@ -128,8 +128,7 @@ def cubic_taps(source: int, target: int, dtype: np.dtype) -> tuple[np.ndarray, n
     w2 = ((a + 2) * near - (a + 3)) * near * near + 1
     weights = np.stack([w0, w1, w2, 1 - w0 - w1 - w2])
     # (3) one pixel before, two after, held within the line
-    indices = np.clip(first.astype(np.int64) + np.arange(-1, 3)[:, None], 0, source - 1)
-    return indices, weights.astype(np.float32)
+    return np.clip(first.astype(np.int64) + np.arange(-1, 3)[:, None], 0, source - 1), weights.astype(np.float32)
 
 
 def normalise(pixels: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ reads the shape of the image. Read `chat_v3.py` next.
 
 import numpy as np
 
+from tiny.adapter import splice
 from tiny.config import Config, Images, TinyError, VisionConfig
 from tiny.decoder import ForwardPass
 from tiny.image import preprocess
@@ -67,23 +68,6 @@ class Pixtral(Mixtral):
                             "Give the images in the order of their [IMG] tokens, which has [IMG_BREAK] after each row "
                             "and [IMG_END] after the last one.")
         return [np.asarray(image, np.float32) for image in pixels]
-
-
-def splice(text: np.ndarray, ids: np.ndarray, features: np.ndarray, image_token_id: int) -> np.ndarray:
-    """Put the features of patches into the rows of [IMG], in order. All other rows stay text.
-
-    Shapes:  text (T, D), ids (T,), features (N, D), N = the [IMG] in ids -> (T, D), a new array
-    Dtypes:  text and features float32, ids int -> float32
-    Raises:  ValueError if there is not one row of features for each [IMG]
-    Source:  mistral-inference transformer.py, embed_vision_language_features
-    """
-    if np.count_nonzero(ids == image_token_id) != len(features):
-        raise ValueError(f"splice expects one row of features for each [IMG] in ids; got {len(features)} rows.")
-    # (1) text everywhere, also in the rows of breaks and ends, which have ids of their own
-    x = text.copy()
-    # (2) patches in the rows of [IMG]
-    x[ids == image_token_id] = features
-    return x
 
 
 def find_runs(ids: np.ndarray, token: int) -> tuple[list[int], np.ndarray]:

@@ -252,10 +252,12 @@ def test_an_exercise_is_shown_with_its_hole_until_it_is_written(id, tmp_path, mo
 def test_no_notebook_gives_an_exercise_away():
     """No line of code of a hole is in a notebook that is kept, but what stands elsewhere too."""
     kept = "\n".join(script.with_suffix(".ipynb").read_text(encoding="utf-8") for script in SCRIPTS)
+    book = [path.read_text(encoding="utf-8") for path in (ROOT / "tiny").glob("*.py")]
     for exercise in EXERCISES.values():
         for step in exercise.steps:
             *_, last = source_of(f"{exercise.path}:{exercise.name}#{step}").text.splitlines()
-            assert json.dumps(last.strip())[1:-1] not in kept or last.strip() == "first += length", exercise.id
+            given = last.strip() == "first += length" or sum(last in text for text in book) > 1
+            assert given or json.dumps(last.strip())[1:-1] not in kept, exercise.id
 
 
 def test_picture():

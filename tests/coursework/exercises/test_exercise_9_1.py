@@ -3,7 +3,7 @@
 import numpy as np
 from compare import assert_close, assert_dtype
 
-from tiny import pixtral as book
+from tiny import adapter as book
 
 IMG, BREAK, END = 10, 12, 13
 # Text, an image of two rows of two patches, text, an image of one patch, text.

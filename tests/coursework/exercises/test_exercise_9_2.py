@@ -33,7 +33,7 @@ def test_more_questions_tell_more():
     """A hundred times as many questions: an interval about a tenth as wide, of shares and of their difference."""
     few, many = scored(20, 10, 40), scored(2000, 1000, 4000)
     ratio = (few[:, 2] - few[:, 1]) / (many[:, 2] - many[:, 1])
-    assert_close(ratio, [10, 10, 10], 1.0, name="how much wider the intervals of 40 questions are than those of 4,000")
+    assert_close(ratio, [10, 10, 10], 2.0, name="how much wider the intervals of 40 questions are than those of 4,000")
 
 
 def test_ten_of_ten_is_not_certain():
