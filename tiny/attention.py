@@ -106,7 +106,7 @@ def check_attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths
 
 def check_spans(T: int, S: int, lengths: Sequence[int], spans: Sequence[tuple[int, int]]) -> None:
     """Raise ValueError unless the lengths cover T queries and every span fits in S keys and holds its queries."""
-    if len(lengths) != len(spans) or sum(lengths) != T or min(lengths, default=0) < 1:
+    if len(lengths) != len(spans) or sum(lengths) != T or T < 1:
         raise ValueError(f"attention expects one length >= 1 and one span for each sequence, lengths adding up to {T}; "
                          f"got lengths {list(lengths)} and {len(spans)} spans.")
     for length, (start, stop) in zip(lengths, spans):

@@ -74,6 +74,6 @@ def check_rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precision: str,
     check_precision(precision)
     if x.shape[2] % 2:
         raise ValueError(f"rope turns pairs, so the last axis of x must be even; got {x.shape}.")
-    if cos.shape != (x.shape[0], x.shape[2] // 2) or sin.shape != cos.shape:
+    if not (x.shape[0], x.shape[2] // 2) == cos.shape == sin.shape:
         raise ValueError(f"rope expects cos and sin {(x.shape[0], x.shape[2] // 2)} for x {x.shape}; "
                          f"got {cos.shape} and {sin.shape}. Build them with rope_table for these positions.")
