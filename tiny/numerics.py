@@ -37,10 +37,10 @@ def need(operation: str, name: str, x: Any, axes: Sequence[str] | None,
 
     Raises:  ValueError if x is not an array, or has other axes or another dtype; it says what was expected and came
     """
-    if (type(x) is np.ndarray and x.dtype is FLOAT32 and axes and x.ndim == len(axes)
-            and (dtypes is None or dtypes is STORED)):
+    dtype = getattr(x, "dtype", None)
+    if dtype is FLOAT32 and (dtypes is None or dtypes is STORED) and axes is not None and x.ndim == len(axes):
         return  # nearly all calls end here, so that a guard costs nothing
-    dtype, dtypes = getattr(x, "dtype", None), ACTIVATIONS if dtypes is None else dtypes
+    dtypes = ACTIVATIONS if dtypes is None else dtypes
     if (dtype in dtypes or dtype in also) and (x.ndim if axes is None else x.ndim == len(axes)):
         return
     kinds = "whole numbers" if dtypes is INTEGERS else " or ".join(map(str, dtypes))

@@ -34,7 +34,7 @@ def route(x: np.ndarray, gate: np.ndarray, num_experts_per_tok: int,
     # (2) the K largest, in falling order
     expert_ids = np.argsort(-logits, axis=1, kind="stable")[:, :num_experts_per_tok]
     # (3) softmax over the chosen logits only; transformers keeps these weights in float32 also in bfloat16
-    expert_weights = softmax(np.take_along_axis(logits, expert_ids, axis=1))
+    expert_weights = softmax(logits[np.arange(len(logits))[:, None], expert_ids])
     return logits, expert_ids, expert_weights
 
 
