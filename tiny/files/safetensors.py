@@ -15,7 +15,7 @@ import numpy as np
 
 from tiny.config import TinyError
 from tiny.system.diagnosis import broken, no_header
-from tiny.system.reading import check_plain, unique, unreadable
+from tiny.system.reading import DECODER, check_plain, unreadable
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 MAX_HEADER = 32 << 20  # bytes; the safetensors library allows 100 MB, a model of 100,000 tensors has 12
@@ -60,7 +60,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def parse_header(path: Path, text: bytes) -> list[tuple[int, int, str, np.dtype, list[int]]]:
     """Check a header's JSON: begin, end, name, dtype and shape of each tensor. A name that occurs twice is an error."""
     try:
-        header = json.loads(text.decode(), object_pairs_hook=unique)  # of bytes, json would read UTF-16 too
+        header = DECODER.decode(text.decode())
         if b"\\u" in text:
             json.dumps(header, ensure_ascii=False).encode()  # Half of a surrogate pair is not text.
     except KeyError:

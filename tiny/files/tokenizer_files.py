@@ -128,7 +128,7 @@ def open_tekken(path: Path, data: bytes) -> TekkenTokenizer:
     Differs: mistral-common takes any split pattern; here there is one. Foreign patterns can take for ever, and the
              dialects of `regex` and of tiktoken differ
     """
-    content = parse_object(data, path)
+    content = parse_object(data, path, twice=True)  # Pixtral's file has 131,072 objects
     config = content.get("config")
     if not isinstance(config, dict) or not isinstance(config.get("version"), str):
         raise TinyError(f"{path} is not a Tekken file: it has no config with a version.",

@@ -25,9 +25,9 @@ def free_memory(root: Path = Path("/")) -> int:
 
     root: where /proc and /sys are, for tests
     """
-    found, pages = re.search(r"MemAvailable:\s+(\d+)", read(root / "proc/meminfo")), os.sysconf("SC_PHYS_PAGES")
+    found, pages = re.search(r"MemAvailable:\s+(\d+)", read(f"{root}/proc/meminfo")), os.sysconf("SC_PHYS_PAGES")
     free = int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * pages // 2
-    return max(0, min([free, *left_by_groups(root), *left_by_limits(root)]))
+    return max(0, min([free, *left_by_groups(root, free), *left_by_limits(root)]))
 
 
 def choose_mode(weights: str, tensors: Mapping[str, Any]) -> str:
@@ -43,31 +43,33 @@ def choose_mode(weights: str, tensors: Mapping[str, Any]) -> str:
     return "resident" if needed <= free_memory() / 2 else "mapped"
 
 
-def left_by_groups(root: Path) -> Iterator[int]:
-    """What the process's control group, and each group around it, leaves."""
-    groups = re.findall(r"^\d+:((?:.*,)?memory(?:,.*?)?|):/(.*)$", read(root / "proc/self/cgroup"), re.M)
+def left_by_groups(root: Path, free: int) -> Iterator[int]:
+    """What the process's control group, and each group around it, leaves, where that is less than `free`."""
+    groups = re.findall(r"^\d+:((?:.*,)?memory(?:,.*?)?|):/(.*)$", read(f"{root}/proc/self/cgroup"), re.M)
     for controllers, path in groups:
-        tops, *entries, droppable = VERSIONS[bool(controllers)]
+        tops, most, now, droppable = VERSIONS[bool(controllers)]
         names = [name for name in path.split("/") if name not in ("", "..")]
-        for folder in (root.joinpath(top, *names[:depth]) for top in tops for depth in range(len(names) + 1)):
-            limit, used = (read(folder / entry).strip() for entry in entries)
-            dropped = re.search(rf"^{droppable} (\d+)", read(folder / "memory.stat"), re.M)
-            if limit.isdigit() and used.isdigit():  # else there is no limit, "max", or it is not to be seen from here
-                yield int(limit) - int(used) + (int(dropped[1]) if dropped else 0)
+        for folder in ("/".join([str(root), top, *names[:depth]]) for top in tops for depth in range(len(names) + 1)):
+            limit = read(f"{folder}/{most}").strip()
+            if limit.isdigit() and (used := read(f"{folder}/{now}").strip()).isdigit():  # else no limit is to be seen
+                left = int(limit) - int(used)
+                if left < free:
+                    dropped = re.search(rf"^{droppable} (\d+)", read(f"{folder}/memory.stat"), re.M)
+                    yield left + (int(dropped[1]) if dropped else 0)
 
 
 def left_by_limits(root: Path) -> Iterator[int]:
     """What the limits of the process itself leave."""
-    pages = read(root / "proc/self/statm").split()
     for limit, place in LIMITS:
         most = resource.getrlimit(limit)[0]
-        if pages and most != resource.RLIM_INFINITY:
+        if most != resource.RLIM_INFINITY and (pages := read(f"{root}/proc/self/statm").split()):
             yield most - int(pages[place]) * resource.getpagesize()
 
 
-def read(path: Path) -> str:
+def read(path: str) -> str:
     """The text of a file of the system; nothing if it is not there."""
     try:
-        return path.read_text()
+        with open(path, "rb") as file:
+            return file.read().decode(errors="replace")
     except OSError:
         return ""

@@ -38,7 +38,7 @@ def check_keys(mapping: dict, keys: Keys, place: Path | str, remedy: str, note: 
     """
     for key, computed in not_computed(mapping, keys).items():
         raise TinyError(f"{place} sets {key} = {short(mapping[key])}; this code computes {computed}.", remedy)
-    unknown = sorted(short(key)[1:-1] for key in mapping if key not in keys.known and mapping[key] is not None)
+    unknown = sorted(short(key)[1:-1] for key in mapping.keys() - keys.known if mapping[key] is not None)
     if unknown:
         note(f"{Path(place).name}: keys that are not read: {', '.join(unknown[:9])}. If they change what the model "
              "computes, the results are wrong")
@@ -46,9 +46,12 @@ def check_keys(mapping: dict, keys: Keys, place: Path | str, remedy: str, note: 
 
 def not_computed(mapping: dict, keys: Keys) -> dict[str, str]:
     """The keys that ask for something else than is computed here, and what is computed."""
-    found = {key: f"{right[0]!r} only" for key, right in keys.only.items() if mapping.get(key) not in (*right, None)}
-    for key in keys.off:
-        value = mapping.get(key)
-        if value and not (isinstance(value, dict) and value.get("enable", value.get("enabled")) is False):
-            found[key] = "models without it"
+    found = {}
+    for key in sorted(mapping.keys() & (keys.off | keys.only.keys())):
+        value, right = mapping[key], keys.only.get(key)
+        if right is None:
+            off = not value or isinstance(value, dict) and value.get("enable", value.get("enabled")) is False
+            found |= {} if off else {key: "models without it"}
+        elif value not in (*right, None):
+            found[key] = f"{right[0]!r} only"
     return found
