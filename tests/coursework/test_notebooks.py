@@ -204,8 +204,9 @@ def test_an_unlabelled_figure_is_found():
 def test_it_finds_tiny_from_both_folders(folder):
     """The first cell, in a process whose path holds its folder only, as Jupyter's does."""
     setup = next(text for kind, text in build.cells(SCRIPTS[0]) if kind == "code")
-    ran = subprocess.run([sys.executable, "-c", setup + "\nshow(rope)"], cwd=ROOT / folder, env={"PATH": ""},
-                         capture_output=True, text=True)
+    code = setup + "\nfrom tiny.rope import rope\nshow(rope)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT / folder, env={"PATH": ""}, capture_output=True,
+                         text=True)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("tiny/rope.py:")
 
