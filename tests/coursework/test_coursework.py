@@ -29,20 +29,33 @@ WRONG = [answer for answer in ANSWERS if not answer.is_right]
 GOOD = [answer for answer in ANSWERS if answer.is_right]
 
 
-def run(folder, *more, warm=False):
-    """Test the functions of a folder, all exercises; return the verdicts by id and what was printed.
+def in_a_process(arguments):
+    """The exit status of pytest, in a process of its own, and what it printed."""
+    ran = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return ran.returncode, ran.stdout + ran.stderr
 
-    warm: each function in a fork of one warm worker, without a wall (tests/helpers/warm.py)
-    """
+
+@pytest.fixture(scope="module")
+def in_a_fork():
+    """The same in a fork of a process that has imported everything: tests/helpers/warm_tests.py."""
+    command = [sys.executable, str(ROOT / "tests/helpers/warm_tests.py")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as process:
+        def fork(arguments):
+            print(json.dumps(arguments), file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+        yield fork
+
+
+def run(folder, *more, way=in_a_process):
+    """Test the functions of a folder, all exercises; return the verdicts by id and what was printed."""
     report = folder.parent / f"{folder.name}.json"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--impl={folder}", f"--report={report}"]
-    command += ["-p", "warm"] * warm
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests/helpers")} if warm else None
-    result = subprocess.run([*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.returncode in (0, 1), result.stdout + result.stderr
+    status, out = way(["-p", "no:cacheprovider", f"--impl={folder}", f"--report={report}", *more])
+    assert status in (0, 1), out
     verdicts = {verdict["id"]: verdict for verdict in json.loads(report.read_text())}
-    assert result.returncode == any(v["failed"] for v in verdicts.values()) or "unfinished" in result.stdout
-    return verdicts, result.stdout
+    assert status == any(v["failed"] for v in verdicts.values()) or "unfinished" in out
+    return verdicts, out
 
 
 # ---- the list
@@ -229,7 +242,7 @@ def each(answers):
 
 
 @pytest.fixture(scope="module")
-def judge(request, tmp_path_factory):
+def judge(request, tmp_path_factory, in_a_fork):
     """The verdict on an answer, and what was printed. Answers that are to be tested now are judged in batches."""
     asked = [item.callspec.params["answer"] for item in request.session.items
              if "judge" in getattr(item, "fixturenames", ()) and "answer" in getattr(item, "callspec", item).params]
@@ -239,7 +252,8 @@ def judge(request, tmp_path_factory):
     def judged(n):
         folder = submit(tmp_path_factory.mktemp("answers") / "student", *groups[n])
         right = groups[n][0].is_right
-        return run(folder, *(f"--exercise={answer.exercise}" for answer in groups[n]), *["--seed=1"] * right, warm=True)
+        chosen = [f"--exercise={answer.exercise}" for answer in groups[n]]
+        return run(folder, *chosen, *["--seed=1"] * right, way=in_a_fork)
 
     def judge_one(answer):
         verdicts, out = judged(next(n for n, group in enumerate(groups) if answer in group))
@@ -270,7 +284,7 @@ def test_mistakes_get_the_hint_of_their_idea(answer, judge):
     assert "np." not in words.replace("np.array(...)", "") and "tolerance" not in words
 
 
-def test_both_ways_of_judging_agree(tmp_path):
+def test_both_ways_of_judging_agree(tmp_path, in_a_fork):
     """As students are judged, each function behind a wall, and as the answers above are: the same verdicts.
 
     One wrong answer of each chapter, and a right one.
@@ -279,9 +293,9 @@ def test_both_ways_of_judging_agree(tmp_path):
     sample = batches([GOOD[0], *chapters.values()])[0]
     assert len(sample) > 2
     folder = submit(tmp_path / "student", *sample)
-    walled, warm = (run(folder, *(f"--exercise={answer.exercise}" for answer in sample), warm=way)[0]
-                    for way in (False, True))
-    assert walled == warm and [warm[answer.exercise]["points"] > 0 for answer in sample] == [
+    chosen = [f"--exercise={answer.exercise}" for answer in sample]
+    (walled, _), (forked, _) = run(folder, *chosen), run(folder, *chosen, way=in_a_fork)
+    assert walled == forked and [forked[answer.exercise]["points"] > 0 for answer in sample] == [
         answer.is_right for answer in sample]
 
 
@@ -333,10 +347,11 @@ def test_an_exercise_can_be_kept_behind_a_wall(tmp_path):
 
 
 def test_unknown_exercises_and_folders(tmp_path):
-    for option, words in (("--exercise=9.9", f"There is no exercise 9.9; there are {', '.join(BY_ID)}, and all"),
-                          (f"--impl={tmp_path / 'none'}", "`make student` writes student/")):
-        result = subprocess.run([sys.executable, "-m", "pytest", option], cwd=ROOT, capture_output=True, text=True)
-        assert result.returncode == 4 and words in result.stderr
+    for options, words in ((["--exercise=9.9"], f"There is no exercise 9.9; there are {', '.join(BY_ID)}, and all"),
+                           ([f"--impl={tmp_path / 'none'}"], "`make student` writes student/"),
+                           ([f"--impl={tmp_path}", "-n2"], "Leave out -n")):
+        status, out = in_a_process(options)
+        assert status == 4 and words in out
 
 
 # ---- sources

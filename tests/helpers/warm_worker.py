@@ -1,4 +1,4 @@
-"""A worker that has imported everything and forks for each submission. It is started by warm.py, for tests only.
+"""A worker that has imported everything and forks for each submission. It is started by warm_tests.py, for tests only.
 
     python -ISu warm_worker.py TREE PACKAGES DESCRIPTOR
 
@@ -30,7 +30,7 @@ def main() -> None:
             importlib.import_module(f"tiny.{path.stem}")
     requests = socket.socket(fileno=descriptor)
     while True:
-        data, pipes, _, _ = socket.recv_fds(requests, 1 << 16, 3)
+        data, pipes, _, _ = socket.recv_fds(requests, 1 << 18, 3)
         if not data:
             return
         request = json.loads(data)
@@ -48,6 +48,8 @@ def main() -> None:
             os.environ.update(request["environment"])
             job = worker.Job(**request["job"])
             os.chdir(job.home)
+            module = importlib.import_module(job.module)
+            exec(compile(request["hole"], module.__file__, "exec"), vars(module))
             worker.serve(job)
         for pipe in pipes:
             os.close(pipe)
