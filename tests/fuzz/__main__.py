@@ -9,6 +9,7 @@ A run goes on where its record ends, if it has the same seed. The exit status is
 """
 
 import argparse
+import base64
 import dataclasses
 import json
 import os
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests/helpers"))
 
 from tests.fuzz.engine import Tally, Target, input_of, judge, merge, run  # noqa: E402  needs the path above
+from tests.fuzz.shrink import shrink  # noqa: E402
 from tests.fuzz.targets import TARGETS  # noqa: E402
 from tiny.system.whole import write_whole  # noqa: E402
 
@@ -70,10 +72,19 @@ def fuzz(targets: list[Target], args: argparse.Namespace) -> int:
         for target in left:
             start = done(tallies, target)
             found = run(target, args.seed, start, wanted[target.name] - start, each)
+            known = tallies[target.name].faults if target.name in tallies else {}
+            for fault in found.faults.keys() - known.keys():
+                keep_smallest(target, args.seed, fault, found.faults[fault])
             tallies[target.name] = merge(tallies.get(target.name, Tally()), found)
             if args.record:
                 keep(args.record, args.seed, tallies)
     return report(args.seed, tallies)
+
+
+def keep_smallest(target: Target, seed: int, fault: str, found: dict) -> None:
+    """Make the input of a new fault smaller, and keep it with the fault, in base 64."""
+    smallest = shrink(target, input_of(target, seed, found["first"]), fault)
+    found["smallest"] = base64.b64encode(smallest).decode()
 
 
 def done(tallies: dict[str, Tally], target: Target) -> int:
@@ -118,6 +129,9 @@ def report(seed: int, tallies: dict[str, Tally]) -> int:
         for fault, found in tally.faults.items():
             print(f"    {found['count']:,} x {fault}   (python -m tests.fuzz {name} --seed {seed} "
                   f"--input {found['first']})")
+            if "smallest" in found:
+                smallest = base64.b64decode(found["smallest"])
+                print(f"        made smaller, {len(smallest):,} bytes: {smallest[:200]!r}")
     faults = sum(len(tally.faults) for tally in tallies.values())
     print(f"{sum(tally.inputs for tally in tallies.values()):,} inputs, {faults} distinct faults")
     return 1 if faults else 0

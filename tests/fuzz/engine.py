@@ -187,6 +187,6 @@ def merge(first: Tally, second: Tally) -> Tally:
     for outcome, count in second.outcomes.items():
         merged.outcomes[outcome] = merged.outcomes.get(outcome, 0) + count
     for name, found in second.faults.items():
-        old = merged.faults.setdefault(name, {"first": found["first"], "count": 0})
+        old = merged.faults.setdefault(name, found | {"count": 0})
         old["count"] += found["count"]
     return merged

@@ -1,6 +1,8 @@
 """The fuzzer itself: every fault that was ever found stays gone, and each kind of fault would be seen."""
 
+import base64
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -12,9 +14,10 @@ from oracles import ROOT
 
 from tests.fuzz import engine
 from tests.fuzz.__main__ import main
-from tests.fuzz.engine import Target, Wrong, input_of, run
+from tests.fuzz.engine import Target, Wrong, input_of, judge, run
+from tests.fuzz.shrink import shrink
 from tests.fuzz.targets import TARGETS
-from tests.fuzz.targets.arrays import changed, dump
+from tests.fuzz.targets.arrays import HOW, changed, dump
 from tiny.config import TinyError
 from tiny.tools.verify import check
 
@@ -61,6 +64,18 @@ def test_the_unchanged_file_is_the_same(tmp_path):
     assert check.check(str(tmp_path / "ours.npz"), tmp_path / "theirs.npz").status == 0
     np.savez(tmp_path / "theirs.npz", **changed("logits", "moved", 5))
     assert check.check(str(tmp_path / "ours.npz"), tmp_path / "theirs.npz").status == 1
+
+
+def test_every_reader_has_its_share():
+    """Of a million inputs, at least ten thousand."""
+    assert min(target.share for target in TARGETS.values()) / sum(t.share for t in TARGETS.values()) > 0.01
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_each_change_of_an_array_costs_the_verdict(how, tmp_path):
+    for name in ("logits", "layer01", "experts00", "k01"):
+        data = json.dumps([name, how, 2]).encode()
+        assert judge(TARGETS["verdict"], data, tmp_path) in ("differs", "refused")
 
 
 # ---- every kind of fault is seen
@@ -141,3 +156,50 @@ def test_a_run_goes_on_where_its_record_ends(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["fuzz", "value", "--seed", "1", "--count", "9", "--record", str(record)])
     with pytest.raises(SystemExit, match="is of seed 0"):
         main()
+
+
+# ---- inputs with a fault are made smaller
+
+def bytes_fault(data: bytes, folder: Path) -> str:
+    """A planted fault of two bytes, one behind the other; another, which must not be taken for it."""
+    if len(data) < 4:
+        raise Wrong("it is short")
+    if b"!" in data and b"?" in data[data.index(b"!") :]:
+        raise Wrong("the result is another one")
+    return "read"
+
+
+def argument_fault(data: bytes, folder: Path) -> str:
+    """A planted crash of one argument with one value."""
+    words = json.loads(data)
+    if "--seed" in words and words[words.index("--seed") + 1] == "-1":
+        os.kill(os.getpid(), 11)
+    return "ran"
+
+
+def test_bytes_are_removed_and_zeroed():
+    data = bytes(range(200)) + b"!" + bytes(range(100, 200)) + b"?" + bytes(range(200))
+    small = shrink(Target("planted", lambda rng: data, bytes_fault), data, "Wrong: the result is another one")
+    assert len(small) == 4 and small.strip(b"\0") in (b"!?", b"!\0?", b"!\0\0?")
+
+
+def test_arguments_are_dropped():
+    data = json.dumps(["generate", "--prompt", "hi" * 50, "--seed", "-1", "--json", {"a": [1, 2, {"b": 3}]}]).encode()
+    small = shrink(Target("planted", lambda rng: data, argument_fault), data, "SIGSEGV")
+    assert json.loads(small) == ["--seed", "-1"]
+
+
+def test_making_smaller_has_a_limit_of_time():
+    data, began = b"!?" * 5000, time.monotonic()
+    small = shrink(Target("planted", lambda rng: data, bytes_fault), data, "Wrong: the result is another one", 0.3)
+    assert time.monotonic() - began < 5 and b"!?" in small and len(small) < len(data)
+
+
+def test_a_report_has_the_smaller_input(tmp_path, monkeypatch, capsys):
+    target = Target("value", lambda rng: b"....!...?..." + rng.randbytes(2), bytes_fault)
+    monkeypatch.setitem(TARGETS, "value", target)
+    monkeypatch.setattr(sys, "argv", ["fuzz", "value", "--count", "20", "--record", str(tmp_path / "record.json")])
+    assert main() == 1
+    assert "made smaller, 4 bytes: b'" in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "record.json").read_text())["targets"]["value"]["faults"].values()
+    assert found["count"] == 20 and len(base64.b64decode(found["smallest"])) == 4

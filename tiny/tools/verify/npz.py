@@ -53,7 +53,8 @@ def refused(what: str) -> Iterator[None]:
     except (TinyError, MemoryError):
         raise
     except Exception as error:
-        raise TinyError(f"{what}: {str(error) or type(error).__name__}.", REMEDY) from None
+        said = " ".join(str(error).split())[:200] or type(error).__name__  # zipfile quotes names of any length
+        raise TinyError(f"{what}: {said}.", REMEDY) from None
 
 
 def read_headers(path: Path, opened: zipfile.ZipFile) -> dict[str, Header]:
