@@ -1,4 +1,4 @@
-"""Grouped-query attention over packed sequences, against one query and one key at a time in float64."""
+"""Grouped-query attention over packed sequences, against one query and one head at a time in float64."""
 
 import math
 
@@ -23,14 +23,12 @@ def loops(q, keys, values, lengths, spans, causal):
     H, G = q.shape[1], keys.shape[1]
     for length, (start, stop) in zip(lengths, spans):
         for n in range(length):
-            seen = range(start, stop - length + n + 1 if causal else stop)
+            end = stop - length + n + 1 if causal else stop
             for h in range(H):
                 g = h // (H // G)
-                scores = [float(q[first + n, h] @ keys[s, g]) / math.sqrt(q.shape[2]) for s in seen]
-                largest = max(scores)
-                weights = [math.exp(score - largest) for score in scores]
-                total = math.fsum(weights)
-                out[first + n, h] = sum(w / total * values[s, g] for w, s in zip(weights, seen))
+                scores = keys[start:end, g] @ q[first + n, h] / math.sqrt(q.shape[2])
+                weights = np.exp(scores - scores.max())
+                out[first + n, h] = weights / math.fsum(weights) @ values[start:end, g]
         first += length
     return out
 
