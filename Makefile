@@ -14,6 +14,7 @@ demo: .venv/core            ## run the embedded models on real input, within a m
 
 fuzz: .venv/core            ## damage files of every kind for ten minutes: make fuzz, or make fuzz N=1000000
 	$(PY) -m tests.fuzz $(if $(N),--count $(N),--seconds 600)
+	$(PY) -m tests.fuzz.guided
 
 test: .venv/core            ## all tests that need neither torch nor the network
 	$(PY) -m pytest $(PARALLEL)
