@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # Tests run in a process for each core, four at most.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test fuzz check pages notebooks figures student try mine grade dev-data verify bench versions gpu train clean
+.PHONY: help demo test fuzz check pages notebooks site site-check figures student try mine grade dev-data verify bench versions gpu train clean
 
 help:                       ## say what each command does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -29,6 +29,12 @@ pages: .venv/core           ## write the generated parts of all pages
 
 notebooks: .venv/notebooks  ## build and run the notebooks
 	$(PY) -m notebooks.build
+
+site: .venv/site            ## the tutorial as a site in runs/site/html, which a browser opens without a network
+	$(PY) -m tutorial.site
+
+site-check: .venv/browser   ## look at every page of the site in Chromium, if it is installed
+	$(PY) -m pytest -m "not verify" tests/site
 
 figures: .venv/core         ## draw the pictures of the README and the chapters
 	$(PY) -m tutorial.draw_figures
@@ -64,7 +70,7 @@ train: .venv/core           ## train tiny-mixtral from nothing; interrupt it and
 	$(PY) -m tiny.training
 
 clean:                      ## remove what the commands above made, but no training run
-	rm -rf .venv runs/bench runs/demo
+	rm -rf .venv runs/bench runs/demo runs/site
 
 .venv/core: requirements.txt
 	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed: make PYTHON=python3.11 ...' if sys.version_info < (3, 11) else 0)"

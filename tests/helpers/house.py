@@ -16,7 +16,7 @@ ORDER = [*measure.reading_order(), *(f"files.{name}" for name in measure.appendi
 BOOK = {measure.module_of(path).removeprefix("tiny.").replace("tiny", "__init__"): path for path in measure.book()}
 SYSTEM = {measure.module_of(path).removeprefix("tiny."): path for path in sorted((ROOT / "tiny/system").glob("*.py"))}
 HELD = BOOK | SYSTEM  # what is held to the rules of the book
-PROGRAMS = sorted(path for folder in ("tiny", "kernels", "tests", "tutorial/pages")
+PROGRAMS = sorted(path for folder in ("tiny", "kernels", "tests", "tutorial/pages", "tutorial/site")
                   for path in (ROOT / folder).rglob("*.py"))
 SOURCES = [path for path in (ROOT / "kernels").rglob("*.*") if path.suffix in (".cu", ".cuh", ".cpp", ".h", ".md")]
 TEXTS = sorted(path for path in [*ROOT.glob("*.*"), *ROOT.glob("Makefile"), *(ROOT / ".ci").glob("*"), *PROGRAMS,

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from oracles import ROOT
+from packaging.requirements import Requirement
 
 from tutorial.pages import __main__ as pages
 from tutorial.pages import measure, records
@@ -22,7 +23,7 @@ PAGES = sorted(path for path in ROOT.rglob("*.md")
 # The folders that people browse; those of the book and of the kernels hold more than an order of reading.
 FOLDERS = ("kernels/emulator", "kernels/gpu", "notebooks", "tests", "tests/golden", "tiny/checkpoints", "tiny/files",
            "tiny/system", "tiny/tools", "tiny/training", "tutorial", "tutorial/drawings", "tutorial/pages",
-           "tutorial/reference")
+           "tutorial/reference", "tutorial/site")
 # What a checkpoint of the release stands for when a command of the README is run.
 RELEASED = ROOT / "tests/golden/mixtral-a/mistral"
 
@@ -37,6 +38,12 @@ def recipe(target):
     """What the Makefile runs for a target."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(PY)", ".venv/bin/python")
     return re.search(rf"^{target}:.*\n\t(.*)$", text, re.M)[1]
+
+
+def requirements(name):
+    """The packages that a file lists."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in (line.partition("#")[0].strip() for line in lines) if line]
 
 
 # ---- generated pages
@@ -187,3 +194,15 @@ def test_the_layout_of_the_readme_has_every_folder():
     layout = README[README.index("## Layout"): README.index("## Contributing")]
     folders = {path.name for path in ROOT.iterdir() if path.name[0] != "." and list(path.glob("*.md"))}
     assert set(re.findall(r"^\* \[(\w+)\]", layout, re.M)) == folders - {"runs", "student"}
+
+
+def test_binder_and_colab_get_one_version_of_each_package():
+    """Every package of requirements.txt but those of the tests, pinned to a version that it allows."""
+    allowed = {need.name: need for need in requirements("requirements.txt")}
+    pinned = {need.name: need for need in requirements(".binder/requirements.txt")}
+    assert pinned.keys() == {name for name in allowed if not name.startswith("pytest")}
+    for name, need in pinned.items():
+        (version,) = need.specifier
+        assert version.operator == "==" and version.version in allowed[name].specifier, need
+    assert (ROOT / ".binder/runtime.txt").read_text(encoding="utf-8") == "python-3.11\n"
+    assert ".binder/requirements.txt" in (ROOT / "notebooks/README.md").read_text(encoding="utf-8")

@@ -23,6 +23,11 @@ OTHERWISE = {
     "kernels/emulator/build.py:compile_all": "a temporary folder",
     "tutorial/grader/tree.py:write_files": "a temporary folder",
     "tutorial/grader/worker.py:serve": "a temporary folder",
+    "tutorial/site/stage.py:stage": "the folder of a site, which each run makes anew",
+    "tutorial/site/stage.py:write_page": "the folder of a site",
+    "tutorial/site/stage.py:copy": "the folder of a site",
+    "tutorial/site/notebook.py:shown_by": "the folder of a site",
+    "tutorial/site/formulas.py:copy_katex": "the folder of a site",
     "notebooks/show.py:carved": "a temporary folder",
 }
 METHODS = {"write_text", "write_bytes", "tofile", "savefig", "symlink_to", "hardlink_to", "rename", "touch"}
