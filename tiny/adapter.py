@@ -43,10 +43,10 @@ def splice(text: np.ndarray, ids: np.ndarray, features: np.ndarray, image_token_
     if np.count_nonzero(ids == image_token_id) != len(features):
         raise ValueError(f"splice expects one row of features for each [IMG] in ids; got {len(features)} rows.")
     # (1) text everywhere, also in the rows of breaks and ends, which have ids of their own
-    x = text.copy()
+    out = text.copy()
     # (2) patches in the rows of [IMG]
-    x[ids == image_token_id] = features
-    return x
+    out[ids == image_token_id] = features
+    return out
 
 
 def check_adapter(x: np.ndarray, weights: Mapping[str, np.ndarray], precision: str) -> None:
