@@ -16,9 +16,9 @@ from tutorial.drawings import PAPER
 LAYER, SHOWN = 1, 3  # whose attention is drawn, and the head
 WORDS = {"star": "what color is the star", "ring": "what color is the ring"}  # a word, and the question that has it
 FEW = 16  # questions of the panel that shows what few of them prove
-SKILLS = {"color": "name a colour", "where": "say where it is", "tallest": "which bar is tallest", "caption2": "describe",
-          "which": "which of two images", "left_of": "left or not (yes, no)", "same": "the same shape (yes, no)",
-          "word4": "read four letters", "held_word6": "read six letters, a new word"}
+SKILLS = {"color": "name a colour", "where": "say where it is", "tallest": "which bar is tallest",
+          "caption2": "describe", "which": "which of two images", "left_of": "left or not (yes, no)",
+          "same": "the same shape (yes, no)", "word4": "read four letters", "held_word6": "read six letters, a new word"}
 
 
 def word_weights(model, image: Image.Image, word: str, question: str) -> tuple[str, np.ndarray]:
