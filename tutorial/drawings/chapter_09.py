@@ -18,7 +18,8 @@ WORDS = {"star": "what color is the star", "ring": "what color is the ring"}  # 
 FEW = 16  # questions of the panel that shows what few of them prove
 SKILLS = {"color": "name a colour", "where": "say where it is", "tallest": "which bar is tallest",
           "caption2": "describe", "which": "which of two images", "left_of": "left or not (yes, no)",
-          "same": "the same shape (yes, no)", "word4": "read four letters", "held_word6": "read six letters, a new word"}
+          "same": "the same shape (yes, no)", "word4": "read four letters",
+          "held_word6": "read six letters, a new word"}
 
 
 def word_weights(model, image: Image.Image, word: str, question: str) -> tuple[str, np.ndarray]:
