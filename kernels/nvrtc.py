@@ -159,8 +159,9 @@ def cubin(path: Path, arch: int, defines: Sequence[str] = (), newest: int | None
         key.update(f"{part.name} {len(text)} ".encode() + text)
     kept = cache_folder() / f"{path.stem}-sm{arch}-{key.hexdigest()[:32]}.cubin"
     if not kept.is_file():
+        compiled = compiler.compile(path, [*options, *include_options(path, compiler)])[0]
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, compiler.compile(path, [*options, *include_options(path, compiler)])[0])
+        write_whole(kept, compiled)
     return kept
 
 
