@@ -199,10 +199,10 @@ def test_the_layout_of_the_readme_has_every_folder():
 def test_binder_and_colab_get_one_version_of_each_package():
     """Every package of requirements.txt but those of the tests, pinned to a version that it allows."""
     allowed = {need.name: need for need in requirements("requirements.txt")}
-    pinned = {need.name: need for need in requirements(".binder/requirements.txt")}
+    pinned = {need.name: need for need in requirements("binder/requirements.txt")}
     assert pinned.keys() == {name for name in allowed if not name.startswith("pytest")}
     for name, need in pinned.items():
         (version,) = need.specifier
         assert version.operator == "==" and version.version in allowed[name].specifier, need
-    assert (ROOT / ".binder/runtime.txt").read_text(encoding="utf-8") == "python-3.11\n"
-    assert ".binder/requirements.txt" in (ROOT / "notebooks/README.md").read_text(encoding="utf-8")
+    assert (ROOT / "binder/runtime.txt").read_text(encoding="utf-8") == "python-3.11\n"
+    assert "binder/requirements.txt" in (ROOT / "notebooks/README.md").read_text(encoding="utf-8")
