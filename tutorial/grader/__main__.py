@@ -29,10 +29,11 @@ from tutorial.grader.wall import Wall, find_wall
 from tutorial.make_coursework import Exercise, load_exercises
 from tutorial.source import ROOT
 
-KIT = ("conftest.py", "pyproject.toml", "tests/conftest.py", "tests/helpers/*.py", "tests/book/*.py",
-       "tests/coursework/exercises/*.py", "tiny/*.py", "tiny/files/*.py", "tiny/files/*.toml", "tiny/system/*.py",
-       "tiny/tools/__init__.py", "tiny/tools/terminal.py", "tutorial/*.py", "tutorial/grader/*.py",
-       "tutorial/exercises.toml")
+KIT = ("conftest.py", "pyproject.toml", "tests/conftest.py", "tests/helpers/*.py", "tests/mutants/*.py",
+       "tests/book/*.py", "tests/coursework/exercises/*.py", "tests/golden/images/*",
+       "tests/golden/tokenizers_tekken.json", "tests/golden/pixtral-a/mistral/tekken.json", "tiny/*.py",
+       "tiny/files/*.py", "tiny/files/*.toml", "tiny/system/*.py", "tiny/tools/__init__.py", "tiny/tools/terminal.py",
+       "tutorial/*.py", "tutorial/grader/*.py", "tutorial/exercises.toml")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH")  # of the environment, to the tests
 NO_REPORT = "The tests did not come to an end on this submission."
 
