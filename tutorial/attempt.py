@@ -19,6 +19,7 @@ from tiny.config import TinyError
 from tiny.system.whole import write_whole
 from tiny.tools.terminal import Parser, program
 from tutorial import own_run
+from tutorial.grader.emulated import Emulated, run
 from tutorial.grader.isolated import Isolated, Limits
 from tutorial.grader.wall import find_wall
 from tutorial.make_coursework import STUDENT, Exercise, is_finished, load_exercises, reference
@@ -58,9 +59,10 @@ def run_of(exercise: Exercise, folder: Path, scratch: Path) -> own_run.Table | s
             return "not written yet"
     except (SyntaxError, ValueError):
         return f"{exercise.file} does not load"
-    one = Isolated(exercise, reference(exercise), folder, scratch, Limits(), find_wall())
+    one = Emulated(exercise, folder) if exercise.is_kernel else Isolated(
+        exercise, reference(exercise), folder, scratch, Limits(), find_wall())
     try:
-        return own_run.RUNS[exercise.id](one.call)
+        return own_run.RUNS[exercise.id](run if isinstance(one, Emulated) else one.call)
     except Exception as error:  # Whatever a student's function does is said and not raised.
         stop = getattr(error, "stop", None)
         return " ".join(str(stop or error).split())[:160]
@@ -72,9 +74,10 @@ def picture(exercise: Exercise, folder: Path) -> Path | None:
     """Draw the student's own run beside the right one, into the folder `pictures` of theirs."""
     if exercise.id not in own_run.RUNS:
         return None
-    run: Callable = own_run.RUNS[exercise.id]
+    case: Callable = own_run.RUNS[exercise.id]
     with tempfile.TemporaryDirectory(prefix="try-") as scratch, np.errstate(all="ignore"):
-        figure = own_run.draw(run_of(exercise, folder, Path(scratch).resolve()), run(reference(exercise)))
+        right = case(run if exercise.is_kernel else reference(exercise))
+        figure = own_run.draw(run_of(exercise, folder, Path(scratch).resolve()), right)
     path = folder / "pictures" / f"{exercise.id}.png"
     path.parent.mkdir(exist_ok=True)
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))

@@ -10,6 +10,7 @@ file of today's book. Signature, docstring and the other steps stay; the docstri
 import ast
 import functools
 import importlib
+import re
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ from typing import Any
 
 from tiny.system.whole import write_whole
 from tiny.tools.terminal import Parser, program
-from tutorial.source import ROOT, definition, read, step_lines
+from tutorial.source import ROOT, definition, read, source_of, step_lines
 
 LIST = Path(__file__).with_name("exercises.toml")
 STUDENT = ROOT / "student"
@@ -50,20 +51,28 @@ class Exercise:
     one_way: bool = False
 
     @property
+    def is_kernel(self) -> bool:
+        """Whether it is a function of a .cu file, `kernels/rms_norm.cu:block_sum`, which the emulator judges."""
+        return ".cu:" in self.function
+
+    @property
     def module(self) -> str:
         """The module of the function: `tiny.rope`, `tiny.tools.looking`. The name of a class begins with a capital."""
+        assert not self.is_kernel
         owner, _, last = self.function.rpartition(".")[0].rpartition(".")
         return owner if last[0].isupper() else f"{owner}.{last}"
 
     @property
     def name(self) -> str:
         """The function's name within its module: `rope`, `KVCache.append`."""
+        if self.is_kernel:
+            return self.function.partition(":")[2]
         return self.function.removeprefix(self.module + ".")
 
     @property
     def path(self) -> str:
         """The file of the book that holds the function, from the root of the repository."""
-        return self.module.replace(".", "/") + ".py"
+        return self.function.partition(":")[0] if self.is_kernel else self.module.replace(".", "/") + ".py"
 
     @property
     def file(self) -> str:
@@ -74,6 +83,11 @@ class Exercise:
     def message(self) -> str:
         """What the hole says when it is called."""
         return f"Exercise {self.id}: {self.title} ({self.name} in {self.file})."
+
+    @property
+    def hole(self) -> str:
+        """The line that stands in the place of what is to be written."""
+        return f'#error "{self.message}"' if self.is_kernel else f'raise NotImplementedError("{self.message}")'
 
 
 def load_exercises(path: Path = LIST) -> list[Exercise]:
@@ -101,8 +115,8 @@ def fill(exercise: Exercise, answer: str | None, lines: list[str], root: Path = 
     first, last = step_lines(f"{exercise.path}:{exercise.name}", exercise.steps[0], exercise.steps[-1], root)
     old = lines[first - 1 : last]
     if answer is None:
-        new = [line.strip() for line in old if line.lstrip().startswith("# (")]
-        new.append(f'raise NotImplementedError("{exercise.message}")')
+        new = [line.strip() for line in old if line.lstrip().startswith(("# (", "// ("))]
+        new.append(exercise.hole)
     else:
         new = answer.strip("\n").splitlines()
     indent = old[0][: len(old[0]) - len(old[0].lstrip())]
@@ -130,6 +144,9 @@ def is_finished(exercise: Exercise, source: bytes | str) -> bool:
 
     Raises:  SyntaxError or ValueError if this is no Python
     """
+    if exercise.is_kernel:
+        text = source.decode("utf-8", "replace") if isinstance(source, bytes) else source
+        return not re.search(rf'^\s*#\s*error\s+"Exercise {re.escape(exercise.id)}:', text, re.M)
     node: ast.AST | None = ast.parse(source)
     for part in exercise.name.split("."):
         named = [child for child in getattr(node, "body", ()) if getattr(child, "name", "") == part]
@@ -165,11 +182,25 @@ def same_as_book(exercise: Exercise, folder: Path) -> bool:
     """
     if exercise.one_way:
         return False
+    if exercise.is_kernel:
+        return same_kernel(exercise, folder)
     try:
         ours, theirs = definition(exercise.path, exercise.name, ROOT), definition(exercise.file, exercise.name, folder)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return False
     return shape_of(ours) == shape_of(theirs)
+
+
+def same_kernel(exercise: Exercise, folder: Path) -> bool:
+    """Whether a function of a .cu file is the book's, but for comments and spaces."""
+    def text(path: str, root: Path) -> str:
+        lines = source_of(f"{path}:{exercise.name}", root).text.splitlines()
+        return "".join("".join(line.partition("//")[0].split()) for line in lines)
+
+    try:
+        return text(exercise.path, ROOT) == text(exercise.file, folder)
+    except (ValueError, UnicodeDecodeError):
+        return False
 
 
 def shape_of(function: ast.FunctionDef | ast.ClassDef) -> list[str]:

@@ -145,7 +145,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not args.impl.is_dir():
         raise TinyError(f"There is no folder {args.impl}.", "`make student` writes student/; or name yours by --impl.")
-    folder, exercises = args.impl.resolve(), load_exercises()
+    folder = args.impl.resolve()
+    exercises = [exercise for exercise in load_exercises() if not exercise.is_kernel]
     written = [exercise for exercise in exercises if is_written(exercise, folder)]
     rest = [exercise for exercise in exercises if exercise not in written]
     print(f"Yours: {listed(written)}." if written else "No function of yours is finished yet: all are the book's.")

@@ -1,8 +1,8 @@
 """Pictures of a student's own run: what their function makes of a small case, beside what is right.
 
-RUNS has one function for each exercise that can be drawn. It is given a function to run (the student's, or the book's),
-and returns a Table: numbers in rows and columns, which are drawn as cells. A cell of the student's that differs from
-the right one gets a frame. Choose a case that shows the idea, not one that a test uses.
+RUNS has one function for each exercise that can be drawn. It is given a function to run (the student's, or the book's;
+of a kernel, `emulated.run`), and returns a Table: numbers in rows and columns, which are drawn as cells. A cell of the
+student's that differs from the right one gets a frame. Choose a case that shows the idea, not one that a test uses.
 """
 
 from collections.abc import Callable, Sequence

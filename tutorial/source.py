@@ -17,8 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TAG = re.compile(r"^( *)# (\(\d+\).*)")
+TAG = re.compile(r"^( *)(?:#|//) (\(\d+\).*)")
 NUMBER = re.compile(r"(?:^|, )\((\d+)\)")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Where a function of a .cu file begins and ends, as a syntax tree says it of Python's."""
+
+    lineno: int
+    end_lineno: int
+    decorator_list: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,12 @@ def step_lines(function: str | Callable, first: int, last: int | None = None, ro
     missing = [n for n in wanted if n not in found]
     if missing or not wanted:
         raise ValueError(f"{path}:{name} has the steps {sorted(found)}; got {list(wanted)}. Give one of those.")
-    return found[first][0], max(found[n][1] for n in wanted)
+    begin, end = found[first][0], max(found[n][1] for n in wanted)
+    if path.endswith((".cu", ".cuh")):  # A brace that is opened is closed.
+        lines = read(path, root)
+        while sum(line.count("{") - line.count("}") for line in lines[begin - 1 : end]) > 0:
+            end += 1
+    return begin, end
 
 
 def steps_of(function: str | Callable, root: Path = ROOT) -> dict[int, tuple[int, int]]:
@@ -87,8 +101,24 @@ def steps_of(function: str | Callable, root: Path = ROOT) -> dict[int, tuple[int
     return found
 
 
-def definition(path: str, name: str, root: Path = ROOT) -> ast.FunctionDef | ast.ClassDef:
-    """The syntax tree of a function, a class, or a method `Class.method`."""
+def kernel_at(path: str, name: str, root: Path = ROOT) -> Kernel:
+    """The lines of a function of a .cu file: it begins and ends without indentation."""
+    lines = read(path, root)
+    for number, line in enumerate(lines):
+        if not re.search(rf"\b{re.escape(name)}\(", line) or line.lstrip().startswith("//"):
+            continue
+        last = next((n for n in range(number, len(lines)) if lines[n].startswith("}")), None)
+        opens = next((n for n in range(number, len(lines)) if re.search("[{;]", lines[n])), None)
+        first = next(n for n in range(number, -1, -1) if not lines[n].startswith(" "))
+        if last is not None and opens is not None and "{" in lines[opens].partition(";")[0] and number - first < 3:
+            return Kernel(first + 1, last + 1)
+    raise ValueError(f"{path} defines no {name}. Give a function of that file.")
+
+
+def definition(path: str, name: str, root: Path = ROOT) -> ast.FunctionDef | ast.ClassDef | Kernel:
+    """The syntax tree of a function, a class, or a method `Class.method`; of a .cu file, where a function is."""
+    if path.endswith((".cu", ".cuh")):
+        return kernel_at(path, name, root)
     node: ast.Module | ast.FunctionDef | ast.ClassDef = ast.parse("\n".join(read(path, root)))
     for part in name.split("."):
         inside = [child for child in ast.iter_child_nodes(node)
@@ -105,7 +135,7 @@ def split(reference: str | Callable) -> tuple[str, str, tuple[int, ...]]:
     if not isinstance(reference, str):
         file = Path(inspect.getsourcefile(reference) or "").resolve()
         return file.relative_to(ROOT).as_posix(), reference.__qualname__, ()
-    match = re.fullmatch(r"([\w./-]+\.py):([\w.]+)(?:#(\d+)(?:-(\d+))?)?", reference)
+    match = re.fullmatch(r"([\w./-]+\.(?:py|cuh?)):([\w.]+)(?:#(\d+)(?:-(\d+))?)?", reference)
     if not match:
         raise ValueError(f"A reference looks like tiny/rope.py:rope or tiny/rope.py:rope#2; got {reference!r}.")
     return match[1], match[2], tuple(int(number) for number in match.groups()[2:] if number)

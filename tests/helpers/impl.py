@@ -28,6 +28,7 @@ import pytest
 from compare import Different
 
 from tutorial.binding import bind, instead
+from tutorial.grader.emulated import Emulated, Reported
 from tutorial.grader.isolated import Changed, Isolated, Limits, Stop
 from tutorial.grader.results import OtherForm, in_form
 from tutorial.grader.wall import find_wall
@@ -116,6 +117,8 @@ def checked(error: BaseException) -> str:
         place = f" at [{', '.join(map(str, error.where))}]" if error.where else ""
         count = f" ({error.count} of {error.size} differ)" if error.size > 1 else ""
         return f"{error.name}: got {got}, expected {expected}{place}{count}"
+    if isinstance(error, Reported):
+        return str(error)
     text = str(error).split("\nassert ")[0].partition("\n")[0]
     equal = re.match(r"assert (.{1,60}) == (.{1,60})$", text)
     if equal:
@@ -156,7 +159,7 @@ class Coursework:
         self.chosen = [e for e in self.exercises if e.id in wanted or "all" in wanted]
         self.states = {e.id: state_of(e, self.folder) if self.folder else "reference" for e in self.exercises}
         self.records = {e.id: Record() for e in self.exercises}
-        self.isolated: dict[str, Isolated] = {}
+        self.isolated: dict[str, Isolated | Emulated] = {}
         self.now: Exercise | None = None  # whose test runs
         self.tree = tempfile.TemporaryDirectory(prefix="tree-") if self.folder and self.chosen else None
         if self.chosen and config.args_source is not config.ArgsSource.ARGS:
@@ -176,13 +179,17 @@ class Coursework:
         if self.tree is not None:
             tree = Path(self.tree.name).resolve()
             for exercise in self.chosen:
-                if self.states[exercise.id] == "own":
+                if self.states[exercise.id] == "own" and exercise.is_kernel:
+                    self.isolated[exercise.id] = Emulated(exercise, self.folder)
+                elif self.states[exercise.id] == "own":
                     one = Isolated(exercise, reference(exercise), self.folder, tree, limits, find_wall())
                     self.isolated[exercise.id] = one
                     bind(exercise, instead(exercise, one.call, functools.partial(self.tries, exercise)))
         else:
             for exercise in self.exercises:
-                if self.states[exercise.id] == "own":
+                if self.states[exercise.id] == "own" and exercise.is_kernel:
+                    self.isolated[exercise.id] = Emulated(exercise, self.folder)
+                elif self.states[exercise.id] == "own":
                     bind(exercise, instead(exercise, load(exercise, self.folder / exercise.file)))
 
     def tries(self, exercise: Exercise) -> bool:

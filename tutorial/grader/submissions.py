@@ -92,6 +92,9 @@ def same_text(submissions: dict[str, Submission], exercise: Exercise) -> dict[st
 
 def text_of(exercise: Exercise, data: bytes | None) -> str | None:
     """A student's function as it is written, or None."""
+    if exercise.is_kernel:
+        found = (data or b"").decode("utf-8", "replace")
+        return None if not found or exercise.hole in found else found
     try:
         source = (data or b"").decode("utf-8-sig")
         node: ast.AST = ast.parse(source)
@@ -100,5 +103,4 @@ def text_of(exercise: Exercise, data: bytes | None) -> str | None:
         text = ast.get_source_segment(source, node)
     except (ValueError, SyntaxError, RecursionError, MemoryError, StopIteration, AttributeError):
         return None
-    hole = f'raise NotImplementedError("{exercise.message}")'
-    return None if text is None or hole in text else "\n".join(line.rstrip() for line in text.splitlines())
+    return None if text is None or exercise.hole in text else "\n".join(line.rstrip() for line in text.splitlines())

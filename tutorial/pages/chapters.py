@@ -48,7 +48,8 @@ def include(reference: str) -> str:
     if reference.startswith("exercise "):
         return exercise(reference.removeprefix("exercise "))
     source = source_of(reference)
-    return f"[{source.place}](../{source.path}#L{source.first})\n\n```python\n{source.text}\n```"
+    language = "cpp" if source.path.endswith((".cu", ".cuh")) else "python"
+    return f"[{source.place}](../{source.path}#L{source.first})\n\n```{language}\n{source.text}\n```"
 
 
 def exercise(number: str) -> str:
@@ -59,7 +60,7 @@ def exercise(number: str) -> str:
     entry = known[number]
     text = (f"**Exercise {number}: {entry.title}** ({entry.points} points). `make student` writes the folder "
             f"`student/` once. In `student/{entry.file}`, put your {named_steps(entry)} of `{entry.name}` in the "
-            "place of the `NotImplementedError`, and try it:")
+            "place of the `{'#error' if entry.is_kernel else 'NotImplementedError'}`, and try it:")
     return (f"{textwrap.fill(text, 120, break_on_hyphens=False)}\n\n```\n"
             f"make try EX={number}\n```")
 
