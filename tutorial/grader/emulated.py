@@ -80,7 +80,8 @@ def run(path: str, kernel: str, grid: Sequence[int], block: Sequence[int], argum
         try:
             before = behind(file, scratch, cache) if cache else []
             ran = subprocess.run([*before, *command], cwd=ROOT, capture_output=True, text=True,
-                                 timeout=SECONDS + 120, stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": paths})
+                                 timeout=SECONDS + 120, stdin=subprocess.DEVNULL,
+                                 env=os.environ | {"PYTHONPATH": paths})
         except subprocess.TimeoutExpired:
             raise Reported(f"{file.name} was not compiled and run within {SECONDS + 120} seconds") from None
         if ran.returncode:
