@@ -110,7 +110,7 @@ def test_a_kernel_behind_the_wall_reaches_nothing(tmp_path):
     if wall.find_wall().program is None:
         pytest.skip(f"There is no wall to test here: {wall.find_wall().reason}.")
     (tmp_path / "secret").write_text("here")
-    hostile = f'static bool tried = system("touch {tmp_path}/written; cat {tmp_path}/secret > {tmp_path}/read");\n{RIGHT}'
+    hostile = f'static bool tried = system("touch {tmp_path}/written; cp {tmp_path}/secret {tmp_path}/got");\n{RIGHT}'
     one = submission(tmp_path / "mine", hostile)
     try:
         norm()
@@ -118,4 +118,4 @@ def test_a_kernel_behind_the_wall_reaches_nothing(tmp_path):
         pass  # It may not compile; what counts is that nothing is reached.
     finally:
         one.stop()
-    assert not (tmp_path / "written").exists()
+    assert not (tmp_path / "written").exists() and not (tmp_path / "got").exists()
