@@ -21,6 +21,8 @@ OTHERWISE = {
     "kernels/emulator/build.py:runtime": "a library that g++ wrote in a temporary folder gets its name",
     "kernels/emulator/build.py:build": "a library that g++ wrote in a temporary folder gets its name",
     "kernels/emulator/build.py:compile_all": "a temporary folder",
+    "tutorial/grader/emulated.py:Emulated": "a temporary folder",
+    "tutorial/grader/emulated.py:run": "a temporary folder",
     "tutorial/grader/tree.py:write_files": "a temporary folder",
     "tutorial/grader/worker.py:serve": "a temporary folder",
     "tutorial/site/stage.py:stage": "the folder of a site, which each run makes anew",
