@@ -32,9 +32,9 @@ from tutorial.source import ROOT
 KIT = ("conftest.py", "pyproject.toml", "tests/conftest.py", "tests/helpers/*.py", "tests/mutants/*.py",
        "tests/book/*.py", "tests/coursework/exercises/*.py", "tests/golden/images/*",
        "tests/golden/tokenizers_tekken.json", "tests/golden/pixtral-a/mistral/tekken.json", "tiny/*.py",
-       "tiny/files/*.py", "tiny/files/*.toml", "tiny/system/*.py", "tiny/tools/__init__.py", "tiny/tools/terminal.py",
-       "tutorial/*.py", "tutorial/grader/*.py", "tutorial/exercises.toml", "kernels/*.py", "kernels/*.cu*",
-       "kernels/emulator/*")
+       "tiny/files/*.py", "tiny/files/*.toml", "tiny/system/*.py", "tiny/tools/__init__.py", "tiny/tools/machine.py",
+       "tiny/tools/terminal.py", "tutorial/*.py", "tutorial/grader/*.py", "tutorial/exercises.toml", "kernels/*.py",
+       "kernels/*.cu*", "kernels/emulator/*")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH")  # of the environment, to the tests
 CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")  # the emulator's own parts, compiled once
 NO_REPORT = "The tests did not come to an end on this submission."
