@@ -7,7 +7,7 @@ from compare import assert_close
 from small import random_tensors, sizes, vision_sizes
 from tolerances import OPS
 
-from tiny.adapter import ROWS, adapter
+from tiny.adapter import ROWS, adapter, splice
 from tiny.numerics import gelu, linear, round_to
 
 CONFIG = sizes(None, vision=vision_sizes())
@@ -53,3 +53,15 @@ def test_bfloat16_rounds_after_each_bias_and_the_gelu():
     hidden = round_to(gelu(hidden), "bfloat16")
     y = round_to(linear(hidden, w["w_out.weight"]) + w["w_out.bias"], "bfloat16")
     assert_close(adapter(x, TENSORS, "bfloat16"), y, 0.0)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 4])
+def test_a_splice_has_one_row_for_each_token_of_an_image(rows):
+    """A single row would fit all of them, and be the same patch everywhere."""
+    ids, text = np.array([1, 10, 10, 12, 5]), np.zeros((5, 3), np.float32)
+    with pytest.raises(ValueError, match=rf"one row of features for each \[IMG\] in ids; got {rows} rows"):
+        splice(text, ids, np.ones((rows, 3), np.float32), 10)
+    y = splice(text, ids, np.ones((2, 3), np.float32), 10)
+    assert_close(y[:, 0], [0, 1, 1, 0, 0], 0.0)
+    assert y.dtype == np.float32
+    assert_close(splice(text, np.array([1, 2, 3, 4, 5]), np.ones((0, 3), np.float32), 10), text, 0.0, name="no image")
