@@ -1,4 +1,4 @@
-"""Put a function where the book's is held, in every module of `tiny`: how a student's comes into a model."""
+"""Put a function where the book's is held, in every module that holds it: how a student's comes into a model."""
 
 import functools
 import importlib
@@ -17,7 +17,7 @@ def bind(exercise: Exercise, function: Callable) -> Callable:
         setattr(getattr(importlib.import_module(exercise.module), owner), name, function)
         return old
     for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").partition(".")[0] == "tiny":
+        if getattr(module, "__name__", "").partition(".")[0] in ("tiny", "tutorial"):
             for name, value in list(vars(module).items()):
                 if value is old:
                     setattr(module, name, function)

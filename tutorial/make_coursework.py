@@ -226,6 +226,16 @@ def write(files: dict[str, str], folder: Path, force: bool) -> list[str]:
     return kept
 
 
+def write_cases(folder: Path) -> None:
+    """Write the runs that detectives.py asks about, if they are not there."""
+    from tutorial import planting  # It runs the embedded models.
+
+    for part in planting.MODELS:
+        path = folder / f"case_{part.lower()}.npz"
+        if not path.exists():
+            planting.write_case(part, path)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = Parser(prog="python -m tutorial.make_coursework", description="Write the exercises.")
@@ -234,6 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     exercises = load_exercises()
     kept = write(carve(exercises), args.folder, args.force)
+    write_cases(args.folder)
     for exercise in exercises:
         print(f"Exercise {exercise.id}  {args.folder.name}/{exercise.file:13} {exercise.title} "
               f"(tutorial/{exercise.chapter})")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tutorial.make_coursework import Exercise, carve
+from tutorial.make_coursework import Exercise, carve, load_exercises
 from tutorial.source import ROOT
 
 WORKER = ("tutorial/__init__.py", "tutorial/grader/__init__.py", *(
@@ -17,6 +17,8 @@ def read_tree(exercise: Exercise | None, root: Path = ROOT) -> dict[str, bytes]:
     for path in (root / "tiny").rglob("*"):
         if path.suffix in (".py", ".toml"):
             tree[path.relative_to(root).as_posix()] = path.read_bytes()
+    if exercise is None:
+        tree |= {other.path: (root / other.path).read_bytes() for other in load_exercises() if not other.is_kernel}
     hole = {exercise.path: carve([exercise], root=root)[exercise.file].encode()} if exercise else {}
     return tree | {"tiny/__init__.py": b""} | hole
 

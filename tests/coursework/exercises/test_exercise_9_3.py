@@ -1,0 +1,19 @@
+"""Exercise 9.3, a detective case: one test for each idea. The right name is read from the book's file."""
+
+import re
+
+from tutorial import detectives as book
+from tutorial.source import source_of
+
+NAMES, TRUE = (re.findall(pattern, source_of("tutorial/detectives.py:case_b").text, re.M)
+               for pattern in (r"^    (\w+)  +\w", r'^    return "(\w+)"'))
+
+
+def test_it_is_one_of_the_names():
+    name = book.case_b()
+    assert name in NAMES, f"got {name!r}, expected one of {', '.join(NAMES)}"
+
+
+def test_it_is_the_fault_of_this_run():
+    name = book.case_b()
+    assert name in TRUE, f"got {name}: a run with this fault is another one"
