@@ -60,10 +60,15 @@ print("sums of the rows", weights.sum(axis=1))
 # may see. What do the weights look like for a text of 3 tokens and one of 1?
 
 # %%
-print(attention(q, k, one_hot, lengths=[3, 1], spans=[(0, 3), (3, 4)])[:, 0])
+packed = attention(q, k, one_hot, lengths=[3, 1], spans=[(0, 3), (3, 4)])[:, 0]
+print(packed)
+
+# %%
+Picture(plots.attention_map(packed, ["A0", "A1", "A2", "B0"], "texts A and B in one array"))
 
 # %% [markdown]
-# The last row belongs to the second text. It sees one key, its own, with all its weight.
+# The last row belongs to the second text. It sees one key, its own, with all its weight. What is hatched lies ahead;
+# the dark rest of the last row is the other text.
 #
 # **Now change this:** make two texts of two tokens each.
 
@@ -96,7 +101,10 @@ print("query heads whose answer changed:", np.unique(np.nonzero(before != after)
 # ## 4. Look into a head of a trained model
 #
 # What do heads look at in a real sentence? A trace of the model keeps its queries and keys, after the rotation.
-# The trick with one-hot values, which `plots.attention_weights` plays too, shows the weights of any head.
+# The trick with one-hot values shows the weights of any head.
+
+# %%
+show(plots.attention_weights)
 
 # %%
 model = tiny.load("tiny-mixtral")

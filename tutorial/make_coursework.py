@@ -20,7 +20,7 @@ from typing import Any
 
 from tiny.system.whole import write_whole
 from tiny.tools.terminal import Parser, program
-from tutorial.source import ROOT, definition, read, source_of, step_lines
+from tutorial.source import ROOT, Kernel, definition, read, source_of, step_lines
 
 LIST = Path(__file__).with_name("exercises.toml")
 STUDENT = ROOT / "student"
@@ -100,7 +100,8 @@ def load_exercises(path: Path = LIST) -> list[Exercise]:
 
 def reference(exercise: Exercise) -> Callable:
     """The book's own function."""
-    return functools.reduce(getattr, exercise.name.split("."), importlib.import_module(exercise.module))
+    found: Any = functools.reduce(getattr, exercise.name.split("."), importlib.import_module(exercise.module))
+    return found
 
 
 def named_steps(exercise: Exercise) -> str:
@@ -203,8 +204,9 @@ def same_kernel(exercise: Exercise, folder: Path) -> bool:
         return False
 
 
-def shape_of(function: ast.FunctionDef | ast.ClassDef) -> list[str]:
+def shape_of(function: ast.FunctionDef | ast.ClassDef | Kernel) -> list[str]:
     """A function without its docstring, with its variables numbered in the order in which they come."""
+    assert not isinstance(function, Kernel)  # whose text is compared by `same_kernel`
     stored = {leaf.id for leaf in ast.walk(function) if isinstance(leaf, ast.Name) and isinstance(leaf.ctx, ast.Store)}
     numbers: dict[str, str] = {}
     for leaf in ast.walk(function):

@@ -8,6 +8,7 @@ import ast
 import functools
 import importlib
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from tiny.generate import ExpertTrace
 from tiny.kv_cache import KVCache
 from tiny.mixtral import Mixtral
 from tiny.pixtral import Pixtral
+from tiny.system.whole import lock
 from tiny.tekken import SPECIAL_TOKENS, TekkenTokenizer
 
 FLOAT16, FLOAT32, FLOAT64 = np.float16, np.float32, np.float64
@@ -153,6 +155,13 @@ def linked(path):
     """A link to nothing."""
     path.symlink_to("nothing")
     return path
+
+
+def being_filled(folder):
+    """A name for which another writer fills a folder."""
+    (folder / "a.00000000.part").mkdir()
+    lock(os.open(folder / "a.00000000.part", os.O_RDONLY))
+    return folder / "a"
 
 
 def with_index(content):
@@ -278,6 +287,7 @@ RAISES = {
                              ("have 2 patches", np.array([1]), [PIXELS], False),
                              ("have 0 patches", np.array([7]), [], False),
                              ("not those", np.array([7, 7, 9]), [PIXELS], False)],
+    "splice": [("got 2 rows", np.zeros((2, 4), FLOAT32), np.array([7, 9]), np.ones((2, 4), FLOAT32), 7)],
     "vision_of": [("vision encoder", SIZES)],
     "check_pixels": [("Image 1 is an array", np.zeros((3, 5, 4), FLOAT32), 1, SEEING.vision),
                      ("36 x 8 pixels", np.zeros((3, 8, 36), FLOAT32), 1, SEEING.vision)],
@@ -309,11 +319,20 @@ RAISES = {
     "read_vision": [("has no 'patch_size'", without(VISION, "patch_size"), PATH),
                     ("positive", VISION | {"patch_size": 0}, PATH),
                     ("spatial_merge_size", VISION | {"spatial_merge_size": 2}, PATH)],
-    "read_file": [("does not exist", PATH, 9), ("cannot be read", Made(lambda folder: folder), 9),
+    "read_file": [("does not exist", PATH, 9), ("is a folder", Made(lambda folder: folder), 9),
+                  ("cannot be read", Path(300 * "x"), 9),
                   ("is empty", written("a", b""), 2), ("more than 2 bytes", written("a", b"abc"), 2),
                   ("web page", written("a", b"<html>"), 9),
                   ("GGUF", written("a", b"GGUF"), 9),
-                   ("not there", Made(lambda folder: linked(folder / "a")), 9)],
+                  ("not there", Made(lambda folder: linked(folder / "a")), 9)],
+    "check_plain": [("is a folder", Made(lambda folder: folder)), ("more than 2 bytes", written("a", b"abc"), 2),
+                    ("No such file", PATH)],
+    "parse_object": [("not valid JSON", b"{", PATH), ("the key 'a' twice", b'{"a": 1, "a": 2}', PATH),
+                     ("holds a list", b"[]", PATH)],
+    "write_whole": [("No such file", Path("no/folder"), b"a"),
+                    ("No such device", Made(lambda folder: os.mkfifo(folder / "pipe") or folder / "pipe"), b"a")],
+    "whole_folder": [("is being written", Made(being_filled)),
+                     ("not empty", Made(lambda folder: written("a/b", b"").make(folder).parent))],
     "check_foreign": [("Git LFS", PATH, b"version https://git-lfs.github.com/spec/v1")],
     "check_keys": [("sets causal = False", {"causal": False}, KEYS["params"], PATH, "remedy")],
     "smallest_window": [("must be a positive", [["x"]], PATH)],
@@ -324,7 +343,7 @@ RAISES = {
                      ("tensors that the model has not", "mistral", SMALL_TENSORS | {"x": np.ones(2)}, SIZES, PATH),
                      ("the configuration says", "mistral", SMALL_TENSORS | {"norm.weight": np.ones(2)}, SIZES, PATH)],
     "choose_mode": [("is unknown", "x", {})],
-    "no_header": [("is a web page", PATH, b"<html>", 6)],
+    "no_header": [("is a web page", PATH, b"<html>", 6), ("is a GGUF file", PATH, b"GGUF", 4)],
     "require_shards": [("lacks a-00001-of-00002.safetensors, a-00002", Made(
         lambda folder: [folder / "a-00001-of-00002.safetensors"]))],
     "require": [("lacks some.json, which is listed", [PATH], "which is listed")],
@@ -421,14 +440,19 @@ def test_every_raises_line_has_its_calls():
 def test_it_raises_what_it_says(name, case, tmp_path):
     words, *arguments = case
     arguments = [value.make(tmp_path) if isinstance(value, Made) else value for value in arguments]
-    kinds = {"TinyError": TinyError, "ValueError": ValueError, "KeyError": KeyError}
-    kind = kinds[re.match(r"\w+", field(name, "Raises:"))[0]]
+    errors = {error.__name__: error for error in (TinyError, ValueError, KeyError, OSError, BlockingIOError)}
+    kinds = tuple(errors[word] for word in re.findall(r"\w+Error\b", field(name, "Raises:")))
     function = function_of(name)
     if arguments and isinstance(arguments[0], Of):
         function = getattr(arguments.pop(0).value, name.rpartition(".")[2])
-    with pytest.raises(kind, match=re.escape(words)) as caught:
-        list(function(*arguments)) if name == "generate" else function(*arguments)
-    assert type(caught.value) is kind
+    with pytest.raises(kinds, match=re.escape(words)) as caught:
+        result = function(*arguments)
+        if name == "generate":
+            list(result)
+        if name == "whole_folder":
+            with result:
+                pass
+    assert type(caught.value) in kinds or isinstance(caught.value, OSError)
 
 
 def draw(*shape, dtype=FLOAT32):
@@ -472,6 +496,7 @@ DTYPES = {
     "image.normalise": [(FLOAT32, lambda _: tiny.image.normalise(np.zeros((4, 4, 3), FLOAT32)))],
     "patches": [(dtype, lambda _, dtype=dtype: tiny.patch_embed.patches(np.zeros((3, 4, 4), dtype), 2))
                 for dtype in (FLOAT32, FLOAT64, np.uint8)],
+    "splice": [(FLOAT32, lambda _: tiny.adapter.splice(draw(2, 4), np.array([7, 9]), draw(1, 4), 7))],
     "read_safetensors": [(dtype, lambda folder, dtype=dtype: stored(folder, dtype)) for dtype in WEIGHTS],
     "log_softmax": [(FLOAT64, lambda _: tiny.sampling.log_softmax(np.zeros(4, FLOAT32)))],
 }

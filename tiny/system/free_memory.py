@@ -33,7 +33,7 @@ def free_memory(root: Path = Path("/")) -> int:
 def choose_mode(weights: str, tensors: Mapping[str, Any]) -> str:
     """Settle "auto": resident if 4 bytes a parameter fit in half of the free memory, else mapped.
 
-    Raises:  TinyError for another word than "auto", "mapped" or "resident"
+    Raises:  TinyError for any other word
     """
     if weights not in ("auto", "mapped", "resident"):
         raise TinyError(f"weights={weights!r} is unknown.", "Use 'auto', 'mapped' or 'resident'.")

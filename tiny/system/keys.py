@@ -46,7 +46,7 @@ def check_keys(mapping: dict, keys: Keys, place: Path | str, remedy: str, note: 
 
 def not_computed(mapping: dict, keys: Keys) -> dict[str, str]:
     """The keys that ask for something else than is computed here, and what is computed."""
-    found = {}
+    found: dict[str, str] = {}
     for key in sorted(mapping.keys() & (keys.off | keys.only.keys())):
         value, right = mapping[key], keys.only.get(key)
         if right is None:
