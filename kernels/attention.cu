@@ -48,11 +48,11 @@ extern "C" __global__ void attention_v1(const STORE* q, const STORE* keys, const
   extern __shared__ __align__(16) unsigned char smem[];
   float* scores = reinterpret_cast<float*>(smem);
   int h = blockIdx.y, g = h / (H / G);
-  // (1) a block of queries at a time, so that memory grows with the keys and not with their square
+  // (1) the R query heads that share a KV head, a block of queries at a time: memory grows with the keys
   Tile tile = read_tile(tiles);
   for (int i = 0; i < tile.count; i++) {
     size_t row = ((size_t)(tile.first + i) * H + h) * HEAD_DIM;
-    // (2) the keys that the block may see
+    // (2) each text with its own keys, and of those the keys that the block may see
     for (int s = threadIdx.x; s < tile.keys; s += blockDim.x) {
       // (3) scores: how well each query matches each key
       const STORE* key = keys + ((size_t)(tile.start + s) * G + g) * HEAD_DIM;

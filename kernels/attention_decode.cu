@@ -51,11 +51,11 @@ extern "C" __global__ void attention_decode_v1(const STORE* q, const STORE* keys
   extern __shared__ __align__(16) unsigned char smem[];
   float* scores = reinterpret_cast<float*>(smem);  // (GROUP, keys of the split)
   int g = blockIdx.y;
-  // (1) a block of queries at a time, so that memory grows with the keys and not with their square
+  // (1) the R query heads that share a KV head, a block of queries at a time: memory grows with the keys
   //     (the heads of one group of one sequence)
   size_t first = ((size_t)blockIdx.x * G + g) * GROUP;
   size_t answer = (((size_t)blockIdx.x * gridDim.z + blockIdx.z) * G + g) * GROUP;
-  // (2) the keys that the block may see
+  // (2) each text with its own keys, and of those the keys that the block may see
   Split split = read_split(spans);
   if (split.keys <= 0) return;  // so does the whole block
   for (int s = threadIdx.x; s < split.keys; s += blockDim.x) {

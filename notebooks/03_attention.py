@@ -34,7 +34,7 @@ rng = np.random.default_rng(4)
 show(attend)
 
 # %% [markdown]
-# Its caller cuts the queries into blocks, in steps (1) and (2), which come in section 3.
+# Its caller takes care of texts and heads, in steps (1) and (2), which come in section 3.
 #
 # The output is an average of the values, so a trick shows the weights: give token 0 the value `[1, 0, 0, 0]`,
 # token 1 `[0, 1, 0, 0]` and so on. Then row i of the output **is** row i of the weights.
@@ -133,6 +133,6 @@ Picture(plots.attention_map(weights, model.tokenizer.pieces(ids), f"layer {layer
 #
 # * **Test it:** `.venv/bin/python -m pytest tests/book/test_attention.py` ([the tests](../tests/book/test_attention.py)
 #   hold it to loops written from the paper's formula).
-# * **Write it:** exercise 3.1, one block of attention. `make student` makes a copy of `tiny/` with holes, and [the
-#   chapter](../tutorial/03_attention.md) tells how to fill them.
+# * **Write it:** exercises 3.1, one block of attention, and 3.2, texts and groups of heads. `make student` makes a
+#   copy of `tiny/` with holes, and [the chapter](../tutorial/03_attention.md) tells how to fill them.
 # * **Read on:** [04, rotary positions](04_rotary_positions.ipynb).

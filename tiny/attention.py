@@ -35,6 +35,7 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
     """
     check_attention(q, keys, values, lengths, spans, precision)
     T, H, d = q.shape
+    # (1) the R query heads that share a KV head, a block of queries at a time: memory grows with the keys
     G, R = keys.shape[1], H // keys.shape[1]
     grouped = q.reshape(T, G, R, d)
     out = np.empty_like(grouped)
@@ -42,15 +43,14 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
     needed = max(step * R * (stop - start) for step, (start, stop) in zip(steps, spans))
     scores = np.empty(needed, np.float32)  # reused by every block
     first = 0
+    # (2) each text with its own keys, and of those the keys that the block may see
     for length, step, (start, stop) in zip(lengths, steps, spans):
         for g in range(G):
             k, v = keys[start:stop, g], values[start:stop, g]
             if length > step:  # A copy without gaps is read faster, which pays from the second block on.
                 k, v = np.ascontiguousarray(k), np.ascontiguousarray(v)
-            # (1) a block of queries at a time, so that memory grows with the keys and not with their square
             for block in range(0, length, step):
                 rows = slice(first + block, first + min(block + step, length))
-                # (2) the keys that the block may see
                 seen = stop - start - max(0, length - block - step) if causal else stop - start
                 out[rows, g] = attend(grouped[rows, g], k[:seen], v[:seen], scores, causal, precision)
         first += length

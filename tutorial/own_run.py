@@ -44,6 +44,18 @@ def attention_weights(attend: Callable) -> Table:
                  [f"key {j}" for j in range(5)], "weights of attend: the queries are at positions 2, 3 and 4")
 
 
+def groups_of_texts(attention: Callable) -> Table:
+    """What each query of two texts gets of nine keys, in four heads that share two KV heads."""
+    lengths, spans = [2, 3], [(0, 4), (5, 8)]
+    keys = np.zeros((9, 2, 9), np.float32)
+    values = np.stack([np.eye(9, dtype=np.float32), -np.eye(9, dtype=np.float32)], axis=1)
+    answer = attention(np.zeros((5, 4, 9), np.float32), keys, values, lengths, spans, True, "float32")
+    shown = np.reshape(answer, (5, 4, 9))[:, [0, 1, 2]].reshape(15, 9)
+    return Table(np.where(shown == 0, np.nan, shown),
+                 [f"text {0 if i < 2 else 1}, query {i}, head {h}" for i in range(5) for h in range(3)],
+                 [f"key {j}" for j in range(9)], "weights of attention: a minus marks those of KV head 1")
+
+
 # ---- chapter 4
 
 def angles(rope: Callable) -> Table:
@@ -129,6 +141,7 @@ RUNS: dict[str, Callable[[Callable], Table]] = {
     # ---- chapter 2
     # ---- chapter 3
     "3.1": attention_weights,
+    "3.2": groups_of_texts,
     # ---- chapter 4
     "4.2": angles,
     # ---- chapter 5

@@ -60,7 +60,7 @@ def exercise(number: str) -> str:
     entry = known[number]
     text = (f"**Exercise {number}: {entry.title}** ({entry.points} points). `make student` writes the folder "
             f"`student/` once. In `student/{entry.file}`, put your {named_steps(entry)} of `{entry.name}` in the "
-            "place of the `{'#error' if entry.is_kernel else 'NotImplementedError'}`, and try it:")
+            f"place of the `{'#error' if entry.is_kernel else 'NotImplementedError'}`, and try it:")
     return (f"{textwrap.fill(text, 120, break_on_hyphens=False)}\n\n```\n"
             f"make try EX={number}\n```")
 
