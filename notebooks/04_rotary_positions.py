@@ -179,6 +179,7 @@ for name, writer in (("with positions", model), ("without", without)):
 #
 # * **Test it:** `.venv/bin/python -m pytest tests/book/test_rope.py` ([the tests](../tests/book/test_rope.py) hold
 #   `rope` to loops written from the paper's formula).
-# * **Write it:** exercise 4.2, apply the rotation. `make student` makes a copy of `tiny/` with holes, and [the
-#   chapter](../tutorial/04_rotary_positions.md) tells how to fill them.
+# * **Write it:** exercises 4.1, angles of a position, 4.2, apply the rotation, and 4.3, from halves to pairs. `make
+#   student` makes a copy of `tiny/` with holes, and [the chapter](../tutorial/04_rotary_positions.md) tells how to
+#   fill them.
 # * **Read on:** [05, routing and experts](05_routing_and_experts.ipynb).

@@ -67,6 +67,7 @@ def halves_to_pairs(weight: np.ndarray, head_dim: int) -> np.ndarray:
 
     Shapes:  weight (n * d, D) -> a view (n, d / 2, 2, D), which `linear` reads as (n * d, D)
     """
+    # (1) an axis for the heads and one for their halves; the two rows of a pair become neighbours
     return weight.reshape(-1, 2, head_dim // 2, weight.shape[1]).swapaxes(1, 2)
 
 

@@ -41,6 +41,14 @@ def groups_of_texts(attention: Callable) -> Table:
 
 # ---- chapter 4
 
+def table_of_angles(rope_table: Callable) -> Table:
+    """The angles of five pairs at six positions, in degrees."""
+    positions = np.array([0, 1, 2, 3, 10, 100])
+    cos, sin = rope_table(positions, 10, 1e4)
+    return Table(np.degrees(np.arctan2(sin, cos)), [f"position {m}" for m in positions],
+                 [f"pair {i}" for i in range(5)], "angles of rope_table, in degrees", "{:.0f}", arrows=True)
+
+
 def angles(rope: Callable) -> Table:
     """The pair (1, 0), at six positions, turned at four speeds."""
     positions = np.arange(6)
@@ -50,6 +58,13 @@ def angles(rope: Callable) -> Table:
     pairs = np.reshape(turned, (6, 4, 2))
     return Table(np.degrees(np.arctan2(pairs[..., 1], pairs[..., 0])), [f"position {m}" for m in positions],
                  [f"pair {i}" for i in range(4)], "angles of the pair (1, 0), in degrees", "{:.0f}", arrows=True)
+
+
+def order_of_rows(halves_to_pairs: Callable) -> Table:
+    """Where the twelve rows of two heads of six go; each row holds its own number."""
+    weight = np.arange(12, dtype=np.float32)[:, None] * np.ones((1, 3), np.float32)
+    return Table(np.reshape(halves_to_pairs(weight, 6), (12, 3)), [f"head {r // 6}, row {r % 6}" for r in range(12)],
+                 [f"column {c}" for c in range(3)], "rows of halves_to_pairs, by their numbers before", "{:.0f}")
 
 
 # ---- chapter 5
@@ -114,7 +129,9 @@ RUNS: dict[str, Callable[[Callable], Table]] = {
     "3.1": attention_weights,
     "3.2": groups_of_texts,
     # ---- chapter 4
+    "4.1": table_of_angles,
     "4.2": angles,
+    "4.3": order_of_rows,
     # ---- chapter 5
     "5.1": choices,
     "5.2": dispatch,
