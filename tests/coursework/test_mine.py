@@ -1,5 +1,6 @@
 """A student's own model: it speaks, and its numbers are those of the released implementation, or the place is named."""
 
+import numpy as np
 import pytest
 from answers import ANSWERS, EXERCISES, RIGHT, Answer, submit
 
@@ -57,6 +58,24 @@ def test_a_wrong_function_is_found(run, tmp_path, id, name, words):
     status, out, _ = run(submit(tmp_path / "mine", answer))
     assert status == 1 and words in out
     assert (f"Part B: {EQUAL}" in out) == (id == "5.1")
+
+
+@pytest.mark.parametrize("name, far, found", [("logits", 4e-5, ""), ("logits", 6e-5, "logits"), ("layer03", 1e-4, ""),
+                                              ("layer03", 3e-4, "layer03"), ("experts03", 1, "experts03")])
+def test_the_bounds_are_those_that_are_printed(monkeypatch, name, far, found):
+    """A logit may be 5e-5 away, whatever the largest logit is (20); the stream, which reaches 46, a part of that."""
+    with np.load(mine.DUMPS / "tiny-mixtral.npz", allow_pickle=False) as stored:
+        dump = {key: stored[key] for key in ("logits", "layer03", "experts03")}
+    dump["ids"] = np.zeros(15, int)
+    monkeypatch.setattr(mine, "inputs_of", lambda model, dump: ([0] * 15, []))
+
+    def model(ids, images, trace):
+        trace |= {key: np.array(array, np.float64) for key, array in dump.items()}
+        trace[name].flat[7] += far
+        return trace["logits"]
+    assert mine.NEAR == f"{mine.LOGITS:.0e}".replace("e-0", "e-")
+    first, distance = mine.first_difference(model, dump)
+    assert first == found and (name != "logits" or abs(distance - far) < 1e-9)
 
 
 def test_a_folder_that_is_not_there(run, tmp_path):
