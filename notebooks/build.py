@@ -24,7 +24,7 @@ from tiny.tools.terminal import Parser, program
 FOLDER = Path(__file__).resolve().parent
 KINDS = {"# %%": "code", "# %% [markdown]": "markdown"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-MODEL = FOLDER.parent / "tiny/checkpoints/tiny-mixtral/consolidated.safetensors"
+CHECKPOINTS, MODELS = FOLDER.parent / "tiny/checkpoints", ("tiny-mixtral", "tiny-pixtral")
 # A notebook is kept as it is for a reader who has done no exercise.
 BOOK_ONLY = "import sys; sys.path.insert(1, '..'); import notebooks.show; notebooks.show.STUDENT = None"
 LIMIT_BYTES, LIMIT_SECONDS = 300 << 10, 60
@@ -53,9 +53,11 @@ def cells(script: Path) -> list[tuple[str, str]]:
     return [(kind, "\n".join(lines).strip("\n")) for kind, lines in found]
 
 
-def model_digest() -> str:
-    """What tells one state of the embedded model from another."""
-    return hashlib.sha256(MODEL.read_bytes()).hexdigest()[:16]
+def model_digests(script: Path) -> dict[str, str]:
+    """What tells one state from another of the embedded models: of tiny-mixtral, and of one that a script names."""
+    text = script.read_text(encoding="utf-8")
+    return {name: hashlib.sha256((CHECKPOINTS / name / "consolidated.safetensors").read_bytes()).hexdigest()[:16]
+            for name in MODELS if name == "tiny-mixtral" or name in text}
 
 
 def notebook(script: Path) -> dict:
@@ -65,7 +67,7 @@ def notebook(script: Path) -> dict:
         cell = {"cell_type": kind, "id": f"{script.name[:2]}-{number:02}", "metadata": {},
                 "source": text.splitlines(keepends=True)}
         built.append(cell | ({"execution_count": None, "outputs": []} if kind == "code" else {}))
-    metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}, "tiny-mixtral": model_digest()}
+    metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}, **model_digests(script)}
     return {"cells": built, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
@@ -109,8 +111,8 @@ def check(script: Path) -> list[str]:
     if pairs != cells(script):
         return [f"{target.name} is not what {script.name} says."]
     wrong, code = [], [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
-    if stored["metadata"].get("tiny-mixtral") != model_digest():
-        wrong.append(f"{target.name} was run on another tiny-mixtral.")
+    wrong += [f"{target.name} was run on another {name}." for name, digest in model_digests(script).items()
+              if stored["metadata"].get(name) != digest]
     if [cell["execution_count"] for cell in code] != list(range(1, len(code) + 1)):
         wrong.append(f"{target.name} was not run once from top to bottom.")
     if any(output["output_type"] == "error" for cell in code for output in cell["outputs"]):

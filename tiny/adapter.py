@@ -18,7 +18,7 @@ def adapter(x: np.ndarray, weights: Mapping[str, np.ndarray], precision: str = "
     Shapes:  x (N, hidden_size), N = patches -> (N, D)
     Dtypes:  x float32; weights float32, bfloat16 or float16 -> float32
     Raises:  ValueError for another dtype, rank or precision, no patches, or matrices and biases of other shapes
-    Source:  mistral-inference vision_encoder.py, VisionLanguageAdapter; arXiv:2410.07073 sec. 2.2
+    Source:  mistral-inference vision_encoder.py, VisionLanguageAdapter; arXiv:2410.07073 sec. 2.3
     Differs: GELU in its exact form, with erf; the tanh form moves the logits by 1e-3
     """
     check_adapter(x, weights, precision)

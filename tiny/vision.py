@@ -20,7 +20,7 @@ def vision_encoder(images: Sequence[np.ndarray], weights: Mapping[str, np.ndarra
 
     Shapes:  images n x (3, rows p, columns p) -> (N, hidden_size), N = patches row by row, images in order
     Dtypes:  float32 -> float32
-    Source:  arXiv:2410.07073 sec. 2.1; mistral-inference vision_encoder.py, VisionTransformer
+    Source:  arXiv:2410.07073 sec. 2.2; mistral-inference vision_encoder.py, VisionTransformer
     Differs: mistral-inference forgets the mask between images (pull request 218), so that patches of one image see
              those of all; the paper, transformers and vLLM have it, as here
     """

@@ -72,9 +72,14 @@ def damage_model(book):
     book["metadata"]["tiny-mixtral"] = "0" * 16
 
 
+def damage_other_model(book):
+    del book["metadata"]["tiny-pixtral"]
+
+
 @pytest.mark.parametrize("damage, says", [(damage_cell, "is not what"), (damage_order, "top to bottom"),
                                           (damage_output, "error"), (damage_listing, "source that has changed"),
-                                          (damage_model, "another tiny-mixtral")])
+                                          (damage_model, "another tiny-mixtral"),
+                                          (damage_other_model, "another tiny-pixtral")])
 def test_check_finds(damage, says, tmp_path):
     script = tmp_path / SCRIPTS[0].name
     shutil.copy(SCRIPTS[0], script)
@@ -84,6 +89,13 @@ def test_check_finds(damage, says, tmp_path):
     script.with_suffix(".ipynb").write_text(json.dumps(book), encoding="utf-8")
     wrong = build.check(script)
     assert len(wrong) == 1 and says in wrong[0]
+
+
+def test_a_notebook_is_held_against_the_models_that_it_names():
+    named = {script.name[:2]: list(build.model_digests(script)) for script in SCRIPTS}
+    assert named["00"] == named["08"] == ["tiny-mixtral", "tiny-pixtral"] and named["03"] == ["tiny-mixtral"]
+    first = build.model_digests(SCRIPTS[0])
+    assert first["tiny-mixtral"] != first["tiny-pixtral"]
 
 
 def test_check_finds_a_large_notebook(tmp_path, monkeypatch):

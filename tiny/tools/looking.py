@@ -18,7 +18,7 @@ def image_weights(q: np.ndarray, k: np.ndarray, lengths: Sequence[int]) -> np.nd
     Dtypes:  q and k float32 -> float32
     Order:   the scale 1 / sqrt(d) multiplies the scores, as in `attention`
     Raises:  ValueError for another dtype or rank, q and k of two shapes, or lengths that do not add up to N
-    Source:  arXiv:2410.07073 sec. 2, "Sequence packing"
+    Source:  arXiv:2410.07073 sec. 2.2, "Sequence packing"
     Differs: mistral-inference forgets the mask between images (pull request 218)
     """
     need("image_weights", "q", q, ("N", "d"))
