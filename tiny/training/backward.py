@@ -228,8 +228,11 @@ def load_balancing(logits: np.ndarray, expert_ids: np.ndarray) -> tuple[float, n
     Differs: transformers first joins the rows of all layers, so that one layer's imbalance can cancel another's. Here
              each layer has its own loss, and the model's is their mean. Switch counts first choices only: even is 1
     """
+    # (1) how often each expert was chosen, by any of the K choices of a token
     counts = np.bincount(expert_ids.reshape(-1), minlength=logits.shape[1])
+    # (2) how probable each was, over the tokens: the mean of a softmax over all E
     mean = softmax(logits).mean(axis=0, dtype=np.float64)
+    # (3) both together
     return float(logits.shape[1] * (counts / len(logits)) @ mean), counts / expert_ids.size
 
 

@@ -98,6 +98,22 @@ def dispatch(experts: Callable) -> Table:
                  "how much of each expert's answer a token gets (its choices)")
 
 
+def loads(load_balancing: Callable) -> Table:
+    """Shares and loss of four routers with five experts: even, drifting, all to one, and unsure."""
+    even = np.array([[0, 1], [1, 2], [2, 3], [3, 4], [4, 0]])
+    one = np.tile(np.array([[1, 0]]), (5, 1))
+    sure = np.zeros((5, 5), np.float32)
+    sure[:, 1] = 6
+    cases = {"even": (np.zeros((5, 5), np.float32), even), "drifting": (sure / 3, np.where(even == 4, 1, even)),
+             "all to 0 and 1, sure": (sure, one), "all to 0 and 1, unsure": (np.zeros((5, 5), np.float32), one)}
+    rows = []
+    for logits, ids in cases.values():
+        loss, shares = load_balancing(logits, ids)
+        rows.append([*(100 * np.asarray(shares)), loss])
+    return Table(np.array(rows), list(cases), [*(f"% expert {e}" for e in range(5)), "loss"],
+                 "shares of five experts, and the loss, for K = 2")
+
+
 # ---- chapter 6
 
 def rows_of_a_cache(append: Callable) -> Table:
@@ -135,6 +151,7 @@ RUNS: dict[str, Callable[[Callable], Table]] = {
     # ---- chapter 5
     "5.1": choices,
     "5.2": dispatch,
+    "5.3": loads,
     # ---- chapter 6
     "6.2": rows_of_a_cache,
 }
