@@ -93,7 +93,8 @@ CLAIMS = {
     "05": {f"{softmax(np.array([2, 1], np.float32))[n]:.3f}" for n in (0, 1)}
           | {f"{four[1]:.2f}", f"{four[2]:.3f}", "0.5", f"{silu_1:.4f}",
              f"{0.731 * 2 * silu_1 + 0.269 * 3 * silu_1:.3f}", f"{100 * first:.1f}", f"{100 * common:.1f}",
-             f"{100 - 100 * common:.1f}", *PAPER, *(f"{x:.3f}" for x in of_two), whole(MIXTRAL.dim), whole(MIXTRAL.hidden_dim), whole(expert),
+             *(f"{x:.3f}" for x in of_two), f"{100 - 100 * common:.1f}", *PAPER,
+             whole(MIXTRAL.dim), whole(MIXTRAL.hidden_dim), whole(expert),
              whole(every_expert), whole(total), whole(total - every_expert), whole(two_experts), whole(active),
              f"{100 * every_expert / total:.1f}", f"{100 * active / total:.1f}", f"{total / 1e9:.1f}"},
     "06": {str(d), whole(kv_row(8, 2)), str(kv_row(8, 2) // 1024), whole(context), whole(1000), whole(1000 + 99),
