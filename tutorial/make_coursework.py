@@ -49,6 +49,7 @@ class Exercise:
     hints: list[str]
     ideas: list[Idea] = field(default_factory=list)
     one_way: bool = False
+    written: list[str] = field(default_factory=list)
 
     @property
     def is_kernel(self) -> bool:

@@ -111,7 +111,7 @@ class Isolated:
         lengths = {name: len(value) for name, value in away.items()}
         trouble: list[Exception] = []
         cache = isinstance(owner, KVCache)
-        message = self.exchange({"names": names, "args": sent, "away": lengths,
+        message = self.exchange({"names": names, "args": sent, "away": lengths, "written": self.exercise.written,
                                  "owner": state(owner) if cache else owner})
         while "get" in message:
             if message["get"] not in list(away) or type(message.get("index")) is not int:
@@ -121,12 +121,14 @@ class Isolated:
             raise trouble[0]
         self.check(message)
         match message:
-            case {"result": result, "changed": list(numbers), "owner": dict() | None as theirs}:
-                changed = [name for n, name in enumerate(names) if n in numbers and name != "scores"]
+            case {"result": result, "changed": list(numbers), "written": dict(written), "owner": dict() | None as theirs}:
+                changed = [name for n, name in enumerate(names) if n in numbers and name not in self.exercise.written]
             case _:
                 raise Refused(CHANNEL)
         if changed:
             raise Changed(f"{self.exercise.name} changed its argument {', '.join(changed)}")
+        for name in self.exercise.written:
+            take_over(name, bound.arguments[name], written.get(name))
         if cache:
             restore(owner, theirs)
         return accept(self.exercise.name, self.signature.return_annotation, result)
@@ -291,6 +293,13 @@ def look_up(sequence: Sequence, index: int, trouble: list[Exception]) -> dict:
     except Exception as error:
         trouble.append(error)
         return {"error": str(error)}
+
+
+def take_over(name: str, mine: np.ndarray, theirs: object) -> None:
+    """Copy what the worker wrote into an argument. Shapes:  mine (...), theirs the same."""
+    if not isinstance(theirs, np.ndarray) or theirs.shape != mine.shape or theirs.dtype != mine.dtype:
+        raise OtherForm(f"the function made something else of its argument {name}: write into it, {name}[...] = ...")
+    mine[...] = theirs
 
 
 def restore(cache, owner: dict | None) -> None:

@@ -151,7 +151,9 @@ def make(kind: str, parts: list) -> object:
 
 
 def answer(function: Callable, module: ModuleType, call: dict, ask: Callable[[dict], dict]) -> dict:
-    """Call the function; give its result, which arrays it changed, and what became of the object it is a method of."""
+    """Call the function; give its result, which arrays it changed, those it may write, and what became of the object
+    it is a method of.
+    """
     args = [Remote(ask, name, call["away"][name]) if name in call["away"] else value
             for name, value in zip(call["names"], call["args"])]
     before = [value.copy() if isinstance(value, np.ndarray) else None for value in args]
@@ -159,7 +161,9 @@ def answer(function: Callable, module: ModuleType, call: dict, ask: Callable[[di
     result = function(*([] if owner is None else [owner]), *args)
     changed = [n for n, (old, new) in enumerate(zip(before, args))
                if old is not None and old.tobytes() != new.tobytes()]
-    return {"result": result, "changed": changed, "owner": state(owner) if isinstance(call["owner"], dict) else None}
+    written = {name: value for name, value in zip(call["names"], args) if name in call["written"]}
+    return {"result": result, "changed": changed, "written": written,
+            "owner": state(owner) if isinstance(call["owner"], dict) else None}
 
 
 def rebuild(module: ModuleType, owner: dict) -> object:
