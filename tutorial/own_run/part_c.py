@@ -2,17 +2,44 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from tutorial.own_run.table import Table
 
 # ---- chapter 10
+
+def norm_gradients(rms_norm_backward: Callable) -> Table:
+    """The gradients of two short tokens and a long one, and that of the weight."""
+    x = np.array([[1, 2, 2, 1], [1, -1, 1, -1], [10, 20, 0, 10]], np.float64)
+    dout = np.array([[1, 0, 0, 0], [1, -1, 1, -1], [5, 5, 5, 5]], np.float64)
+    dw = np.full(4, np.nan)
+    dx = rms_norm_backward(dout, x, np.array([1, 2, 1, 0.5]), 0.1, dw)
+    return Table(np.vstack([np.reshape(dx, (3, 4)), dw]), [*(f"dx, token {t}" for t in range(3)), "dw"],
+                 [f"number {i}" for i in range(4)], "gradients of x and of the weight (hatched: not a number)")
+
 
 # ---- chapter 11
 
 # ---- chapter 12
 
+def quarter_steps(nearest_bfloat16: Callable) -> Table:
+    """Where numbers between two neighbours go: 0 to 2 steps away from where a column begins, in quarters."""
+    starts = np.array([1, -1, 2 - 2.0**-7, 2.0**-133])
+    steps = np.array([2.0**-7, -(2.0**-7), 2.0**-7, 2.0**-133])
+    away = np.arange(9)[:, None] / 4
+    x = np.vstack([starts + away * steps, np.full(4, np.nan)]).astype(np.float32)
+    x.view(np.uint32)[-1] = 0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001  # NaN has many patterns
+    with np.errstate(all="ignore"):
+        steps_away = (np.asarray(nearest_bfloat16(x), np.float64) - starts) / steps
+    return Table(steps_away, [*(f"{n:.2f} steps away" for n in away[:, 0]), "NaN"],
+                 ["from 1", "from -1", "from a step below 2", "from the least"],
+                 "where the nearest bfloat16 is, in steps (hatched: not a number)")
+
 
 RUNS: dict[str, Callable[[Callable], Table]] = {
     # ---- chapter 10
+    "10.1": norm_gradients,
     # ---- chapter 11
     # ---- chapter 12
+    "12.1": quarter_steps,
 }
