@@ -100,9 +100,30 @@ def errors_picture():
         panel.axhline(step, color="0.7", linewidth=0.8)
         panel.text(layers + 1.3, step, name, fontsize=8, color="0.3", ha="right", va="bottom")
     panel.text(0.1, equal * 1.2, "equal to the bit", fontsize=8, color="0.3", va="bottom")
-    panel.set(yscale="log", ylim=(equal, 1), xlim=(-0.3, layers + 1.3), ylabel="relative difference")
+    panel.set(yscale="log", ylim=(equal, 1), xlim=(-0.3, layers + 1.3), ylabel="relative difference",
+              xlabel="in the order of the run")
     panel.legend(frameon=False, loc="upper left", fontsize=9, ncols=3)
     panel.set_facecolor(PAPER)
+    return figure
+
+
+def sums_in_orders(terms: np.ndarray, orders: int = 500) -> np.ndarray:
+    """The sum of float32 terms in random orders, each addition rounded. Shapes:  terms (n,) -> (orders,)."""
+    rng = np.random.default_rng(12)
+    return np.array([np.add.accumulate(rng.permutation(terms))[-1] for _ in range(orders)])
+
+
+def orders_picture(terms: np.ndarray):
+    """For the notebook: how far sums in random orders are from the exact one, in steps. Shapes:  terms (n,)."""
+    from matplotlib.figure import Figure
+
+    exact = float(terms.sum(dtype=np.float64))
+    steps = (sums_in_orders(terms).astype(np.float64) - exact) / float(np.spacing(np.float32(abs(exact))))
+    figure = Figure(figsize=(7.2, 3.2), facecolor=PAPER, layout="constrained")
+    panel = figure.subplots()
+    panel.hist(steps, bins=41, color="#c9d6e8", edgecolor="0.4", linewidth=0.5)
+    panel.axvline(0, color="black", linewidth=1)
+    panel.set(xlabel="float32 steps away from the exact sum", ylabel=f"of {len(steps)} orders", facecolor=PAPER)
     return figure
 
 

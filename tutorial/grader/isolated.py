@@ -121,7 +121,8 @@ class Isolated:
             raise trouble[0]
         self.check(message)
         match message:
-            case {"result": result, "changed": list(numbers), "written": dict(written), "owner": dict() | None as theirs}:
+            case {"result": result, "changed": list(numbers), "written": dict(written),
+                  "owner": dict() | None as theirs}:
                 changed = [name for n, name in enumerate(names) if n in numbers and name not in self.exercise.written]
             case _:
                 raise Refused(CHANNEL)
