@@ -28,5 +28,5 @@ coarse, fine = (errors_of_differences(dtype, 10.0 ** -np.arange(1, last))
 assert coarse.argmin() == 1 and round(1e5 * coarse.min()) == 3 and fine.argmin() == 4 and fine.min() < 1e-10
 
 NUMBERS = {f"{weights:,}", f"{vocabulary:,}", str(vocabulary), f"{math.log(vocabulary):.2f}", f"{recipe.aux}",
-           f"{RECIPES['balanced'].tokens:,}", f"{100 / recipe.num_experts}", "0.01", "0.00001", "100,000", speed, "1,024",
-           f"{card['held_out']['stories']['nats_per_token']:.3f}", "1.5"}
+           f"{RECIPES['balanced'].tokens:,}", f"{100 / recipe.num_experts}", "0.01", "0.00001", "100,000", speed,
+           "1,024", f"{card['held_out']['stories']['nats_per_token']:.3f}", "1.5"}

@@ -19,5 +19,5 @@ assert max(plain) < 1e-6 and two[0] < 1e-4 < 3e-3 < two[2] and min(other) > 2e-3
 assert all(0.2 < ratio < 5 for ratio in np.divide(two[2:], other[2:]))
 
 NUMBERS = {f"{float(bfloat16.eps)}", f"{2.0 ** (4 - 7)}", f"{int(np.finfo(np.float16).max):,}",
-           f"{MIXTRAL_8X7B.dim:,}", "127", "256", "512", "128", "126", "133", "0.4", "0.2", "0.8", "258", "257", "0.1", "17.25", "17.125",
-           "1,000", "754", "2019"}  # of a standard, the last two
+           f"{MIXTRAL_8X7B.dim:,}", "127", "256", "512", "128", "126", "133", "0.4", "0.2", "0.8", "258", "257", "0.1",
+           "17.25", "17.125", "1,000", "754", "2019"}  # the last two are the name of a standard
