@@ -4,13 +4,16 @@ PY := .venv/bin/python
 # Tests run in a process for each core, four at most.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test fuzz check pages notebooks site site-check figures student try mine grade dev-data verify bench versions gpu train clean
+.PHONY: help demo doctor test fuzz check pages notebooks site site-check figures student try mine grade pack dev-data verify bench versions gpu train clean
 
 help:                       ## say what each command does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 demo: .venv/core            ## run the embedded models on real input, within a minute
 	$(PY) -m tiny demo
+
+doctor: .venv/core          ## check the installation, in seconds
+	$(PY) -m tutorial.check_install
 
 fuzz: .venv/core            ## damage files of every kind for ten minutes: make fuzz, or make fuzz N=1000000
 	$(PY) -m tests.fuzz $(if $(N),--count $(N),--seconds 600)
@@ -51,6 +54,9 @@ mine: .venv/core            ## run the embedded models with your own functions, 
 grade: .venv/core           ## grade a folder of submissions: make grade SUBMISSIONS=folder
 	$(PY) -m tutorial.grader "$(or $(SUBMISSIONS),$(error Say which folder: make grade SUBMISSIONS=folder))"
 
+pack: .venv/core            ## what a teacher hands out: the students' archive and Gradescope's, in runs/pack/
+	$(PY) -m tutorial.pack $(PACK)
+
 dev-data: .venv/dev         ## fetch the released tokenizers of Mixtral and Pixtral, for the tests that compare with them
 	$(PY) tests/helpers/fetch_tokenizer.py
 
@@ -70,7 +76,7 @@ train: .venv/core           ## train tiny-mixtral from nothing; interrupt it and
 	$(PY) -m tiny.training
 
 clean:                      ## remove what the commands above made, but no training run
-	rm -rf .venv runs/bench runs/demo runs/site
+	rm -rf .venv runs/bench runs/demo runs/pack runs/site
 
 .venv/core: requirements.txt
 	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed: make PYTHON=python3.11 ...' if sys.version_info < (3, 11) else 0)"

@@ -23,7 +23,7 @@ PAGES = sorted(path for path in ROOT.rglob("*.md")
 # The folders that people browse; those of the book and of the kernels hold more than an order of reading.
 FOLDERS = ("kernels/emulator", "kernels/gpu", "notebooks", "tests", "tests/golden", "tiny/checkpoints", "tiny/files",
            "tiny/system", "tiny/tools", "tiny/training", "tutorial", "tutorial/drawings", "tutorial/own_run",
-           "tutorial/pages", "tutorial/reference", "tutorial/site")
+           "tutorial/pack", "tutorial/pages", "tutorial/reference", "tutorial/site")
 # What a checkpoint of the release stands for when a command of the README is run.
 RELEASED = ROOT / "tests/golden/mixtral-a/mistral"
 

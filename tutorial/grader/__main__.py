@@ -1,13 +1,15 @@
 """Grade submissions: offline, each in a separate processes, on numbers that its author has not seen.
 
     python -m tutorial.grader SUBMISSIONS [--out DIR] [--seed N] [--seconds S] [--megabytes M] [--exercise ID]
+                              [--partial] [--deadline TIME --times FILE] [--late-days N] [--penalty P]
+    python -m tutorial.grader SUBMISSIONS --student NAME        grades one again, on the numbers of the others
 
 SUBMISSIONS holds one folder for each student, with the student's rope.py, attention.py and so on. Everything that
 grading needs is read before the first of them runs. For each, the tests are written afresh into a temporary folder and
 run in a process that never loads the submission; the functions answer from further processes, behind a wall where the
-system has one (see isolated.py and wall.py). An exercise gives its points if all its tests pass. DIR gets
-`grades.json` and for each student Gradescope's results file, after each student: a grading that was interrupted goes
-on where it was.
+system has one (see isolated.py and wall.py). An exercise gives its points if all its tests pass, or with --partial a
+share. DIR gets `grades.json` and for each student Gradescope's results file, after each student: a grading that was
+interrupted goes on where it was. In the end it gets `grades.csv`.
 """
 
 import argparse
@@ -23,6 +25,8 @@ from pathlib import Path
 from tiny.config import TinyError
 from tiny.system.whole import write_whole
 from tiny.tools.terminal import Parser, one_line, program
+from tutorial.grader.credit import PLAIN, Handed, Rules, lateness, read_moment, read_times, share, table
+from tutorial.grader.likeness import pairs_alike
 from tutorial.grader.submissions import Submission, read_submissions, same_text
 from tutorial.grader.tree import write_files
 from tutorial.grader.wall import Wall, find_wall
@@ -33,10 +37,12 @@ KIT = ("conftest.py", "pyproject.toml", "tests/conftest.py", "tests/helpers/*.py
        "tests/book/*.py", "tests/coursework/exercises/*.py", "tests/golden/images/*",
        "tests/golden/tokenizers_tekken.json", "tests/golden/pixtral-a/mistral/tekken.json", "tiny/*.py",
        "tiny/files/*.py", "tiny/files/*.toml", "tiny/system/*.py", "tiny/tools/__init__.py", "tiny/tools/machine.py",
-       "tiny/tools/terminal.py", "tutorial/*.py", "tutorial/grader/*.py", "tutorial/exercises.toml", "kernels/*.py",
+       "tiny/tools/terminal.py", "tutorial/*.py", "tutorial/grader/*.py", "tutorial/exercises.toml",
+       "tutorial/pack/__init__.py", "tutorial/pack/kept.py", "kernels/*.py",
        "kernels/*.cu*", "kernels/emulator/*")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH")  # of the environment, to the tests
 CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")  # the emulator's own parts, compiled once
+NO_TIME = "When this was handed in is not known: it counts as in time."
 NO_REPORT = "The tests did not come to an end on this submission."
 
 
@@ -85,41 +91,54 @@ def check_tests(kit: dict[str, bytes], chosen: list[Exercise], args: argparse.Na
                         "Run `make test`. On a machine under load, --seconds gives the tests more time.")
 
 
-def mark(exercise: Exercise, verdict: dict | None, alike: list[str]) -> dict:
+def mark(exercise: Exercise, verdict: dict | None, alike: list[str], rules: Rules = PLAIN) -> dict:
     """Points and an explanation for one exercise, from what its tests say."""
     found = verdict or {"points": 0, "why": NO_REPORT, "idea": None, "holds": [], "passed": 0, "total": 0, "said": "",
                         "same_as_book": False}
-    return {"id": exercise.id, "title": exercise.title, "points": found["points"], "of": exercise.points,
+    points = share(exercise.points, found["points"] > 0, len(found["holds"]), len(exercise.ideas), rules)
+    return {"id": exercise.id, "title": exercise.title, "points": points, "of": exercise.points,
             "why": found["why"], "idea": found["idea"], "holds": found["holds"], "passed": found["passed"],
             "tests": found["total"], "said": found["said"], "same_as_book": found["same_as_book"],
             "same_text_as": alike}
 
 
-def gradescope(marks: list[dict]) -> dict:
+def gradescope(graded: dict) -> dict:
     """The same as Gradescope's results.json. What a submission said in its own words is not in it."""
-    return {"score": sum(m["points"] for m in marks), "stdout_visibility": "hidden", "visibility": "visible",
+    late = {"output": told_late(graded)} if graded.get("days_late") else {}
+    return {"score": graded["points"], "stdout_visibility": "hidden", "visibility": "visible", **late,
             "tests": [{"number": m["id"], "name": m["title"], "score": m["points"], "max_score": m["of"],
-                       "status": "passed" if m["points"] else "failed", "output": m["why"]} for m in marks]}
+                       "status": "passed" if m["points"] == m["of"] else "failed", "output": m["why"]}
+                      for m in graded["exercises"]]}
+
+
+def told_late(graded: dict) -> str:
+    """What a submission after the deadline cost."""
+    return (f"Late by {graded['days_late']} days, {graded['late_days_used']} of them free: "
+            f"{graded['points']:g} of {graded['before']:g} points are left.")
 
 
 def grade_one(submission: Submission, kit: dict[str, bytes], chosen: list[Exercise], alike: dict[str, list[str]],
-              args: argparse.Namespace) -> dict:
+              args: argparse.Namespace, rules: Rules = PLAIN, handed: Handed | None = None) -> dict:
     """The grades of one student."""
     verdicts = {verdict["id"]: verdict for verdict in run_tests(submission.files, kit, chosen, args)}
-    marks = [mark(exercise, verdicts.get(exercise.id), alike[exercise.id]) for exercise in chosen]
-    return {"points": sum(m["points"] for m in marks), "of": sum(m["of"] for m in marks), "notes": submission.notes,
-            "submitted": submission.digest(), "exercises": marks}
+    marks = [mark(exercise, verdicts.get(exercise.id), alike.get(exercise.id, []), rules) for exercise in chosen]
+    timed = lateness(round(sum(m["points"] for m in marks), 1), handed, rules)
+    notes = [*submission.notes, *([NO_TIME] if rules.deadline and not handed else [])]
+    return timed | {"of": sum(m["of"] for m in marks), "notes": notes, "submitted": submission.digest(),
+                    "exercises": marks}
 
 
 def tell(student: str, graded: dict) -> None:
     """Print the grades of one student."""
-    print(one_line(f"{student}: {graded['points']} of {graded['of']}"), flush=True)
+    print(one_line(f"{student}: {graded['points']:g} of {graded['of']}"), flush=True)
+    if graded.get("days_late"):
+        print(one_line(f"    {told_late(graded)}"), flush=True)
     for note in graded["notes"]:
         print(one_line(f"    {note}"), flush=True)
     for m in graded["exercises"]:
         book = "; the same as the book's" if m["same_as_book"] else ""
         others = f"; the same text as {', '.join(m['same_text_as'])}" if m["same_text_as"] else ""
-        print(one_line(f"    {m['id']}  {m['points']}/{m['of']}  {m['why']}{book}{others}"), flush=True)
+        print(one_line(f"    {m['id']}  {m['points']:g}/{m['of']}  {m['why']}{book}{others}"), flush=True)
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -137,40 +156,75 @@ def begun(out: Path, fingerprint: str, seed: int | None) -> tuple[int | None, di
         return None, {}
 
 
-def grade(args: argparse.Namespace, out: Path) -> None:
-    """Grade every submission of a folder and write the results after each."""
+def choose(args: argparse.Namespace) -> list[Exercise]:
+    """The exercises to grade."""
     exercises = load_exercises()
     unknown = set(args.exercise or ()) - {e.id for e in exercises}
     if unknown:
         raise TinyError(f"There is no exercise {', '.join(sorted(unknown))}.",
                         f"Choose from {', '.join(e.id for e in exercises)}.")
-    chosen = [e for e in exercises if not args.exercise or e.id in args.exercise]
+    return [e for e in exercises if not args.exercise or e.id in args.exercise]
+
+
+def old_grades(out: Path, students: list[str], submissions: dict[str, Submission]) -> dict:
+    """The grades among which some students are graded again.
+
+    Raises:  TinyError if there are none, or one of the students handed in nothing
+    """
+    missing = [student for student in students if student not in submissions]
+    if missing:
+        raise TinyError(f"There is no submission of {', '.join(missing)}.", f"There are {', '.join(submissions)}.")
+    try:
+        old = json.loads((out / "grades.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        old = {}
+    if not old.get("finished"):
+        raise TinyError(f"There is no finished grading in {out}.", "Grade all of them first.")
+    return old
+
+
+def grade(args: argparse.Namespace, out: Path) -> None:
+    """Grade every submission of a folder, or some of them again, and write the results after each."""
+    chosen = choose(args)
+    rules = Rules(args.partial, args.deadline, args.late_days, args.penalty)
+    times = read_times(args.times) if args.times else {}
     kit, submissions = read_kit(), read_submissions(args.submissions, chosen)
-    settings = [kit[name] for name in sorted(kit)] + [repr((args.seconds, args.megabytes, args.exercise)).encode()]
+    settings = [kit[name] for name in sorted(kit)]
+    settings.append(repr((args.seconds, args.megabytes, args.exercise, rules, times)).encode())
     fingerprint = hashlib.sha256(b"\0".join(settings)).hexdigest()
-    seed, done = begun(out, fingerprint, args.seed)
-    args.seed = next((n for n in (seed, args.seed) if n is not None), secrets.randbelow(2**31))
+    again = old_grades(out, args.student, submissions) if args.student else {}
+    seed, done = (again["seed"], again["submissions"]) if again else begun(out, fingerprint, args.seed)
+    args.seed = next((n for n in (args.seed if again else None, seed, args.seed) if n is not None),
+                     secrets.randbelow(2**31))
     alike = {exercise.id: same_text(submissions, exercise) for exercise in chosen}
     wall = find_wall()
     print(about(wall), flush=True)
+    if again and (again["tests"], again["seed"]) != (fingerprint, args.seed):
+        print("The others were graded with other tests, rules or numbers than these: grade all again to be fair.")
     if wall.program is None and any(exercise.is_kernel for exercise in chosen):
         print("Kernels are compiled, and nothing but a wall holds them: their exercises are not graded here.")
         chosen = [exercise for exercise in chosen if not exercise.is_kernel]
     check_tests(kit, chosen, args)
+    likeness = pairs_alike(submissions, chosen)
     record = {"seed": args.seed, "wall": wall.program is not None, "tests": fingerprint, "finished": False,
-              "submissions": {}}
+              "alike": likeness, "submissions": dict(done) if again else {}}
     for n, (student, submission) in enumerate(submissions.items(), 1):
-        graded = done.get(student)
+        if args.student and student not in args.student:
+            continue
+        graded = None if args.student else done.get(student)
         if graded is None or graded["submitted"] != submission.digest():
-            graded = grade_one(submission, kit, chosen,
-                               {e.id: alike[e.id].get(student, []) for e in chosen}, args)
+            graded = grade_one(submission, kit, chosen, {e.id: alike[e.id].get(student, []) for e in chosen}, args,
+                               rules, times.get(student))
         record["submissions"][student] = graded
         tell(student, graded)
-        write_json(out / f"{student}.results.json", gradescope(graded["exercises"]))
+        write_json(out / f"{student}.results.json", gradescope(graded))
         rest = {name: old for name, old in done.items() if name in submissions}
-        write_json(out / "grades.json", record | {"submissions": rest | record["submissions"]})
+        write_json(out / "grades.json", record | {"finished": bool(again), "submissions": rest | record["submissions"]})
         args.done = n
     write_json(out / "grades.json", record | {"finished": True})
+    write_whole(out / "grades.csv", table(record["submissions"]))
+    for pair in likeness:
+        print(one_line(f"Alike in {pair['exercise']} ({pair['likeness']:.2f}): {' and '.join(pair['students'])}"))
     print(f"Seed {args.seed}. Results are in {out}.")
 
 
@@ -190,7 +244,19 @@ def read_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0, help="of time for each exercise (default: 20)")
     parser.add_argument("--megabytes", type=int, default=1024, help="of memory for each exercise (default: 1024)")
     parser.add_argument("--exercise", action="append", metavar="ID", help="only this exercise (may be repeated)")
-    return parser.parse_args(argv)
+    parser.add_argument("--student", action="append", metavar="NAME", help="grade this one again (may be repeated)")
+    parser.add_argument("--partial", action="store_true", help="part of the points for part of the ideas")
+    parser.add_argument("--deadline", metavar="TIME", help="2026-03-01T23:59, with a zone or without")
+    parser.add_argument("--times", type=Path, metavar="FILE", help="CSV with columns student,submitted,late_days")
+    parser.add_argument("--late-days", type=int, default=0, help="free days after the deadline (default: 0)")
+    parser.add_argument("--penalty", type=float, default=10.0, help="per cent for each later day (default: 10)")
+    args = parser.parse_args(argv)
+    if args.deadline:
+        args.deadline = read_moment(args.deadline, "--deadline")
+        if not args.times:
+            raise TinyError("A deadline says nothing without the times at which students handed in.",
+                            "Give a file of them with --times.")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

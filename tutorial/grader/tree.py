@@ -1,8 +1,10 @@
 """What the process of a submission can import: the book with one hole, and the worker itself."""
 
+import tempfile
 from pathlib import Path
 
 from tutorial.make_coursework import Exercise, carve, load_exercises
+from tutorial.pack.kept import whole
 from tutorial.source import ROOT
 
 WORKER = ("tutorial/__init__.py", "tutorial/grader/__init__.py", *(
@@ -17,10 +19,18 @@ def read_tree(exercise: Exercise | None, root: Path = ROOT) -> dict[str, bytes]:
     for path in (root / "tiny").rglob("*"):
         if path.suffix in (".py", ".toml"):
             tree[path.relative_to(root).as_posix()] = path.read_bytes()
-    if exercise is None:
-        tree |= {other.path: (root / other.path).read_bytes() for other in load_exercises() if not other.is_kernel}
-    hole = {exercise.path: carve([exercise], root=root)[exercise.file].encode()} if exercise else {}
+    exercises = [other for other in load_exercises() if not other.is_kernel]
+    tree |= {other.path: whole(other.path, root).encode() for other in exercises
+             if exercise is None or other.path in tree}
+    hole = {exercise.path: with_one_hole(exercise, root)} if exercise else {}
     return tree | {"tiny/__init__.py": b""} | hole
+
+
+def with_one_hole(exercise: Exercise, root: Path) -> bytes:
+    """The file of an exercise: all of it is the book's but for this one hole."""
+    with tempfile.TemporaryDirectory(prefix="book-") as name:
+        folder = write_files({exercise.path: whole(exercise.path, root).encode()}, Path(name) / "book")
+        return carve([exercise], root=folder)[exercise.file].encode()
 
 
 def tree_of(exercise: Exercise | None, folder: Path) -> Path:

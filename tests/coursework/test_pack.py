@@ -1,0 +1,215 @@
+"""What a teacher hands out: an archive without answers that runs by itself, and a container that grades."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import PurePosixPath
+
+import pytest
+from answers import ANSWERS, RIGHT, Answer, submit
+
+from tutorial.grader.credit import Rules
+from tutorial.make_coursework import carve, load_exercises
+from tutorial.pack import __main__ as pack
+from tutorial.pack import classroom, kept, student
+from tutorial.pack.gradescope import NOT_HERE, container_files
+from tutorial.source import ROOT
+
+EXERCISES = load_exercises()
+HOLES = {path: carve([e for e in EXERCISES if e.path == path])[PurePosixPath(path).name]
+         for path in {e.path for e in EXERCISES}}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
+    "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture(scope="module")
+def files():
+    return student.student_files()
+
+
+@pytest.fixture(scope="module")
+def unpacked(files, tmp_path_factory):
+    """The archive as a student unpacks it."""
+    return write_all(files, tmp_path_factory.mktemp("pack"))
+
+
+def write_all(files, folder):
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def run(folder, *command):
+    """A command of Python in a folder, which sees nothing of this repository."""
+    return subprocess.run([sys.executable, *command], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True,
+                          timeout=300)
+
+
+# ---- the archive of the students
+
+def leaks(files):
+    """Files that show a line of an answer."""
+    secret = student.secret_lines(EXERCISES, HOLES, student.read_all(), ROOT)
+    assert len({*secret.values()}) > len(EXERCISES) / 2, "most exercises have such lines"
+    return [(name, line) for line in secret for name, data in files.items() if line.encode() in data]
+
+
+def test_no_file_shows_a_line_of_an_answer(files):
+    assert leaks(files) == []
+
+
+def test_leaks_are_found(files):
+    """The repository itself is full of them."""
+    for name in ("tiny/rope.py", "tutorial/05_routing_and_experts.md", "tests/coursework/answers.toml"):
+        data = (ROOT / name).read_bytes()
+        if name.endswith("answers.toml"):  # answers in other words; the book's own are its business
+            assert name not in files
+        else:
+            assert leaks({name: data}), name
+
+
+def test_the_names_of_the_faults_are_not_told(files):
+    for exercise in EXERCISES:
+        if exercise.path == "tutorial/detectives.py":
+            text = kept.whole(exercise.path)
+            true = re.search(rf'def {exercise.name}\(.*?^    return "(\w+)"', text, re.M | re.S)[1]
+            assert f'return "{true}"' not in files[exercise.path].decode()
+
+
+def test_nothing_is_in_it_that_is_for_teachers(files):
+    for name, data in files.items():
+        assert not re.search(r"mutants/|answers\.|tricks\.toml|TEACHERS|quiz_answers|runs/|__pycache__", name), name
+        if name.endswith(".py"):
+            ast.parse(data)
+            assert b"tests.mutants" not in data, name
+        if name.endswith(".md"):
+            assert b"<summary>The book's own" not in data, name
+    assert b"<summary>Answer" in files["tutorial/03_attention.md"], "answers to problems are there to be compared"
+    assert {f"student/{PurePosixPath(path).name}" for path in HOLES} <= files.keys()
+    assert sum(map(len, files.values())) < 40 << 20
+
+
+def test_its_links_lead_somewhere(files):
+    for name, data in files.items():
+        if name.endswith((".md", ".ipynb")):
+            for target in re.findall(r"\]\(([^)\s]+)\)", data.decode()):
+                path = target.partition("#")[0]
+                if path and not re.match(r"[a-z]+:", path):
+                    path = os.path.normpath(PurePosixPath(name).parent / path)
+                    assert path in files or any(other.startswith(f"{path}/") for other in files), (name, target)
+
+
+def test_its_commands_are_explained(unpacked):
+    shown = subprocess.run(["make", "-s", "help"], cwd=unpacked, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[0] for line in shown.splitlines()] and {line.split()[0] for line in shown.splitlines()} == {
+        *student.TARGETS}
+    named = set(re.findall(r"^make ([a-z]+)", (unpacked / "README.md").read_text(), re.M))
+    assert named <= {*student.TARGETS} and {"student", "try", "mine"} <= named
+
+
+def test_without_an_answer_programs_run_on_the_book(unpacked):
+    code = ("import tiny, tiny.rope, tutorial.detectives, numpy as np, sys; x = tiny.load('tiny-mixtral')([1, 5, 9]);"
+            "print(tiny.__file__, float(x.astype(np.float64).sum()))")
+    there, here = run(unpacked, "-c", code), run(ROOT, "-c", code)
+    assert there.returncode == here.returncode == 0, there.stderr
+    assert there.stdout.split()[1] == here.stdout.split()[1] and str(unpacked) in there.stdout
+    assert kept.kept() == {} and kept.whole("tiny/rope.py") == (ROOT / "tiny/rope.py").read_text()
+
+
+def test_an_exercise_is_tried_in_it(unpacked, tmp_path):
+    """Unfinished, wrong and right; an exercise stands beside another one in the same file."""
+    (wrong,) = [answer for answer in ANSWERS if (answer.exercise, answer.name) == ("3.1", "not_scaled")]
+    tried = {name: run(unpacked, "-m", "tutorial.attempt", "3.1", "--impl", str(folder)) for name, folder in {
+        "hole": unpacked / "student", "wrong": submit(tmp_path / "wrong", wrong),
+        "right": submit(tmp_path / "right", Answer("3.1", "", RIGHT["3.1"]))}.items()}
+    assert {name: done.returncode for name, done in tried.items()} == {"hole": 1, "wrong": 1, "right": 0}, tried
+    assert "3.1  Attention of one block of queries: unfinished  0 of 5" in tried["hole"].stdout
+    assert "FAILS      scores are multiplied by 1 / sqrt(d)" in tried["wrong"].stdout
+    assert "5 of 5 points" in tried["right"].stdout
+
+
+@pytest.mark.slow
+def test_right_answers_get_all_points_in_it(unpacked, tmp_path):
+    chosen = [e for e in EXERCISES if not e.is_kernel]
+    folder = submit(tmp_path / "right", *(Answer(e.id, "", RIGHT[e.id]) for e in chosen))
+    done = run(unpacked, "-m", "pytest", "-q", f"--impl={folder}", *(f"--exercise={e.id}" for e in chosen),
+               f"--report={tmp_path / 'report.json'}")
+    verdicts = {v["id"]: v for v in json.loads((tmp_path / "report.json").read_text())}
+    assert {e.id: verdicts[e.id]["points"] for e in chosen} == {e.id: e.points for e in chosen}, done.stdout
+
+
+def test_tests_without_wrong_functions():
+    gone = "from tests.mutants.image import MUTANTS\nALL = list(MUTANTS)\n", "@mark(ALL)\ndef test_a(m):\n    pass\n"
+    text = f"import os\n{gone[0]}\n{gone[1]}\ndef test_b():\n    assert os\n"
+    assert student.without_mutants(text) == text.replace(gone[0], "").replace(gone[1], "")
+
+
+def test_classroom_has_each_exercise(files):
+    tests = json.loads(files[classroom.TESTS])["tests"]
+    assert [(t["run"], t["points"]) for t in tests] == [(classroom.command(e), e.points) for e in EXERCISES]
+    text = files[classroom.WORKFLOW].decode()
+    steps = re.findall(r"^        id: (\S+)$", text, re.M)
+    assert re.search(r"^          runners: (.*)$", text, re.M)[1].split(",") == steps and len(steps) == len(EXERCISES)
+    for step in steps:
+        assert f"{step.upper()}_RESULTS: ${{{{ steps.{step}.outputs.result }}}}" in text
+    assert sum(map(int, re.findall("max-score: (.*)", text))) == sum(e.points for e in EXERCISES)
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pack, "student_files", lambda: {"README.md": b"# A"})
+    monkeypatch.setattr(pack, "container_files", lambda rules: {"run_autograder": repr(rules).encode()})
+    assert pack.main(["--out", str(tmp_path / "new"), "--late-days", "2"]) == 0
+    assert "student.zip: 1 files" in capsys.readouterr().out
+    once = (tmp_path / "new/student.zip").read_bytes()
+    assert once == pack.archive({"README.md": b"# A"}, pack.TOP)
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", tmp_path / "new/gradescope.zip", tmp_path], check=True)
+    assert "late_days=2" in (tmp_path / "run_autograder").read_text()
+
+
+# ---- the container of Gradescope
+
+TOP_FIELDS = {"score", "output", "visibility", "stdout_visibility", "tests"}  # of those that Gradescope's page lists
+FIELDS = {"number", "name", "score", "max_score", "status", "output"}
+
+
+@pytest.fixture(scope="module")
+def container(tmp_path_factory):
+    """A folder like /autograder, with everything but a submission."""
+    top = tmp_path_factory.mktemp("autograder")
+    write_all(container_files(Rules(partial=True, late_days=1, penalty=20)), top / "source")
+    (top / "venv/bin").mkdir(parents=True)
+    (top / "venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (top / "venv/bin/python").chmod(0o755)
+    metadata = {"created_at": "2026-03-03T22:00:00.000000-08:00",
+                "assignment": {"due_date": "2026-03-01T23:59:00.000000-08:00"}}
+    (top / "submission_metadata.json").write_text(json.dumps(metadata))
+    return top
+
+
+def test_a_submission_is_graded_as_gradescope_asks(container):
+    """One exercise right, one in part, one missing; two days late, of which one is free."""
+    (wrong,) = [answer for answer in ANSWERS if (answer.exercise, answer.name) == ("3.1", "not_scaled")]
+    submit(container / "submission", Answer("4.2", "", RIGHT["4.2"]), wrong)
+    done = subprocess.run(["bash", container / "source/run_autograder", container, "--exercise", "3.1", "--exercise",
+                           "4.2", "--exercise", "5.1"], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((container / "results/results.json").read_text())
+    assert found.keys() <= TOP_FIELDS and all(test.keys() == FIELDS for test in found["tests"])
+    tests = {test["number"]: test for test in found["tests"]}
+    assert [tests[id]["status"] for id in ("3.1", "4.2", "5.1")] == ["failed", "passed", "failed"]
+    ideas = len(next(e for e in EXERCISES if e.id == "3.1").ideas)
+    assert tests["4.2"]["score"] == 3 and tests["5.1"]["score"] == 0
+    assert tests["3.1"]["score"] == int(10 * 5 * 1 / (ideas + 1)) / 10
+    assert found["score"] == round(0.8 * sum(test["score"] for test in found["tests"]), 2)
+    assert "Late by 2 days, 1 of them free" in found["output"] and NOT_HERE not in found["output"]
+
+
+def test_the_programs_of_the_container_are_shell(container):
+    for name in ("setup.sh", "run_autograder"):
+        subprocess.run(["bash", "-n", container / "source" / name], check=True)
+        assert (container / "source" / name).read_text().startswith("#!/usr/bin/env bash\n")
+    assert (container / "source/requirements.txt").is_file()
