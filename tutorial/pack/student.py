@@ -52,7 +52,8 @@ def student_files(root: Path = ROOT) -> dict[str, bytes]:
              for path in sorted({exercise.path for exercise in exercises})}
     secret = secret_lines(exercises, holes, files, root)
     shown = {path: masked(holes.get(path, data.decode()), secret) for path, data in files.items()
-             if path.endswith(".py") and not path.startswith(("tests/", "notebooks/"))} | holes
+             if path.endswith(".py") and not path.startswith(("tests/", "notebooks/"))}
+    shown |= {path: text for path, text in holes.items() if not path.endswith(".py")}
     store = {path: files[path].decode() for path in (*shown, *OUT_OF_SIGHT)
              if shown.get(path, "").encode() != files[path]}
     for path in OUT_OF_SIGHT:
