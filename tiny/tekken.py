@@ -184,18 +184,19 @@ class TekkenStream:
 
 
 def merge(data: bytes, ids: Mapping[bytes, int]) -> list[int]:
-    """Join the bytes of one piece to tokens.
+    """Join the bytes of one piece to tokens; `ids` has the id of every token, and of every single byte.
 
     Order:   of the neighbours that make a token together, always those of the lowest id, the leftmost on ties
     Source:  tiktoken 0.14, byte_pair_encode
     """
     n = len(data)
-    # The parts are a linked list. At the first byte of a part, `after` has where the next one begins, and `before`
-    # where the one before it does. Where no part begins any more, `after` is n, so that nothing follows there.
+    # (1) the parts, at first single bytes, as a linked list. At the first byte of a part, `after` has where the next
+    # one begins, and `before` where the one before it does. Where no part begins any more, `after` is n.
     after, before = list(range(1, n + 1)), list(range(-1, n - 1))
-    # What could be joined waits in a heap: n bytes take n log n steps, and a long run of one letter is no trap.
+    # (2) what could be joined waits in a heap: n bytes take n log n steps, and a long run of one letter is no trap
     heap = [(id, start, start + 2) for start in range(n - 1) if (id := ids.get(data[start:start + 2])) is not None]
     heapify(heap)
+    # (3) join the first of the heap, and see what its two neighbours make with it
     while heap:
         _, start, end = heappop(heap)
         middle = after[start]
@@ -208,6 +209,7 @@ def merge(data: bytes, ids: Mapping[bytes, int]) -> list[int]:
             before[end] = start
             if (id := ids.get(data[start:after[end]])) is not None:
                 heappush(heap, (id, start, after[end]))
+    # (4) the ids of the parts that are left
     result, start = [], 0
     while start < n:
         result.append(ids[data[start:after[start]]])

@@ -142,17 +142,19 @@ class TextStream:
 def read_bytes(data: bytes, final: bool) -> tuple[str, bytes]:
     """Read UTF-8 as SentencePiece does, one U+FFFD for each byte that fits nowhere.
 
-    Returns the text, and the bytes that may still become a character; `final` leaves none.
+    Returns the text, and the bytes at the end that may still become a character; `final` leaves none.
     """
-    text = ""
+    # (1) read up to a byte that begins no character, put U+FFFD for this one byte, and go on behind it
+    read = ""
     while data:
         decoder = codecs.getincrementaldecoder("utf-8")()
         try:
-            return text + decoder.decode(data, final), decoder.getstate()[0]
+            return read + decoder.decode(data, final), decoder.getstate()[0]
         except UnicodeDecodeError as error:
-            text += data[:error.start].decode("utf-8") + "\ufffd"
+            read += data[:error.start].decode("utf-8") + "\ufffd"
             data = data[error.start + 1:]
-    return text, b""
+    # (2) nothing waits
+    return read, b""
 
 
 def check_text(text: str) -> None:

@@ -14,7 +14,55 @@ from tutorial.own_run.table import Table
 
 # ---- chapter 1
 
+def tokens_of_words(merge: Callable) -> Table:
+    """Six words over the places of their bytes: at each byte the length of the token that it came into."""
+    tokens = [b"in", b"er", b"th", b"we", b"ing", b"ther", b"gh", b"igh", b"eigh", b" w", b" weigh", b" wea", b"aa", b"aaaa"]
+    words = ["weather", " weighing", " wing", "thinner", "aaaaaaa", "ether"]
+    ids = {token: 1000 + n for n, token in enumerate([*(bytes([byte]) for byte in range(256)), *tokens])}
+    spelt = {id: token for token, id in ids.items()}
+    values = np.full((len(words), max(map(len, words))), np.nan)
+    for row, word in zip(values, words):
+        lengths = [len(spelt.get(id, b"")) for id in merge(word.encode(), ids)]
+        each = np.repeat(lengths, lengths)[: len(row)]
+        row[: len(each)] = each
+    return Table(values, [f"\u201c{word}\u201d" for word in words], [f"byte {n}" for n in range(values.shape[1])],
+                 "bytes in the token that each byte came into", "{:.0f}")
+
+
+def bytes_one_by_one(read_bytes: Callable) -> Table:
+    """Bytes come one by one, the last one with `final`: what they give, and what waits then."""
+    came = [*"a\u00e9\U0001f989".encode(), 0xE2, 0x82, 0x41, 0xFF, 0xC0, 0xE2, 0x82]
+    held, rows = b"", []
+    for n, byte in enumerate(came):
+        text, held = read_bytes(held + bytes([byte]), n == len(came) - 1)
+        marks = text.count("\ufffd")
+        rows.append([len(text) - marks, marks, len(held)])
+    return Table(np.array(rows, float), [f"{byte:02X} comes" for byte in came],
+                 ["characters", "marks U+FFFD", "bytes that wait"], "bytes one by one, the last one with final",
+                 "{:.0f}")
+
+
 # ---- chapter 2
+
+def normed_rows(rms_norm: Callable) -> Table:
+    """Five tokens: one again a hundred times as large, and a thousandth of it, where eps counts; one of zeros."""
+    x = np.array([[1, -1, 1, 1], [2, 4, 6, 8], [200, 400, 600, 800], [0.002, 0.004, 0.006, 0.008], [0, 0, 0, 0]])
+    with np.errstate(all="ignore"):
+        y = rms_norm(x.astype(np.float32), np.array([1, 1, 1, 2], np.float32), 1e-5)
+    return Table(y, ["(1, -1, 1, 1)", "(2, 4, 6, 8)", "a hundred times that", "a thousandth of that", "zeros"],
+                 [f"column {n}, weight {w}" for n, w in enumerate((1, 1, 1, 2))], "tokens after rms_norm, eps 0.00001")
+
+
+def gates(feed_forward: Callable) -> Table:
+    """What comes out of a network with one hidden number, for numbers of the gate and of the other branch."""
+    gate, other = [-100, -4, -1, 0, 1, 4, 100], [-2, -1, 0, 1, 2]
+    x = np.array([[g, u] for g in gate for u in other], np.float32)
+    w1, w3, w2 = (np.array(rows, np.float32) for rows in ([[1, 0]], [[0, 1]], [[1], [0]]))
+    with np.errstate(all="ignore"):
+        y = feed_forward(x, w1, w2, w3)
+    return Table(np.reshape(y, (len(gate), len(other), 2))[..., 0], [f"w1 x is {g}" for g in gate],
+                 [f"w3 x is {u}" for u in other], "the gate times the other branch")
+
 
 # ---- chapter 3
 
@@ -140,7 +188,11 @@ def rows_of_a_cache(append: Callable) -> Table:
 
 RUNS: dict[str, Callable[[Callable], Table]] = {
     # ---- chapter 1
+    "1.1": tokens_of_words,
+    "1.2": bytes_one_by_one,
     # ---- chapter 2
+    "2.1": normed_rows,
+    "2.2": gates,
     # ---- chapter 3
     "3.1": attention_weights,
     "3.2": groups_of_texts,
