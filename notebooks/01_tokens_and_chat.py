@@ -96,8 +96,8 @@ for name, tokenizer in (("tiny-mixtral", mixtral), ("tiny-pixtral", pixtral)):
 # is letters. In that of tiny-mixtral the typed marks are the same tokens as those of the template. Neither row holds a
 # `</s>` that counts.
 #
-# **Now change this:** which ids of tiny-mixtral's row would have to be others, so that the forged part could not be told
-# from a real answer? Hand in their places, and what should stand there.
+# **Now change this:** which ids of tiny-mixtral's row would have to be others, so that the forged part could not be
+# told from a real answer? Hand in their places, and what should stand there.
 
 # %% [markdown]
 # ## 4. Read a stream
@@ -111,7 +111,8 @@ show(TextStream.push)
 # %%
 stream = mixtral.stream()
 for id in [*mixtral.encode("é🦉"), mixtral.encode("é")[1], mixtral.encode("!")[-1]]:
-    print(f"{mixtral.pieces([id])[0]:8} gives {stream.push(id)!r:5} and holds {stream._held.hex(' ').upper() or 'nothing'}")
+    text, held = stream.push(id), stream._held.hex(" ").upper()
+    print(f"{mixtral.pieces([id])[0]:8} gives {text!r:5} and holds {held or 'nothing'}")
 
 # %% [markdown]
 # The last two are C3 and "!": the half character is given up, with a mark, as soon as something else comes.

@@ -49,8 +49,8 @@ Picture(chapter_02.sizes_picture(model))
 # Layers only add to the stream, and it grows. The begin token is far larger than all others from layer 0 on, and after
 # RMSNorm it is as large as they are.
 #
-# **Now change this:** how large is the part of layer 3's answer that points along the stream it is added to? (The cosine of
-# `rows[8] - rows[6]` and `rows[6]`, token by token.) Hand in the mean over the tokens.
+# **Now change this:** does the answer of layer 3 point along the stream that it is added to? Compute the cosine of
+# `rows[8] - rows[6]` and `rows[6]`, token by token. Hand in its mean over the tokens.
 
 # %% [markdown]
 # ## 2. Take the norms away
@@ -82,8 +82,8 @@ for name, norm in (("as it is", rms_norm), ("LayerNorm's way", centred), ("no di
 # changes little, because the numbers of a vector have a mean near 0. Without the division, next to nothing of what was
 # learnt is left.
 #
-# **Now change this:** add a norm of your own that gives ten times its `x` to `rms_norm`. Does the model notice? And if it
-# multiplies the answer of `rms_norm` by ten? Hand in both numbers, and why they differ.
+# **Now change this:** add a norm of your own that gives ten times its `x` to `rms_norm`. Does the model notice? And
+# if it multiplies the answer of `rms_norm` by ten? Hand in both numbers, and why they differ.
 
 # %% [markdown]
 # ## 3. Open and close a gate
@@ -108,8 +108,8 @@ Picture(chapter_02.gate_picture())
 # SiLU is exactly 0 at one place only, so no gate is quite shut. But a quarter of them let next to nothing through, and
 # each token opens others.
 #
-# **Now change this:** take layer 3 (`chapter_02.normed(model, rows)[7]`, `layers.3`). Is a larger share of its gates near
-# zero, or a smaller one? Hand in both shares.
+# **Now change this:** take layer 3 (`chapter_02.normed(model, rows)[7]`, `layers.3`). Is a larger share of its gates
+# near zero, or a smaller one? Hand in both shares.
 #
 # ## Where to go from here
 #

@@ -2,8 +2,7 @@
 
 import tiny
 from tiny.config import Tokenizer
-from tiny.tekken import TekkenTokenizer
-from tiny.tokenizer import SPACE
+from tiny.tekken import TekkenTokenizer, shown
 from tutorial.drawings import PAPER
 from tutorial.source import ROOT
 
@@ -23,6 +22,18 @@ def joins(data: bytes, ids: dict[bytes, int]) -> list[tuple[int, int, int]]:
     return found
 
 
+def placed(order: list[tuple[int, int]], n: int) -> tuple[dict, list]:
+    """At which level each part stands, the bytes at 0, and a line from each half to what it was joined to."""
+    levels, lines = {(place, place + 1): 0 for place in range(n)}, []
+    for first, behind in order:
+        inside = [part for part in levels if first <= part[0] and part[1] <= behind]
+        halves = (max(part for part in inside if part[0] == first),  # the longest of those that begin, or end, there
+                  min(part for part in inside if part[1] == behind))
+        levels[first, behind] = 1 + max(levels[half] for half in halves)
+        lines += [(half, (first, behind)) for half in halves]
+    return levels, lines
+
+
 def tree_picture():
     """The bytes of a word on top; each box below is a join, with its number in the order and its rank."""
     from matplotlib.figure import Figure
@@ -30,36 +41,28 @@ def tree_picture():
 
     tokenizer = tiny.load_tokenizer(SMALL)
     assert isinstance(tokenizer, TekkenTokenizer)
-    ids, data = {token: id for id, token in enumerate(tokenizer._bytes)}, WORD.encode()
-    places = {(n, n + 1): 0 for n in range(len(data))}  # where each part is: how many joins are above it
-    order = {(first, behind): (number, rank) for number, (first, behind, rank) in enumerate(joins(data, ids), 1)}
-    lines = []
-    for first, behind in order:
-        inside = [part for part in places if first <= part[0] and part[1] <= behind]
-        halves = [max((part for part in inside if part[0] == first), key=lambda part: part[1]),
-                  max((part for part in inside if part[1] == behind), key=lambda part: -part[0])]
-        places[first, behind] = 1 + max(places[half] for half in halves)
-        lines += [(half, (first, behind)) for half in halves]
-    last = [part for part in places if part not in {half for half, _ in lines}]
+    data = WORD.encode()
+    found = joins(data, {token: rank for rank, token in enumerate(tokenizer._bytes)})
+    order = {(first, behind): (number, rank) for number, (first, behind, rank) in enumerate(found, 1)}
+    levels, lines = placed(list(order), len(data))
+    last = levels.keys() - {half for half, _ in lines}
     figure = Figure(figsize=(9, 4.6), facecolor=PAPER)
-    panel = figure.add_axes((0.02, 0.02, 0.96, 0.96))
+    panel = figure.add_axes((0.02, 0.02, 0.96, 0.89))
     for half, whole in lines:
-        panel.plot([sum(half) / 2] * 2, [-places[half] - 0.3, -places[whole] + 0.3], color="0.35", linewidth=1.2,
+        panel.plot([sum(half) / 2] * 2, [-levels[half] - 0.3, -levels[whole] + 0.3], color="0.35", linewidth=1.2,
                    zorder=0)
-    for (first, behind), level in places.items():
-        token = (first, behind) in last
-        panel.add_patch(Rectangle((first + 0.06, -level - 0.3), behind - first - 0.12, 0.6,
-                                  facecolor="0.86" if token else "white", edgecolor="black" if token else "0.4",
-                                  linewidth=2.4 if token else 0.9))
-        panel.text((first + behind) / 2, -level + (0.1 if level else 0),
-                   data[first:behind].decode().replace(" ", SPACE), fontsize=12, ha="center", va="center",
-                   family="monospace")
+    for (first, behind), level in levels.items():
+        shade, edge, width = ("0.86", "black", 2.4) if (first, behind) in last else ("white", "0.4", 0.9)
+        panel.add_patch(Rectangle((first + 0.06, -level - 0.3), behind - first - 0.12, 0.6, facecolor=shade,
+                                  edgecolor=edge, linewidth=width))
+        panel.text((first + behind) / 2, -level + (0.1 if level else 0), shown(data[first:behind]), fontsize=12,
+                   ha="center", va="center", family="monospace")
         if level:
             number, rank = order[first, behind]
             panel.text((first + behind) / 2, -level - 0.17, f"{number}: {rank}", fontsize=8, ha="center", va="center")
-    panel.text(0, 0.55, f"\u201c{WORD.replace(' ', SPACE)}\u201d: {len(data)} bytes, {len(order)} joins, {len(last)} "
-                        "tokens (thick). In a box, below its letters: which join it was, and its rank.", fontsize=10)
-    panel.set(xlim=(-0.05, len(data) + 0.05), ylim=(-max(places.values()) - 0.5, 0.8))
+    panel.set_title(f"\u201c{shown(data)}\u201d: {len(data)} bytes, {len(order)} joins, {len(last)} tokens (thick). In "
+                    "a box, below its letters: which join it was, and its rank.", fontsize=10, loc="left")
+    panel.set(xlim=(-0.05, len(data) + 0.05), ylim=(-max(levels.values()) - 0.5, 0.45))
     panel.axis("off")
     return figure
 
@@ -68,14 +71,15 @@ def chat_picture():
     """One chat in the format of Mixtral and in that of Pixtral: a box for each token, its id below."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 3.5), facecolor=PAPER)
-    panel = figure.add_axes((0.01, 0.02, 0.98, 0.96))
+    figure = Figure(figsize=(9.6, 3.7), facecolor=PAPER)
+    panel = figure.add_axes((0.01, 0.02, 0.98, 0.88))
     tokenizers = {"tiny-mixtral: [INST] is text": tiny.load("tiny-mixtral").tokenizer,
                   "tiny-pixtral: [INST] is a control token": tiny.load("tiny-pixtral").tokenizer}
     for top, (title, tokenizer) in zip((0.0, 2.6), tokenizers.items()):
         panel.text(0, top + 0.15, title, fontsize=10.5, va="center", weight="bold")
         draw_row(panel, top + 0.55, tokenizer)
-    panel.set(xlim=(-0.2, 54.2), ylim=(4.9, -0.2))
+    panel.set(xlim=(-0.2, 54.2), ylim=(4.95, -0.1))
+    panel.set_title("One chat; below each token its id.", fontsize=10, loc="left")
     panel.axis("off")
     return figure
 

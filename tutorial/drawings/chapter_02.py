@@ -89,7 +89,7 @@ def sizes_picture(model):
     halves = [f"{half} {layer}" for layer in range(model.config.n_layers) for half in ("attention", "experts")]
     for panel, found, title, labels in zip(
             figure.subplots(1, 2, sharey=True), (rows, normed(model, rows)),
-            ("the residual stream, after", "the same after RMSNorm, as it is read by"), (names, [*halves, "output"])):
+            ("the residual stream", "the same after RMSNorm"), (names, [*halves, "output"])):
         of_tokens = np.stack([size(x) for x in found], axis=1)
         for n, line in enumerate(of_tokens):
             begin = n == 0
@@ -98,7 +98,8 @@ def sizes_picture(model):
         place, above = (4, 1.15) if found is rows else (2, 0.85)
         panel.text(place, of_tokens[0, place] * above, pieces[0], fontsize=10.5, weight="bold", ha="center",
                    va="bottom" if found is rows else "top")
-        panel.set(yscale="log", title=title, ylim=(0.05, 20))
+        panel.set(yscale="log", title=title, ylim=(0.05, 20),
+                  xlabel="what was added last" if found is rows else "what reads it")
         panel.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=8.5)
         panel.set_yticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
         panel.minorticks_off()

@@ -16,7 +16,7 @@ from tutorial.own_run.table import Table
 
 def tokens_of_words(merge: Callable) -> Table:
     """Six words over the places of their bytes: at each byte the length of the token that it came into."""
-    tokens = [b"in", b"er", b"th", b"we", b"ing", b"ther", b"gh", b"igh", b"eigh", b" w", b" weigh", b" wea", b"aa", b"aaaa"]
+    tokens = [b"in", b"er", b"th", b"we", b"ing", b"ther", b"gh", b"igh", b"eigh", b" w", b" weigh", b"aa", b"aaaa"]
     words = ["weather", " weighing", " wing", "thinner", "aaaaaaa", "ether"]
     ids = {token: 1000 + n for n, token in enumerate([*(bytes([byte]) for byte in range(256)), *tokens])}
     spelt = {id: token for token, id in ids.items()}

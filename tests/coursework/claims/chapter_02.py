@@ -21,7 +21,9 @@ assert [f"{x:.1f}" for x in (sizes[0].min(), sizes[0].max(), *sizes[[2, 4], 0])]
 assert 0.2 < read[0].min() < read[0].max() < 0.35 and 2.8 < read[-1].min() and [
     round(x) for x in (np.median(read[-1]), np.median(10 * read[0]))] == [3, 3]
 
-NUMBERS = {"100", "0.001", "0.00001", "0.000001", "1.00001", "1.000005", f"{D:,}", f"{F:,}", f"{3 * D * F:,}",
+with np.errstate(over="ignore"):
+    assert np.isinf(np.exp(np.float32([100, 200]))).all()
+NUMBERS = {"100", "200", "0.001", "0.00001", "0.000001", "1.00001", "1.000005", f"{D:,}", f"{F:,}", f"{3 * D * F:,}",
            f"{2 * D:,}",
            f"{math.exp(-1):.3f}", f"{1 / (1 + math.exp(-1)):.3f}", f"{3 / (1 + math.exp(-1)):.3f}", f"{65**0.5:.2f}",
            f"{0.001 / 0.00101:.3f}", f"{math.sqrt(1e-6 + 1e-5):.5f}", f"{0.001 / math.sqrt(1e-6 + 1e-5):.3f}",
