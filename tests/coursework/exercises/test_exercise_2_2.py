@@ -70,7 +70,7 @@ def test_answers_are_float32():
     assert_dtype(book.feed_forward(*small(3)), np.float32, "type of the answers")
 
 
-def test_arguments_are_left_alone():
+def test_all_arguments_are_left_alone():
     given = small(3)
     before = [array.copy() for array in given]
     book.feed_forward(*given)
