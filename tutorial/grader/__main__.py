@@ -51,7 +51,7 @@ def read_kit(root: Path = ROOT) -> dict[str, bytes]:
     modules = {path for exercise in load_exercises() if not exercise.is_kernel
                for path in (exercise.path, *(f"{folder}/__init__.py" for folder in Path(exercise.path).parents))}
     return {path.relative_to(root).as_posix(): path.read_bytes()
-            for pattern in (*KIT, *sorted(modules)) for path in root.glob(pattern)}
+            for pattern in (*KIT, *sorted(modules)) for path in root.glob(pattern) if path.is_file()}
 
 
 def run_tests(files: dict[str, bytes], kit: dict[str, bytes], chosen: list[Exercise],
