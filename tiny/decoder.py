@@ -77,6 +77,7 @@ def decoder_layer(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], 
     else:
         y = mixture_of_experts(y, layer, weights, config.moe, run)
     x = round_to(x + y, precision)
+    # (7) what went out of this layer goes into the next one
     run.keep("layer", x, layer)
     return x
 

@@ -67,8 +67,7 @@ class Mixtral:
         past = cache.lengths if cache else [0] * len(lengths)
         pixels = self.check_images(ids, check_list(images), cache)
         # (1) an angle for each token's position in its own sequence
-        positions = np.concatenate([np.arange(n, n + length) for n, length in zip(past, lengths)])
-        cos, sin = self.ops.rope_table(positions, config.head_dim, config.rope_theta)
+        cos, sin = self.ops.rope_table(positions_of(past, lengths), config.head_dim, config.rope_theta)
         run = ForwardPass(lengths, cos, sin, cache, trace, self.ops, precision)
         # (2) a vector for each token
         x = self.embed(ids, pixels, run)
@@ -109,8 +108,7 @@ class Mixtral:
             bad = int(np.argmax((ids < 0) | (ids >= self.config.vocab_size)))
             raise TinyError(f"Token id {ids[bad]} at position {bad} is not in the vocabulary of "
                             f"{self.config.vocab_size}.", "Use the tokenizer that came with this model.")
-        if not all(isinstance(length, (int, np.integer)) for length in lengths) or (
-                sum(lengths) != len(ids) or min(lengths) < 1):
+        if not all(isinstance(n, (int, np.integer)) for n in lengths) or sum(lengths) != len(ids) or min(lengths) < 1:
             raise TinyError(f"The lengths {lengths} do not add up to {len(ids)} tokens, or one is below 1.",
                             "Give one length of at least 1 for each sequence.")
         if cache and len(cache.slots) != len(lengths):
@@ -121,6 +119,15 @@ class Mixtral:
                 raise TinyError(f"A sequence of {past + length:,} tokens is longer than the context of "
                                 f"{self.config.max_seq_len:,}.", "Shorten the prompt.")
         return ids, list(map(int, lengths))
+
+
+def positions_of(past: Sequence[int], lengths: Sequence[int]) -> np.ndarray:
+    """Number the new tokens of several packed sequences, each from where its own tokens in the cache end.
+
+    Shapes:  past and lengths: for each sequence how many tokens it has, and how many are new -> (T,) int
+    """
+    # (1) every sequence goes on by itself
+    return np.concatenate([np.arange(n, n + length) for n, length in zip(past, lengths)])
 
 
 def check_ids(ids: Ids) -> np.ndarray:

@@ -50,6 +50,7 @@ class Exercise:
     ideas: list[Idea] = field(default_factory=list)
     one_way: bool = False
     written: list[str] = field(default_factory=list)
+    runs_others: bool = False
 
     @property
     def is_kernel(self) -> bool:

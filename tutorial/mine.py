@@ -5,7 +5,8 @@
 
 What is not finished is the book's. The model writes a story and names what is in two pictures; then its numbers are
 compared with those that transformers computed with the same weights (tests/golden/verify), array by array.
-Each of your functions runs in a process of its own, as when you try it.
+Each of your functions runs in a process of its own, as when you try it; but one that calls others of the model, as a
+layer does, runs among them.
 """
 
 import json
@@ -23,7 +24,7 @@ from tiny.config import TinyError
 from tiny.tools import demo
 from tiny.tools.prompt_images import user_turn
 from tiny.tools.terminal import Parser, printable, program
-from tutorial.binding import bind, instead
+from tutorial.binding import bind, instead, load
 from tutorial.grader.isolated import Isolated, Limits
 from tutorial.grader.wall import find_wall
 from tutorial.make_coursework import STUDENT, Exercise, is_written, load_exercises, reference
@@ -58,9 +59,13 @@ def with_functions(exercises: list[Exercise], folder: Path) -> Iterator[dict[str
         try:
             for exercise in exercises:
                 book = reference(exercise)
-                one = Isolated(exercise, book, folder, Path(trees).resolve(), Limits(SECONDS), find_wall())
-                started.append(one)
-                old.append((exercise, bind(exercise, instead(exercise, counted(exercise, one.call)))))
+                if exercise.runs_others:
+                    call = load(exercise, folder / exercise.file)
+                else:
+                    one = Isolated(exercise, book, folder, Path(trees).resolve(), Limits(SECONDS), find_wall())
+                    started.append(one)
+                    call = one.call
+                old.append((exercise, bind(exercise, instead(exercise, counted(exercise, call)))))
             yield calls
         finally:
             for exercise, function in old:

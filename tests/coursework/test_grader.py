@@ -1,5 +1,6 @@
 """The grader is graded: right answers get their points, and no other way leads to any."""
 
+import inspect
 import json
 import os
 import random
@@ -501,8 +502,8 @@ def test_a_changed_argument_is_told_by_name(isolated):
         turn(isolated("4.2", "x[:] = 0\nreturn x.copy()"))
 
 
-PAIRS = impl.inspect.signature(impl.reference(EXERCISES["6.2"])).return_annotation
-THREE = impl.inspect.signature(impl.reference(EXERCISES["5.1"])).return_annotation
+PAIRS = inspect.signature(impl.reference(EXERCISES["6.2"])).return_annotation
+THREE = inspect.signature(impl.reference(EXERCISES["5.1"])).return_annotation
 
 
 @pytest.mark.parametrize("value", [[(0, 2), (4, 5)], [[0, 2], [4, 5]], ((0, 2), (4, 5)), np.array([[0, 2], [4, 5]]),

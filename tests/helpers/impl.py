@@ -11,15 +11,10 @@ student's functions run in this process, all together, where a debugger reaches 
 """
 
 import functools
-import importlib
-import importlib.util
-import inspect
 import json
 import re
-import sys
 import tempfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,10 +22,10 @@ import numpy as np
 import pytest
 from compare import Different
 
-from tutorial.binding import bind, instead
+from tutorial.binding import bind, instead, load
 from tutorial.grader.emulated import Emulated, Reported
 from tutorial.grader.isolated import Changed, Isolated, Limits, Stop
-from tutorial.grader.results import OtherForm, in_form
+from tutorial.grader.results import OtherForm
 from tutorial.grader.wall import find_wall
 from tutorial.make_coursework import Exercise, Idea, is_finished, load_exercises, reference, same_as_book
 from tutorial.source import ROOT
@@ -60,29 +55,6 @@ class Record:
     names: set[str] = field(default_factory=set)  # of tests that pass
     failure: Failure | None = None
     others: int = 0  # further tests that fail, where the first does not end the run
-
-
-def load(exercise: Exercise, path: Path) -> Callable:
-    """The student's function from a file, in this process; if there is none, a function that says why."""
-    name = f"student_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        # Compiled from the text each time: a cached file may be stale within the second of an edit.
-        exec(compile(path.read_bytes(), path, "exec"), vars(module))
-        function = functools.reduce(getattr, exercise.name.split("."), module)
-    except (Exception, SystemExit) as error:
-        line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
-        message = f"{path.name}{line} does not load: {type(error).__name__}: {error}"
-
-        def function(*args, **kwargs):
-            raise AssertionError(message)
-    for other in load_exercises():
-        if other.path == exercise.path and other.id != exercise.id and not is_finished(other, path.read_bytes()):
-            owner, _, last = other.name.rpartition(".")
-            setattr(functools.reduce(getattr, filter(None, owner.split(".")), module), last, reference(other))
-    return in_form(exercise.name, inspect.signature(reference(exercise)).return_annotation, function)
 
 
 def state_of(exercise: Exercise, folder: Path) -> str:

@@ -164,6 +164,30 @@ def loads(load_balancing: Callable) -> Table:
 
 # ---- chapter 6
 
+def stream_of_a_layer(decoder_layer: Callable) -> Table:
+    """What leaves a layer, if one of its parts answers 0 and if both work; three tokens of four numbers."""
+    import tiny.ops
+    from tiny.config import Config, MoeConfig
+    from tiny.decoder import ForwardPass
+    from tiny.files.weights import expected_shapes
+    from tiny.rope import rope_table
+
+    config = Config(dim=4, n_layers=1, head_dim=2, hidden_dim=6, n_heads=2, n_kv_heads=1, norm_eps=1e-5, vocab_size=5,
+                    rope_theta=1e4, max_seq_len=8, moe=MoeConfig(3, 2))
+    rng = np.random.default_rng(61)
+    weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in expected_shapes(config).items()}
+    x = np.round(4 * rng.standard_normal((3, 4))).astype(np.float32)
+    run = ForwardPass([3], *rope_table(np.arange(3), 2, 1e4), None, None, tiny.ops, "float32")
+    cases = {"x itself: both silent": (".wo.", ".w2."), "experts silent": (".w2.",), "attention silent": (".wo.",),
+             "both": ()}
+    values = []
+    for silent in cases.values():
+        part = {name: 0 * w if any(s in name for s in silent) else w for name, w in weights.items()}
+        values.append(np.reshape(decoder_layer(x.copy(), 0, part, config, run), (3, 4)))
+    return Table(np.concatenate(values), [f"{case}, token {t}" for case in cases for t in range(3)],
+                 [f"number {n}" for n in range(4)], "the stream after a layer", "{:.1f}")
+
+
 def rows_of_a_cache(append: Callable) -> Table:
     """A cache of 4 and 3 rows after two calls: texts of 2 and 1 tokens, then one token each."""
     from tiny.kv_cache import KVCache
@@ -186,6 +210,43 @@ def rows_of_a_cache(append: Callable) -> Table:
                  "rows of a cache: tokens 1 to 5; in layer 1 their keys are -1 to -5", "{:.0f}")
 
 
+def places(positions_of: Callable) -> Table:
+    """Positions of three texts in three calls: prompts of 4, 1 and 2 tokens, then chunks, then one token each."""
+    calls = ([0, 0, 0], [4, 1, 2]), ([4, 1, 2], [2, 3, 1]), ([6, 4, 3], [1, 1, 1])
+    values = np.full((9, 4), np.nan)
+    for n, (past, lengths) in enumerate(calls):
+        rest = np.reshape(positions_of(past, lengths), sum(lengths))
+        for text, length in enumerate(lengths):
+            values[3 * n + text, :length], rest = rest[:length], rest[length:]
+    return Table(values, [f"call {n}, text {text}: {past[text]} in the cache" for n, (past, _) in enumerate(calls)
+                          for text in range(3)], [f"new token {n}" for n in range(4)], "positions", "{:.0f}")
+
+
+def nucleus(sample: Callable) -> Table:
+    """Which of five tokens are ever drawn, 150 draws each, at three temperatures and three top-p."""
+    shares = [0.15, 0.4, 0.05, 0.3, 0.1]
+    logits = np.log(shares).astype(np.float32)
+    cases = [(temperature, top_p) for temperature in (1.0, 2.0, 0.5) for top_p in (0.3, 0.6, 0.9)]
+    values = np.full((len(cases), len(shares)), np.nan)
+    for row, (temperature, top_p) in enumerate(cases):
+        for seed in range(150):
+            values[row, sample(logits.copy(), temperature, top_p, np.random.default_rng(seed))] = 1
+    return Table(values, [f"temperature {temperature:g}, top-p {top_p:g}" for temperature, top_p in cases],
+                 [f"share {share:g}" for share in shares], "which tokens are drawn", "{:.0f}")
+
+
+def costs(token_cost: Callable) -> Table:
+    """Gigabytes and billions of operations of one token, of two models, at the beginning of a text and far behind."""
+    from tiny.tools.releases import MIXTRAL_8X7B, PIXTRAL_12B
+
+    models = {"Mixtral 8x7B": MIXTRAL_8X7B, "Pixtral 12B": PIXTRAL_12B}
+    places = 0, 4095, 32767
+    values = [[number / 1e9 for past in places for number in token_cost(config, past, 2)] for config in models.values()]
+    columns = [f"{what}, {past:,} before" for past in places for what in ("GB", "G ops")]
+    return Table(np.array(values), list(models), columns,
+                 "gigabytes and billions of operations of one token, numbers of 2 bytes")
+
+
 RUNS: dict[str, Callable[[Callable], Table]] = {
     # ---- chapter 1
     "1.1": tokens_of_words,
@@ -205,5 +266,9 @@ RUNS: dict[str, Callable[[Callable], Table]] = {
     "5.2": dispatch,
     "5.3": loads,
     # ---- chapter 6
+    "6.1": stream_of_a_layer,
     "6.2": rows_of_a_cache,
+    "6.3": places,
+    "6.4": nucleus,
+    "6.5": costs,
 }

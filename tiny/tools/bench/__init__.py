@@ -20,6 +20,7 @@ from tiny.system.whole import write_whole
 from tiny.tools.bench.rounds import rounds, show, synthetic
 from tiny.tools.machine import blas_kernel, machine
 from tiny.tools.terminal import Parser
+from tiny.tools.token_cost import token_cost
 
 RECORD = Path(__file__).parents[3] / "tutorial/pages/records/bench.json"
 
@@ -59,10 +60,9 @@ def measure_text(folder: str, mode: str, prefill: int, decode: int, repeats: int
 def limits(folder: str, repeats: int) -> dict:
     """What NumPy's BLAS reaches here: GFLOP/s of products, GB/s of products with one row, at the model's own shapes."""
     import tiny
-    from tiny.tools.memory import parameters
 
     config = tiny.load(folder, weights="mapped").config
-    read = parameters(config)[1] - config.vocab_size * config.dim  # weights that one token multiplies with
+    read = token_cost(config, past=0, itemsize=1)[0]  # weights that one token multiplies with, and its row of the cache
     rng = np.random.default_rng(0)
     left, right = rng.standard_normal((2, 2048, 2048), np.float32)
     count = max(2, (256 << 20) // (4 * config.hidden_dim * config.dim))  # more weights than the caches hold

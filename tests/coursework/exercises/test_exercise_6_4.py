@@ -1,0 +1,85 @@
+"""Exercise 6.4, top-p: one test for each idea. Every draw has a generator of its own; draws are counted."""
+
+import numpy as np
+from compare import assert_close
+
+from tiny import sampling as book
+
+RNG = np.random.default_rng(64)
+DRAWS = 200  # The rarest token that is asked for has a share of a tenth: 200 draws miss it once in 10^9 runs.
+SHARES = [1 / 8, 1 / 2, 1 / 8, 1 / 4]  # so that a token's rank is not its id
+
+
+def logits_of(shares):
+    return np.log(np.array(shares)).astype(np.float32)
+
+
+def drawn(logits, temperature=1.0, top_p=1.0, draws=DRAWS):
+    """How often each token is drawn. Shapes:  (V,) -> (V,)."""
+    seeds = RNG.integers(1 << 32, size=draws)
+    ids = [book.sample(np.float32(logits), temperature, top_p, np.random.default_rng(seed)) for seed in seeds]
+    return np.bincount(ids, minlength=len(logits))
+
+
+def seen(*args, **kwargs):
+    """The ids that are ever drawn."""
+    return np.flatnonzero(drawn(*args, **kwargs)).tolist()
+
+
+def test_the_likeliest_come_first():
+    assert_close(np.argmax(drawn(logits_of(SHARES), top_p=0.3)), 1, 0.0,
+                 name="the token that is drawn most, of shares 1/8, 1/2, 1/8 and 1/4, top-p 0.3")
+
+
+def test_no_more_than_needed_are_kept():
+    unwanted = drawn(logits_of(SHARES), top_p=0.6)[[0, 2]].sum()
+    assert_close(unwanted, 0, 0.0, name="draws of the two tokens of share 1/8, where 1/2 and 1/4 hold top-p 0.6")
+
+
+def test_the_token_that_crosses_is_kept():
+    assert_close(seen(logits_of(SHARES), top_p=0.6), [1, 3], 0.0, name="tokens drawn with top-p 0.6")
+    assert_close(seen(logits_of(SHARES), top_p=0.3), [1], 0.0, name="tokens drawn with top-p 0.3")
+
+
+def test_top_p_of_one_keeps_all():
+    assert_close(seen(logits_of(SHARES)), [0, 1, 2, 3], 0.0, name="tokens drawn with top-p 1")
+    assert_close(seen(np.zeros(4)), [0, 1, 2, 3], 0.0, name="tokens drawn of four equal ones with top-p 1")
+
+
+def test_what_is_kept_shares_all_draws():
+    """Of 1/2 and 1/4 the first gets two draws of three. Five standard deviations are allowed."""
+    counts = drawn(logits_of(SHARES), top_p=0.6, draws=600)
+    assert_close(counts[1] / 600, 2 / 3, 5 * (2 / 9 / 600) ** 0.5, name="share of the first of two tokens kept")
+
+
+def test_a_low_temperature_sharpens():
+    counts = drawn(logits_of([0.2, 0.8]), temperature=0.25)  # 1 to 256
+    assert_close(counts[0] < DRAWS / 10, True, 0.0, name="whether a token of share 0.2 is rare at temperature 0.25")
+
+
+def test_the_temperature_comes_before_the_cut():
+    """Shares 0.6, 0.3 and 0.1 at temperature 4 are nearly equal: 0.40, 0.34, 0.26."""
+    assert_close(seen(logits_of([0.6, 0.3, 0.1]), temperature=4.0, top_p=0.55), [0, 1], 0.0,
+                 name="tokens drawn of shares 0.6, 0.3 and 0.1, temperature 4, top-p 0.55")
+
+
+def test_equal_ones_keep_their_order():
+    """Forty equal tokens: behind the twentieth there are 20 / 40, which is more than 0.49."""
+    last = max(seen(np.zeros(40), top_p=0.49))
+    assert_close(last < 20, True, 0.0, name="whether only the first 20 of 40 equal tokens are drawn, top-p 0.49")
+
+
+def test_large_logits_stay_numbers():
+    assert_close(seen([900, 20, 899], temperature=0.5, draws=100), [0, 2], 0.0, name="tokens drawn of logits near 900")
+
+
+def test_the_generator_decides():
+    logits = RNG.standard_normal(50).astype(np.float32)
+    first, again = ([book.sample(logits, 1.0, 0.9, np.random.default_rng(seed)) for seed in range(20)] for _ in "ab")
+    assert_close(again, first, 0.0, name="twenty draws, repeated with generators of the same seeds")
+
+
+def test_arguments_are_left_alone():
+    logits = np.array([3, 1, 2], np.float32)
+    book.sample(logits, 0.7, 0.9, np.random.default_rng(1))
+    assert_close(logits, [3, 1, 2], 0.0, name="logits afterwards")
