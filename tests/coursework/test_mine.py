@@ -8,6 +8,7 @@ from tiny.tools import demo
 from tiny.tools.terminal import guarded
 from tutorial import mine
 from tutorial.make_coursework import carve, load_exercises, reference, write
+from tutorial.source import ROOT
 
 EQUAL = "your model's logits equal transformers' within 5e-5 (largest difference "
 
@@ -51,13 +52,21 @@ def test_with_right_answers_it_is_equal(run, tmp_path):
 @pytest.mark.parametrize("id, name, words", [
     ("5.1", "softmax_over_all", "Part A: your model differs from transformers' first in expert_weights00, by "),
     ("4.2", "backwards", "Part A: your model differs from transformers' first in q00, by "),
-    ("4.2", "misspelt", "Part A: your model stops: rope.py:")])
+    ("4.2", "misspelt", "Part A: your model stops: rope.py:"),
+    ("6.1", "norms_swapped", "Part A: your model differs from transformers' first in q00, by "),
+    ("6.1", "added_in_place", "Part A: your model differs from transformers' first in embed, by "),
+    ("6.3", "restarted", "Part A: your model differs from transformers' first in logits through the cache, by ")])
 def test_a_wrong_function_is_found(run, tmp_path, id, name, words):
     """The first array that it touches is named; where only the text model uses it, the other part stays equal."""
     answer = next(a for a in ANSWERS if a.exercise == id and a.name == name)
     status, out, _ = run(submit(tmp_path / "mine", answer))
     assert status == 1 and words in out
-    assert (f"Part B: {EQUAL}" in out) == (id == "5.1")
+    assert (f"Part B: {EQUAL}" in out) == (id in ("5.1", "6.3"))
+
+
+def test_the_chapter_ends_with_what_it_says():
+    text = (ROOT / "tutorial/06_the_whole_mixtral.md").read_text(encoding="utf-8")
+    assert text.endswith(f"```\nPart A: {EQUAL.partition(' (')[0]}\n```\n")
 
 
 @pytest.mark.parametrize("name, far, found", [("logits", 4e-5, ""), ("logits", 6e-5, "logits"), ("layer03", 1e-4, ""),

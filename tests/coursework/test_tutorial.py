@@ -63,10 +63,6 @@ def whole(x):
     return f"{x:,.0f}"
 
 
-def kv_row(kv_heads, itemsize):
-    return 2 * MIXTRAL.n_layers * kv_heads * d * itemsize
-
-
 def test_a_mask_of_minus_a_billion_gives_the_same_bits():
     """As chapter 3 says: also where the allowed scores are small and those ahead are large."""
     scores = np.array([[-3e4, -1e5, 3e4], [0, 0, 0]], np.float32)
@@ -97,8 +93,6 @@ CLAIMS = {
              whole(MIXTRAL.dim), whole(MIXTRAL.hidden_dim), whole(expert),
              whole(every_expert), whole(total), whole(total - every_expert), whole(two_experts), whole(active),
              f"{100 * every_expert / total:.1f}", f"{100 * active / total:.1f}", f"{total / 1e9:.1f}"},
-    "06": {str(d), whole(kv_row(8, 2)), str(kv_row(8, 2) // 1024), whole(context), whole(1000), whole(1000 + 99),
-           whole(1001), str(100), whole(sum(range(1000, 1100)))},
 }
 # A newer chapter has its numbers in a file of its own, claims/chapter_NN.py.
 CLAIMS |= {path.stem[-2:]: runpy.run_path(str(path))["NUMBERS"]
