@@ -40,8 +40,8 @@ for name, array in trace.items():
         print(f"{name:18}{array.shape}")
 
 # %% [markdown]
-# `00` is layer 0; the others have the same shapes. A layer is a short function: its two halves read the vectors and
-# *add* their answers.
+# `00` is layer 0; the others have the same shapes. A layer is a short function, which you write in chapter 6: its two
+# halves read the vectors and *add* their answers.
 
 # %%
 show(decoder_layer)

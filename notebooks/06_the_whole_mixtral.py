@@ -1,11 +1,13 @@
 # %% [markdown]
 # # Put the layers together, and remember what was read
 #
-# **You will** fill a KV cache row by row, and compare a text read at once with the same text read token by token.
+# **You will** watch a vector grow through the layers, fill a KV cache row by row, draw the next token, and count the
+# bytes and operations of one token.
 #
-# **You will learn** why the cache changes the cost and not the answer, and how many bytes it takes.
+# **You will learn** why the cache changes the cost and not the answer, and why a model reads fast and writes slowly.
 #
-# **You need** NumPy and ten minutes; [03, attention](03_attention.ipynb) comes before. The chapter is
+# **You need** NumPy and fifteen minutes; [03, attention](03_attention.ipynb) and [05, routing and
+# experts](05_routing_and_experts.ipynb) come before. The chapter is
 # [tutorial/06_the_whole_mixtral.md](../tutorial/06_the_whole_mixtral.md).
 
 # %%
@@ -18,15 +20,47 @@ sys.path.insert(1, str(Path.cwd().parent))  # finds tiny/ when Jupyter runs in n
 
 import tiny
 from notebooks.show import Picture, show
-from tiny.decoder import self_attention
+from tiny.decoder import decoder_layer, self_attention
 from tiny.kv_cache import KVCache
+from tiny.sampling import sample
 from tiny.tools import plots
 from tiny.tools.memory import kv_bytes
+from tiny.tools.releases import MIXTRAL_8X7B, PIXTRAL_12B
+from tiny.tools.token_cost import token_cost
+from tutorial.drawings import chapter_06
 
 np.set_printoptions(precision=3, suppress=True)
 
 # %% [markdown]
-# ## 1. Append to the cache instead of reading again
+# ## 1. Add to the stream
+#
+# A layer reads each token's vector and adds to it. What becomes of the vector on its way?
+
+# %%
+show(decoder_layer)
+
+# %%
+model = tiny.load("tiny-mixtral")
+text = "Tom had a red ball. Mia had a blue kite. Tom lost his red"
+ids, trace = [model.tokenizer.bos_id, *model.tokenizer.encode(text)], {}
+model(ids, trace=trace)
+before = trace["embed"]
+for layer in range(model.config.n_layers):
+    attention, after = trace[f"attn{layer:02}"], trace[f"layer{layer:02}"]
+    sizes = [float(np.sqrt((x**2).mean())) for x in (before, attention, after - before - attention, after)]
+    print("layer {}: {:.2f} comes, attention adds {:.2f}, the experts add {:.2f}, {:.2f} goes".format(layer, *sizes))
+    before = after
+
+# %% [markdown]
+# The numbers are roots of mean squares over all tokens. Nothing is taken away from the stream, and it grows. That
+# is why each part reads a normalised copy: what it sees has the same size in every layer.
+#
+# **Now change this:** multiply what comes by 100, `model.weights["tok_embeddings.weight"]`, and read the numbers
+# again (`weights = dict(model.weights)` makes a copy that you can change, and `tiny.mixtral.Mixtral(model.config,
+# weights)` a model of it). How much does attention of layer 0 add now?
+
+# %% [markdown]
+# ## 2. Append to the cache instead of reading again
 #
 # A token sees earlier keys and values, and they never change when later tokens come. So keep them. How does a
 # row get into the cache, and what may attention see afterwards?
@@ -57,7 +91,7 @@ Picture(plots.kv_cache_rows(capacities=[4, 3], calls=[[2, 1], [1, 1]]))
 # **Now change this:** append three more tokens to the second text, and read the error.
 
 # %% [markdown]
-# ## 2. Write with a cache, and count what it saves
+# ## 3. Write with a cache, and count what it saves
 #
 # Is the answer the same? Read the sentence at once, then token by token into a cache, and compare the scores of
 # the next token. A layer puts its new keys and values into the cache, and sees all that is there:
@@ -66,9 +100,6 @@ Picture(plots.kv_cache_rows(capacities=[4, 3], calls=[[2, 1], [1, 1]]))
 show(self_attention, 3, 5)
 
 # %%
-model = tiny.load("tiny-mixtral")
-text = "Tom had a red ball. Mia had a blue kite. Tom lost his red"
-ids = [model.tokenizer.bos_id, *model.tokenizer.encode(text)]
 at_once = model(ids)
 cache = model.new_cache(len(ids))
 one_by_one = np.concatenate([model([token], cache=cache) for token in ids])
@@ -84,9 +115,35 @@ print("tokens run through the model with a cache", len(ids), " without one", sum
 # many tokens run through the model now?
 
 # %% [markdown]
-# ## 3. Count the bytes of a token
+# ## 4. Draw the next token
 #
-# What is saved in arithmetic is paid in memory, for every token. How much is it?
+# The largest score is not the only one. How many tokens are worth a draw, and what does the temperature change?
+
+# %%
+show(sample)
+
+# %%
+logits = model([model.tokenizer.bos_id, *model.tokenizer.encode(chapter_06.START)], last_only=True)[0]
+rng = np.random.default_rng(6)
+for temperature, top_p in ((0.5, 0.9), (1.0, 0.9), (1.3, 0.9), (1.3, 1.0)):
+    drawn = [sample(logits, temperature, top_p, rng) for _ in range(200)]
+    words = model.tokenizer.pieces(sorted(set(drawn), key=drawn.count, reverse=True)[:4])
+    print(f"temperature {temperature}, top-p {top_p}: {len(set(drawn)):3} tokens in 200 draws, most often {words}")
+
+# %%
+Picture(chapter_06.top_p_picture(model))
+
+# %% [markdown]
+# The text is "Tom had a red ball. Mia had a blue kite. Tom lost his". Dark bars are kept. (The likeliest word is not
+# the right one: four layers are not many.) At a high temperature top-p matters: without it, words come up that hardly
+# fit.
+#
+# **Now change this:** top-p 0.5. How many tokens are drawn at temperature 1.3?
+
+# %% [markdown]
+# ## 5. Count the bytes of a token
+#
+# What the cache saves in arithmetic is paid in memory, for every token. How much is it?
 
 # %%
 show(kv_bytes)
@@ -108,10 +165,36 @@ Picture(plots.kv_cache_bytes({"8 KV heads (Mixtral)": mixtral, "32 KV heads": 4 
 #
 # **Now change this:** draw the line of a cache in float32. The tiny model has a context of 512 tokens: how
 # large can its cache be?
+
+# %% [markdown]
+# ## 6. Count the bytes and operations of a token
+#
+# Which is the limit of a machine that writes: what it computes, or what it moves?
+
+# %%
+show(token_cost)
+
+# %%
+for name, sizes in (("Mixtral 8x7B", MIXTRAL_8X7B), ("Pixtral 12B", PIXTRAL_12B), ("tiny-mixtral", model.config)):
+    for past in (0, sizes.max_seq_len - 1):
+        moved, computed = token_cost(sizes, past, itemsize=2)
+        print(f"{name}, {past:7,} tokens before: {moved / 1e9:8.4f} GB, {computed / 1e9:8.4f} billion operations, "
+              f"{computed / moved:.2f} for each byte")
+
+# %%
+Picture(chapter_06.roofline_picture(MIXTRAL_8X7B))
+
+# %% [markdown]
+# One operation for each byte, where the machine could do 250: whoever writes one text waits for the memory. Reading
+# a long prompt, or writing for many texts at once, uses each weight many times.
+#
+# **Now change this:** `chapter_06.moved_and_computed(MIXTRAL_8X7B, texts, 1)` gives bytes and operations of a pass
+# that writes one token of each text. How many texts does it take to reach 250 operations for each byte?
 #
 # ## Where to go from here
 #
 # * **Test it:** `.venv/bin/python -m pytest tests/book/test_kv_cache.py` ([the tests](../tests/book/test_kv_cache.py)
 #   of the cache).
-# * **Write it:** exercise 6.2, append to the cache. `make student` makes a copy of `tiny/` with holes, and [the
-#   chapter](../tutorial/06_the_whole_mixtral.md) tells how to fill them.
+# * **Write it:** exercises 6.1 to 6.5: a layer, the cache, positions, top-p, the cost of a token. `make student` makes
+#   copies with holes, and [the chapter](../tutorial/06_the_whole_mixtral.md) tells how to fill them.
+# * **Put it together:** `make mine` runs the model with your functions, and compares it with transformers.

@@ -64,10 +64,11 @@ def top_p_picture(model):
         if kept < SHOWN:
             panel.axvline(kept - 0.5, color="black", linewidth=1.4, linestyle="--")
         panel.set_title(f"temperature {temperature:g}: {kept} of {len(shares):,} tokens hold {TOP_P:.0%}", fontsize=11)
+        panel.set(xlabel="next token", ylabel="probability")
+        panel.label_outer()
         panel.tick_params(length=0)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
-    figure.supylabel("probability", fontsize=10)
     return figure
 
 
