@@ -34,7 +34,7 @@ from tutorial.source import ROOT
 DUMPS = ROOT / "tests/golden/verify"
 # How far logits may be from those of transformers. Measured on 2026-11-29 with the book's functions and with right
 # answers mixed at random, on OpenBLAS for five processors: up to 2.1e-5 of tiny-mixtral, whose largest logit is 20 (so
-# 2e-5 would refuse a right answer), and at most 1.2e-5 of tiny-pixtral.
+# 2e-5 would refuse a right answer), and at most 1.2e-5 of tiny-pixtral; through the cache, with the book's, 1.8e-5.
 LOGITS, NEAR = 5e-5, "5e-5"
 # Of any other array, as a part of its largest number, or of 1 if that is larger. Measured likewise: at most 1.2e-6.
 PART = 5e-6
@@ -104,7 +104,7 @@ def first_difference(model, dump: dict[str, np.ndarray]) -> tuple[str, float]:
     if not pixels:
         with np.errstate(all="ignore"):
             far = max(far, distance(in_chunks(model, ids), dump["logits"]))
-    return "" if far <= WITHIN * max(1.0, float(np.abs(dump["logits"]).max())) else "logits through the cache", far
+    return "" if far <= LOGITS else "logits through the cache", far
 
 
 def in_chunks(model, ids: list[int]) -> np.ndarray:
