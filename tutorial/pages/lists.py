@@ -37,18 +37,14 @@ def title(path: Path, mark: str) -> str:
 
 
 def chapter_list() -> str:
-    """A line for each chapter, with its exercises, and which chapters are still to come."""
-    known, lines, numbers = load_exercises(), [], []
+    """A line for each chapter, with its exercises; one that is still to come has a line, too."""
+    known, lines = load_exercises(), []
     for path in chapters():
-        number = int(path.name[:2])
-        numbers.append(number)
+        while len(lines) < int(path.name[:2]):
+            lines.append(f"* {len(lines)} is not written yet")
         ids = [exercise.id for exercise in known if exercise.chapter == path.name]
         tasks = f", with exercise{'s' * (len(ids) > 1)} {listed(ids)}" if ids else ""
-        lines.append(f"* {number} [{title(path, '# ')}]({path.name}){tasks}")
-    missing = [str(n) for n in range(max(numbers)) if n not in numbers]
-    if missing:
-        one = len(missing) == 1
-        lines += ["", f"Chapter{'' if one else 's'} {listed(missing)} {'is' if one else 'are'} not written yet."]
+        lines.append(f"* {len(lines)} [{title(path, '# ')}]({path.name}){tasks}")
     return "\n".join(lines)
 
 
