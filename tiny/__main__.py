@@ -105,14 +105,15 @@ def build_parser() -> argparse.ArgumentParser:
         add_generation_options(added, 256 if added is talk else 64)
     trace.add_argument("--model", metavar="DIR", help="default: the embedded tiny-mixtral, with images tiny-pixtral")
     add_model_options(trace)
-    trace.add_argument("--prompt", required=True, metavar="TEXT", help="the text; - is standard input")
+    trace.add_argument("--prompt", type=str, required=True, metavar="TEXT", help="the text; - is standard input")
     trace.add_argument("--chat", action="store_true", help="ask the prompt as one user turn, as with images")
     trace.add_argument("--image", action="extend", nargs="+", default=[], metavar="PATH", help="images before the text")
-    write.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue; - is standard input")
+    write.add_argument("--prompt", type=str, required=True, metavar="TEXT",
+                       help="the text to continue; - is standard input")
     write.add_argument("--chat", action="store_true", help="ask the prompt as one user turn, as with images")
     write.add_argument("--image", action="extend", nargs="+", default=[], metavar="PATH", help="images before the text")
     look.add_argument("images", nargs="+", metavar="IMAGE", help="a PNG, JPEG or other picture")
-    look.add_argument("--question", metavar="TEXT", help="default: describe them; - is standard input")
+    look.add_argument("--question", type=str, metavar="TEXT", help="default: describe them; - is standard input")
     look.add_argument("--patches", metavar="FILE", help="draw the patches over the resized images: .png, .pdf or .svg")
     for added in (write, look, trace):
         added.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
@@ -122,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     memory.add_argument("--context", type=int, metavar="N", help="tokens of prompt and answer; default: all")
     memory.add_argument("--image", action="extend", nargs="+", default=[], metavar="WxH",
                         help="count the tokens of images of these sizes, or in these files")
-    tokens.add_argument("text", metavar="TEXT", help="the text; - reads standard input")
+    tokens.add_argument("text", type=str, metavar="TEXT", help="the text; - reads standard input")
     routing.add_argument("files", nargs="+", metavar="FILE", help="text files, each of one kind of text")
     routing.add_argument("--out", metavar="DIR", help="save figures of shares, repeats and coloured tokens there")
     for added in (tokens, routing):

@@ -17,7 +17,7 @@ import numpy as np
 
 from tiny.config import TinyError
 from tiny.system.whole import write_whole
-from tiny.tools.terminal import Parser, program
+from tiny.tools.terminal import Parser, check_numbers, program
 from tutorial import own_run
 from tutorial.grader.emulated import Emulated, run
 from tutorial.grader.isolated import Isolated, Limits
@@ -97,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hints", type=int, choices=(0, 1, 2), default=1, help="how many hints a failure gives")
     parser.add_argument("--seed", type=int, help="other random numbers")
     args = parser.parse_args(argv)
+    check_numbers(args, {"seed": (0, 2**63)})
     known = {exercise.id: exercise for exercise in load_exercises()}
     if args.exercise not in known:
         raise TinyError(f"There is no exercise {args.exercise}.", f"There are {', '.join(known)}.")

@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NO_GPU
     parser = Parser(prog="python -m kernels.gpu", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu", help="folder for results.json")
-    parser.add_argument("--steps", default="", help="names or beginnings of names, comma-separated; default: all")
+    parser.add_argument("--steps", type=str, default="", help="names, or how they begin, with commas; default: all")
     arguments = parser.parse_args(argv)
     wanted = tuple(name for name in arguments.steps.split(",") if name) or ("",)
     steps = [step for n, step in enumerate(steps) if n == 0 or step[0].startswith(wanted)]

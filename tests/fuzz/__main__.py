@@ -27,7 +27,10 @@ sys.path.insert(0, str(ROOT / "tests/helpers"))
 from tests.fuzz.engine import Tally, Target, input_of, judge, merge, run  # noqa: E402  needs the path above
 from tests.fuzz.shrink import shrink  # noqa: E402
 from tests.fuzz.targets import TARGETS  # noqa: E402
+from tiny.config import TinyError  # noqa: E402
+from tiny.system.reading import read_json  # noqa: E402
 from tiny.system.whole import write_whole  # noqa: E402
+from tiny.tools.terminal import Parser, check_numbers, program  # noqa: E402
 
 SLICE = 20.0  # seconds of a target before the next one has its turn
 PACKAGES = ("numpy", "pillow", "sentencepiece", "ml_dtypes", "regex", "safetensors", "torch")
@@ -35,7 +38,7 @@ PACKAGES = ("numpy", "pillow", "sentencepiece", "ml_dtypes", "regex", "safetenso
 
 def main() -> int:
     """Parse the arguments, and fuzz."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m tests.fuzz", description=__doc__.split("\n")[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"some of: {', '.join(TARGETS)}; default: all")
     parser.add_argument("--count", type=int, default=10**9, metavar="N", help="inputs of all targets together")
     parser.add_argument("--seconds", type=float, default=1e9, metavar="S", help="how long; default: until all have run")
@@ -43,6 +46,7 @@ def main() -> int:
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep the record here, and go on where it ends")
     parser.add_argument("--input", type=int, metavar="N", help="write this input of one target, and run it here")
     args = parser.parse_args()
+    check_numbers(args, {"count": (1, 1e12), "seconds": (0.01, 1e9), "seed": (0, 2**63), "input": (0, 2**63)})
     unknown = [name for name in args.targets if name not in TARGETS]
     if unknown or (args.input is not None and len(args.targets) != 1):
         parser.error(f"these are not targets: {', '.join(unknown)}" if unknown else "--input is of one target")
@@ -115,9 +119,11 @@ def read_record(path: Path, seed: int) -> dict[str, Tally]:
     """The tallies of a record of the same seed; none if there is no record yet."""
     if not path.exists():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
+    if not {"seed", "targets"} <= found.keys():
+        raise TinyError(f"{path} is not a record of the fuzzer.", "Give another --record.")
     if found["seed"] != seed:
-        raise SystemExit(f"{path} is of seed {found['seed']}: give --seed {found['seed']}, or another --record.")
+        raise TinyError(f"{path} is of seed {found['seed']}.", f"Give --seed {found['seed']}, or another --record.")
     return {name: Tally(**tally) for name, tally in found["targets"].items()}
 
 
@@ -138,4 +144,4 @@ def report(seed: int, tallies: dict[str, Tally]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -154,7 +154,7 @@ def test_a_run_goes_on_where_its_record_ends(tmp_path, monkeypatch, capsys):
     text = record.read_text()
     assert '"inputs": 50' in text and '"numpy":' in text and '"seed": 0' in text
     monkeypatch.setattr(sys, "argv", ["fuzz", "value", "--seed", "1", "--count", "9", "--record", str(record)])
-    with pytest.raises(SystemExit, match="is of seed 0"):
+    with pytest.raises(TinyError, match="is of seed 0"):
         main()
 
 

@@ -156,7 +156,7 @@ def demonstrate(out: Path) -> None:
                          "expert_shares": answer(np.full((2, 8), 0.125, np.float32)),
                          "routing_heat_map": answer(SMALL), "patch_figure": answer(SMALL)})):
         demo.show_shares(tiny.load("tiny-mixtral"))
-        demo.show_pictures("tiny-pixtral")
+        demo.show_pictures(tiny.load("tiny-pixtral"), "tiny-pixtral")
 
 
 def measure(out: Path) -> int:

@@ -87,7 +87,7 @@ program(lambda: whole.write_whole({path!r}, slowly))"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_signal_while_writing(tmp_path, number, way):
+def test_a_signal_while_writing(tmp_path, number, way, signals_heard):
     """A kill leaves what was there; a rest has another name, and the next write removes it."""
     (tmp_path / "a").write_bytes(OLD)
     program = PROGRAM.format(number=int(number), way=way, path=str(tmp_path / "a"))

@@ -398,7 +398,7 @@ def test_demo_on_a_random_model(capsys, tmp_path, monkeypatch):
 
 def test_demo_in_a_terminal_is_coloured_by_the_middle_layer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "show_pictures", lambda name: None)
+    monkeypatch.setattr(demo, "show_pictures", lambda model, name: None)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     screen = Terminal()
@@ -426,7 +426,7 @@ def test_demo_keeps_the_space_between_prompt_and_continuation(capsys):
 
 def test_demo_of_a_dense_model_has_text_and_no_experts(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "show_pictures", lambda name: None)
+    monkeypatch.setattr(demo, "show_pictures", lambda model, name: None)
     config = sizes(moe=None, vocab_size=509)
     folder = write_mistral(tmp_path / "dense", config, random_tensors(config))
     shutil.copy(MODEL / "tokenizer.model", folder)
@@ -446,7 +446,7 @@ def test_demo_asks_about_two_pictures_seeing_and_blind(capsys, tmp_path, monkeyp
         text = model.tokenizer.decode(ids)
         yield tiny.Token(5, right[text] if np.ptp(images[0][0]) > 0.1 else "blue", 0.0, None)
     monkeypatch.setattr(tiny, "generate", fake)
-    demo.show_pictures(str(PIXTRAL))
+    demo.show_pictures(tiny.load(PIXTRAL), str(PIXTRAL))
     out = capsys.readouterr().out
     assert "picture1.png: 64 x 48 pixels, not resized: 4 x 3 patches, 15 tokens" in out
     assert "picture2.png: 91 x 51 pixels, resized to 96 x 64: 6 x 4 patches, 28 tokens" in out

@@ -82,7 +82,8 @@ PICTURES = {
 
 def main(args: argparse.Namespace) -> None:
     """The command `demo`."""
-    model = session.open_model(args)
+    model, seeing = session.open_model(args), tiny.load(args.vision_model)
+    vision_of(seeing, args.vision_model)  # Fail now, before the texts, if it reads text only.
     session.load_weights(model, min(model.config.max_seq_len, 1024))
     describe(model)
     colour, layer = colours_wanted(sys.stdout), model.config.n_layers // 2
@@ -102,7 +103,7 @@ def main(args: argparse.Namespace) -> None:
               f"text {np.median([r[1] for r in rates]):,.0f} tokens/s (medians of the three)")
     if model.config.moe is not None:
         show_shares(model)
-    show_pictures(args.vision_model)
+    show_pictures(seeing, args.vision_model)
     python = Path(sys.executable)  # the shortest command that works here
     command = f"{python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python.name} -m tiny"
     print(f"""
@@ -159,9 +160,8 @@ def show_shares(model) -> None:
     print(f"The same for each kind of text, as a figure: {FIGURE}")
 
 
-def show_pictures(name: str) -> None:
+def show_pictures(model, name: str) -> None:
     """Print the questions about the stored pictures, the answers, and the same to the mean colour."""
-    model = tiny.load(name)
     vision = vision_of(model, name)
     FOLDER.mkdir(parents=True, exist_ok=True)
     pictures, pixels, right = [], [], np.zeros(2, int)

@@ -13,10 +13,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from tiny.config import Config, MoeConfig, TinyError
+from tiny.config import Config, MoeConfig
 from tiny.files.weights import Tensors, expected_shapes
 from tiny.tools.convert.write import save_checkpoint
-from tiny.tools.terminal import Parser, program
+from tiny.tools.terminal import Parser, check_numbers, program
 
 SIZES = {"dim": 1024, "n_layers": 8, "head_dim": 64, "hidden_dim": 3584, "n_heads": 16, "n_kv_heads": 4,
          "vocab_size": 32000, "num_experts": 8, "num_experts_per_tok": 2}
@@ -46,18 +46,15 @@ class RandomTensors(Tensors):
 
 def main() -> None:
     parser = Parser(prog="python -m tiny.tools.synthetic",
-                                     description="Write a Mixtral checkpoint of random bfloat16 weights.")
+                    description="Write a Mixtral checkpoint of random bfloat16 weights.")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--layout", choices=("mistral", "hf"), default="mistral")
     parser.add_argument("--seed", type=int, default=0)
     for name, value in SIZES.items():
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=value, help=f"default {value}")
-    args = vars(parser.parse_args())
-    for name in SIZES:
-        if args[name] < 1:
-            raise TinyError(f"--{name.replace('_', '-')} is {args[name]}.", "Use a whole number of at least 1.")
-    if args["seed"] < 0:
-        raise TinyError(f"--seed is {args['seed']}.", "Use a whole number, 0 or above.")
+    options = parser.parse_args()
+    check_numbers(options, dict.fromkeys(SIZES, (1, 2**20)) | {"n_layers": (1, 1000), "seed": (0, 2**63)})
+    args = vars(options)
     moe = MoeConfig(args["num_experts"], args["num_experts_per_tok"])
     sizes = {name: args[name] for name in SIZES if not name.startswith("num_experts")}
     config = Config(**sizes, norm_eps=1e-5, rope_theta=1e6, max_seq_len=32768, moe=moe)

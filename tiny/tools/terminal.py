@@ -7,8 +7,9 @@ import signal
 import sys
 import traceback
 import unicodedata
-from collections.abc import Callable
-from typing import NoReturn, TextIO
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 from tiny.config import TinyError
 
@@ -19,10 +20,43 @@ UNSAFE = set("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are TinyErrors: one line of cause, one of remedy."""
+    """A parser whose errors are TinyErrors: one line of cause, one of remedy.
+
+    An argument may be empty only with type=str, as a prompt: an empty name of a file would be the folder we are in.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.register("type", None, not_empty)
+        self.register("type", Path, lambda text: Path(not_empty(text)))
+
+    def add_subparsers(self, **options: Any) -> Any:
+        """Commands, each with a parser of its own: it judges the arguments that come behind its name."""
+        commands = super().add_subparsers(**options)
+        commands.type = str
+        return commands
 
     def error(self, message: str) -> NoReturn:
         raise TinyError(message[0].upper() + message[1:] + ".", f"See {self.prog} --help.")
+
+
+def not_empty(text: str) -> str:
+    """The text of an argument, unless there is none; a shell makes that of a variable that is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def check_numbers(options: argparse.Namespace, limits: Mapping[str, tuple[float, float]]) -> None:
+    """Check options by name against the least and the most that each takes; one that was not given is None.
+
+    Raises:  TinyError for a number outside of its limits; NaN is outside of all
+    """
+    for name, (least, most) in limits.items():
+        given = getattr(options, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not least <= value <= most:
+                raise TinyError(f"--{name.replace('_', '-')} is {value}.", f"Use a number from {least:g} to {most:g}.")
 
 
 def program(main: Callable[[], int | None]) -> NoReturn:
@@ -105,7 +139,8 @@ def explain(error: Exception, memory: str = MEMORY) -> tuple[str, str]:
     if isinstance(error, UnicodeDecodeError):
         return f"The input is not UTF-8 text: {error}.", "Convert it, for example with iconv."
     if isinstance(error, OSError):
-        return f"{error}.", "Check the path, its permissions, and the space left."
+        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error.strerror or error
+        return f"{what}.", "Check the path, its permissions, and the space left."
     return f"{type(error).__name__}: {error}", "This is unexpected: --debug shows where it happened."
 
 

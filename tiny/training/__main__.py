@@ -14,15 +14,14 @@ from pathlib import Path
 from tiny.config import TinyError
 from tiny.system.whole import write_whole
 from tiny.tools.machine import machine
-from tiny.tools.terminal import Parser, guarded, program
+from tiny.tools.terminal import Parser, check_numbers, guarded, program
 from tiny.training.run_state import plot_losses
 from tiny.training.text.evaluate import evaluate
 from tiny.training.text.train import BASELINE, CONTEXT, Recipe, export, train
 
 MODELS = ("tiny-mixtral", "tiny-pixtral")
-# The least and the most of each number; NaN is outside of both.
-LIMITS = (("tokens", 1, 1e11), ("seed", 0, 2**63), ("rate", 1e-9, 1), ("stop_after", 1, 2**31),
-          ("save_minutes", 0, 1e6), ("scenes", 1, 2**20), ("processes", 1, 64))
+LIMITS = {"tokens": (1, 1e11), "seed": (0, 2**63), "rate": (1e-9, 1), "stop_after": (1, 2**31),
+          "save_minutes": (0, 1e6), "scenes": (1, 2**20), "processes": (1, 64)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,10 +47,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--processes", type=int, default=1, help="tiny-pixtral: 2 share its last stage; same numbers")
     parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
     options = parser.parse_args(arguments)
-    for name, least, most in LIMITS:
-        value = getattr(options, name)
-        if value is not None and not least <= value <= most:
-            raise TinyError(f"--{name.replace('_', '-')} is {value}.", f"Use a number from {least:g} to {most:g}.")
+    check_numbers(options, LIMITS)
     return run_mixtral(options) if options.model == "tiny-mixtral" else run_pixtral(options)
 
 

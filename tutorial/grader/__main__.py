@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tiny.config import TinyError
 from tiny.system.whole import write_whole
-from tiny.tools.terminal import Parser, one_line, program
+from tiny.tools.terminal import Parser, check_numbers, one_line, program
 from tutorial.grader.credit import PLAIN, Handed, Rules, lateness, read_moment, read_times, share, table
 from tutorial.grader.likeness import pairs_alike
 from tutorial.grader.submissions import Submission, read_submissions, same_text
@@ -251,6 +251,8 @@ def read_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--late-days", type=int, default=0, help="free days after the deadline (default: 0)")
     parser.add_argument("--penalty", type=float, default=10.0, help="per cent for each later day (default: 10)")
     args = parser.parse_args(argv)
+    check_numbers(args, {"seed": (0, 2**63), "seconds": (0.01, 1e6), "megabytes": (1, 2**20), "late_days": (0, 1e4),
+                         "penalty": (0, 100)})
     if args.deadline:
         args.deadline = read_moment(args.deadline, "--deadline")
         if not args.times:

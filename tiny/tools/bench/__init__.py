@@ -7,6 +7,7 @@ minutes. Without `--model` a synthetic Mixtral of 0.8 billion parameters is writ
 import argparse
 import json
 import platform
+import shutil
 import statistics
 import sys
 import time
@@ -19,7 +20,7 @@ from tiny.config import TinyError
 from tiny.system.whole import write_whole
 from tiny.tools.bench.rounds import rounds, show, synthetic
 from tiny.tools.machine import blas_kernel, machine
-from tiny.tools.terminal import Parser
+from tiny.tools.terminal import Parser, check_numbers
 from tiny.tools.token_cost import token_cost
 
 RECORD = Path(__file__).parents[3] / "tutorial/pages/records/bench.json"
@@ -123,10 +124,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--save", action="store_true", help="keep the figures for tutorial/reference/speed.md")
     parser.add_argument("--child", choices=("resident", "mapped", "two", "limits"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    for name, values in (("threads", args.threads), ("prefill", [args.prefill]), ("decode", [args.decode]),
-                         ("repeats", [args.repeats]), ("rounds", [args.rounds])):
-        if min(values) < 1:
-            raise TinyError(f"--{name} is {min(values)}.", "Use a whole number of at least 1.")
+    check_numbers(args, dict.fromkeys(("threads", "prefill", "decode", "repeats", "rounds"), (1, 2**20)))
+    if args.peer and shutil.which(args.peer) is None:
+        raise TinyError(f"{args.peer} is not a program.", "Give --peer a Python: its path, or python3.")
     return args
 
 

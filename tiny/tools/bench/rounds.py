@@ -31,6 +31,9 @@ def run_child(command: list[str], threads: int) -> dict:
     busy, own, start = busy_seconds(), resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CHILD_LIMIT)
     if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        if [line.partition(": ")[0] for line in lines[-2:]] == ["error", "remedy"]:
+            raise TinyError(*(line.partition(": ")[2] for line in lines[-2:]))
         raise TinyError(f"The measurement {' '.join(command)} failed: {done.stderr[-300:].strip()!r}.",
                         "Run that command by itself to see all of it.")
     result = json.loads(done.stdout.splitlines()[-1])

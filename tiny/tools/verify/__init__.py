@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("folder", metavar="DIR", help="a folder in either released layout, or tiny-mixtral or tiny-pixtral")
     option("out", metavar="OUT.npz")
     option("--reference", choices=("transformers", "mistral"), default="transformers", help="default: %(default)s")
-    option("--prompt", default="Once upon a time", metavar="TEXT", help="default: %(default)s")
+    option("--prompt", type=str, default="Once upon a time", metavar="TEXT", help="default: %(default)s")
     option("--image", action="extend", nargs="+", default=[], metavar="PATH", help="images before the text")
     option("--tokenizer", metavar="PATH", help="a tokenizer's file or folder, if DIR has none")
     option("--chat", action="store_true", help="ask the prompt as one user turn, as with images")

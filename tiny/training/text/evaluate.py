@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 
 import tiny
+from tiny.config import TinyError
 from tiny.generate import run_finite
+from tiny.tokenizer import SentencePieceTokenizer
 from tiny.training.backward import cross_entropy
 from tiny.training.text import data, stories, tasks
 
@@ -13,6 +15,9 @@ from tiny.training.text import data, stories, tasks
 def evaluate(folder: str | Path, openings: int = 200, prompts: int = 100) -> dict:
     """Measure a checkpoint: held-out losses and expert shares by domain, greedy stories, exact answers by task kind."""
     model = tiny.load(folder, weights="resident")
+    if model.config.moe is None or not isinstance(model.tokenizer, SentencePieceTokenizer):
+        raise TinyError(f"{folder} is not a model of text like tiny-mixtral: it has no experts, or no SentencePiece.",
+                        "Measure a model like tiny-pixtral with: python -m tiny.training tiny-pixtral --evaluate MODEL")
     pieces = data.open_tokenizer((tiny.model_folder(folder) / "tokenizer.model").read_bytes())
     streams = data.build_streams(pieces, data.texts(), {"stories": 30_000, "tasks": 20_000}, True)
     losses, shares = held_out(model, data.held_out(streams, pieces))
