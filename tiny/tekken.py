@@ -190,13 +190,15 @@ def merge(data: bytes, ids: Mapping[bytes, int]) -> list[int]:
     Source:  tiktoken 0.14, byte_pair_encode
     """
     n = len(data)
-    # (1) the parts, at first single bytes, as a linked list. At the first byte of a part, `after` has where the next
-    # one begins, and `before` where the one before it does. Where no part begins any more, `after` is n.
+    # (1) the parts, at first single bytes
+    # They are a linked list. At the first byte of a part, `after` has where the next one begins, and `before` where the
+    # one before it does. Where no part begins any more, `after` is n, so that nothing follows there.
     after, before = list(range(1, n + 1)), list(range(-1, n - 1))
-    # (2) what could be joined waits in a heap: n bytes take n log n steps, and a long run of one letter is no trap
+    # (2) the neighbours that make a token together
+    # They wait in a heap: n bytes take n log n steps, and a long run of one letter is no trap.
     heap = [(id, start, start + 2) for start in range(n - 1) if (id := ids.get(data[start:start + 2])) is not None]
     heapify(heap)
-    # (3) join the first of the heap, and see what its two neighbours make with it
+    # (3) join those of the lowest id, the leftmost of equals, until no two make a token
     while heap:
         _, start, end = heappop(heap)
         middle = after[start]

@@ -144,7 +144,7 @@ def read_bytes(data: bytes, final: bool) -> tuple[str, bytes]:
 
     Returns the text, and the bytes at the end that may still become a character; `final` leaves none.
     """
-    # (1) read up to a byte that begins no character, put U+FFFD for this one byte, and go on behind it
+    # (1) read up to a byte that fits nowhere, put U+FFFD for this one byte, and go on behind it
     read = ""
     while data:
         decoder = codecs.getincrementaldecoder("utf-8")()
