@@ -134,4 +134,4 @@ Picture(chapter_10.training_picture())
 #   [AdamW and the rest](../tests/training/test_training.py)).
 # * **Write it:** exercise 10.1, the backward pass of RMSNorm. `make student` makes a copy of the file with a hole,
 #   and [the chapter](../tutorial/10_train_it.md) tells how to fill it.
-# * **Do it all:** `make train` trains tiny-mixtral anew, in some hours on a processor.
+# * **Do it all:** `make train` trains tiny-mixtral anew, in an hour or two on a processor.

@@ -25,7 +25,7 @@ def nearest_bfloat16(x: np.ndarray) -> np.ndarray:
 
     Shapes:  x any -> same
     Dtypes:  float32 -> float32
-    Order:   a number in the middle of two neighbours goes to the even one, whose last kept bit is 0; NaN stays NaN, and
+    Order:   a number in the middle of two neighbours goes to the even one, whose last kept bit is 0; NaN stays NaN;
              what is nearer to 2^128 than to the largest bfloat16 becomes infinity
     Raises:  ValueError for another dtype
     Source:  IEEE 754-2019 sec. 4.3.1, roundTiesToEven
@@ -33,10 +33,12 @@ def nearest_bfloat16(x: np.ndarray) -> np.ndarray:
     need("nearest_bfloat16", "x", x, None)
     # (1) the same 32 bits, read as a whole number
     bits = x.view(np.uint32)
-    # (2) half a step up, less the smallest bit if the last kept bit is even; the addition carries by itself
+    # (2) add so much that the cut of step (4) rounds
+    # Half a step, less the smallest bit if the last kept bit is even. The addition carries by itself.
     last = (bits >> LOWER) & 1
     rounded = bits + (np.uint32(0x7FFF) + last)
-    # (3) a NaN is not rounded: one bit of its upper half is set, or what is left could be infinity
+    # (3) NaN by itself
+    # It is not rounded, and one bit of its upper half is set: what is left could be infinity.
     kept = np.where(np.isnan(x), bits | np.uint32(0x400000), rounded)
     # (4) clear the lower half and read the bits as a number again
     return (kept & np.uint32(0xFFFF0000)).view(np.float32)

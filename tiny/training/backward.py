@@ -73,8 +73,8 @@ def embedding_backward(dout: np.ndarray, ids: np.ndarray, dw: np.ndarray) -> Non
 
 
 def rms_norm_backward(dout: np.ndarray, x: np.ndarray, weight: np.ndarray, eps: float, dw: np.ndarray) -> np.ndarray:
-    """Of y = n * w with n = x r and r = 1 / sqrt(mean(x^2) + eps): dw = sum_t dy n, dn = dy w,
-    dx = r (dn - n mean(dn n)). The second term is there because x also moves its own root mean square.
+    """Of y = n * w with n = x r and r = 1 / sqrt(mean(x^2) + eps). The gradient of x has two terms, because x also
+    moves its own root mean square.
 
     Shapes:  dout (T, D), x (T, D), weight (D,), dw (D,) written -> dx (T, D)
     """
@@ -82,9 +82,10 @@ def rms_norm_backward(dout: np.ndarray, x: np.ndarray, weight: np.ndarray, eps: 
     # (1) forward again: the normalised rows
     r = 1 / np.sqrt(np.einsum("td,td->t", x, x)[:, None] / D + eps).astype(x.dtype)
     normed = x * r
-    # (2) the weight
+    # (2) the weight, which all tokens share
     np.einsum("td,td->d", dout, normed, out=dw)
-    # (3) through the division by the root
+    # (3) through the weight and the division by the root
+    # dn = dy w, and dx = r (dn - n mean(dn n)), for the derivative of r by x_j is -r^3 x_j / D
     dnormed = dout * weight
     normed *= np.einsum("td,td->t", dnormed, normed)[:, None] / D
     dnormed -= normed

@@ -30,7 +30,8 @@ def quarter_steps(nearest_bfloat16: Callable) -> Table:
     x = np.vstack([starts + away * steps, np.full(4, np.nan)]).astype(np.float32)
     x.view(np.uint32)[-1] = 0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001  # NaN has many patterns
     with np.errstate(all="ignore"):
-        steps_away = (np.asarray(nearest_bfloat16(x), np.float64) - starts) / steps
+        found = np.asarray(nearest_bfloat16(x), np.float64)
+        steps_away = np.vstack([(found[:-1] - starts) / steps, found[-1]]) + 0.0  # no minus zero
     return Table(steps_away, [*(f"{n:.2f} steps away" for n in away[:, 0]), "NaN"],
                  ["from 1", "from -1", "from a step below 2", "from the least"],
                  "where the nearest bfloat16 is, in steps (hatched: not a number)")
