@@ -1,4 +1,4 @@
-"""The quiz: five questions for each of twelve chapters, an answer to each, and no number in one that is not computed."""
+"""The quiz: five questions for each of twelve chapters, an answer to each, and no number that is not computed."""
 
 import doctest
 import re

@@ -151,7 +151,7 @@ def answer_lines(exercise: Exercise, root: Path = ROOT) -> list[str]:
     """The lines of code that fill a hole, without comments and those that say little."""
     first, last = hole_of(exercise, root)
     lines = [code_of(line) for line in read(exercise.path, root)[first - 1 : last]]
-    return [line for line in lines if len(line) >= 20 and not re.fullmatch(r"return [\w, ]+", line)]
+    return [line for line in lines if len(line) >= 20 and not re.fullmatch(r"return [\w, ]+|.*:|.*[{(]", line)]
 
 
 def code_of(line: str) -> str:

@@ -32,7 +32,7 @@ def weeks_block() -> str:
         here = [exercise for exercise in load_exercises() if int(exercise.id.partition(".")[0]) in numbers]
         points = sum(exercise.points for exercise in here)
         time = (sum(known.get(exercise.id, 0) for exercise in here)
-                + sum(CHAPTER_MINUTES + QUIZ_MINUTES for number in numbers if number in pages))
+                + sum(CHAPTER_MINUTES + QUIZ_MINUTES * (number > 0) for number in numbers if number in pages))
         sums = [sums[0] + points, sums[1] + time]
         links = ", ".join(f"[{number}]({pages[number]})" if number in pages else str(number) for number in numbers)
         rows.append([str(week), links, ", ".join(exercise.id for exercise in here), str(points), str(time)])
