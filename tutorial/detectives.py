@@ -2,11 +2,11 @@
 
 Compare a run with the model that it claims to be, and see which array differs first:
 
-    python -m tiny verify check tiny-mixtral student/case_a.npz
-    python -m tiny verify check tiny-pixtral student/case_b.npz
+    .venv/bin/python -m tiny verify check tiny-mixtral student/case_a.npz
+    .venv/bin/python -m tiny verify check tiny-pixtral student/case_b.npz
 
 That leaves a few of the names below. To tell them apart, think of a number that each of them would change, and look at
-it: `numpy.load("student/case_a.npz")` has every array.
+it: `numpy.load("student/case_a.npz")` has every array. Queries and keys are stored as they are after the rotation.
 """
 
 

@@ -19,6 +19,21 @@ def test_runs_are_of_exercises():
     assert set(own_run.RUNS) <= set(EXERCISES)
 
 
+def test_every_hint_is_shown_and_the_summary_of_pytest_is_not():
+    for line in ("2 passed in 0.31s", "1 failed, 12 passed in 61.05s (0:01:01)", "1 failed, 2 warnings in 3.10s"):
+        assert attempt.SUMMARY.fullmatch(line), line
+    told = [text for exercise in EXERCISES.values() for idea in (exercise, *exercise.ideas)
+            for text in (*idea.hints, getattr(idea, "property", ""))]
+    assert not [text for text in told if attempt.SUMMARY.search(text)] and any(" in " in text[-16:] for text in told)
+
+
+def test_a_hint_that_ends_in_a_place_is_shown(tmp_path, capsys):
+    wrong = next(answer for answer in ANSWERS if answer.name == "reshape_alone")
+    attempt.main(["7.2", "--impl", str(submit(tmp_path / "student", wrong))])
+    out = capsys.readouterr().out
+    assert EXERCISES["7.2"].ideas[1].hints[0] in " ".join(out.split()) and not attempt.SUMMARY.search(out)
+
+
 @each
 def test_a_run_of_the_book_is_what_it_is_compared_with(id):
     table = own_run.RUNS[id](reference(EXERCISES[id]))

@@ -232,6 +232,13 @@ def test_the_writer_fills_a_chapter_once(monkeypatch, tmp_path, capsys):
     assert "stale" not in text and text.count("**Exercise 4.2") == 1 == text.count("<!-- end")
 
 
+def test_the_box_of_an_exercise_is_a_sentence():
+    """No part of a template is left in it."""
+    for entry in load_exercises():
+        text, hole = chapters.exercise(entry.id), "#error" if entry.is_kernel else "NotImplementedError"
+        assert f"in the place of the `{hole}`, and try it:" in " ".join(text.split()) and not {"{", "}"} & set(text)
+
+
 # ---- pictures
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,10 @@ from tiny.tools.verify.file import Dump
 from tiny.tools.verify.guesses import explain, rotation_only, shared_expert
 from tiny.tools.verify.inputs import check_inputs
 from tiny.tools.verify.names import has_every_row, kind, layer_of, order
-from tiny.tools.verify.report import Evidence, Greedy, Inputs, place
+from tiny.tools.verify.report import Evidence, Greedy, Inputs, Place, place
 from tiny.tools.verify.steps import Stage, Step, stages, steps
+
+SHOWN = 8  # rows that a report names
 
 
 def gather_model(name: str, path: Path, weights: str = "auto") -> Evidence:
@@ -111,9 +113,21 @@ def gather_steps(found: Evidence, model) -> None:
             limits = limits._replace(row=limits.row + ANGLE * stage.held)
         one = found.alone[step.name] = compare(step.name, step.ours, step.theirs, limits, step.scale)
         if not one.used <= 1:
-            rows = np.flatnonzero(~(one.rows <= 1)).tolist()[:8]
             reasons = explain(step, stage, theirs, model.config, limits) or patterns(step, stage, theirs, one)
-            found.places.append(place(step.name, mixture, one.worst, rows, reasons))
+            where = place(step.name, mixture, one.worst, reasons, step.name.replace("attn", "mix") in theirs.arrays)
+            name_rows(where, ~(one.rows <= 1))
+            found.places.append(where)
+
+
+def name_rows(place: Place, differ: np.ndarray) -> None:
+    """Name the first rows that differ, and those that are equal if they are the few.
+
+    Shapes:  differ (R,) bool, R = rows
+    """
+    place.rows, place.count = np.flatnonzero(differ).tolist()[:SHOWN], int(differ.sum())
+    equal = np.flatnonzero(~differ).tolist()
+    if len(equal) <= SHOWN < place.count:
+        place.equal_rows = equal
 
 
 def patterns(step: Step, stage: Stage, theirs: Dump, one: Comparison) -> list[str]:

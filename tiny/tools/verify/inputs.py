@@ -47,7 +47,7 @@ def check_pixels(model, pixels: list[np.ndarray], pictures: list[Image.Image], f
     if not pixels or vision is None:
         return "none"
     if len(pictures) != len(pixels):
-        return "not compared: the file holds no pictures to preprocess"
+        return "not compared: the file holds pixels, not the pictures they were made of"
     own = [prepared(picture, vision) for picture in pictures]
     if agree(own, pixels):
         return f"{len(pixels)} equal"

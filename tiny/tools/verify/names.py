@@ -55,14 +55,19 @@ def order(name: str) -> tuple:
     return IN_THE_MODEL.index("vision" if base != part else "layers"), layer, IN_A_LAYER.index(part)
 
 
-def operation(name: str, mixture: bool) -> str:
-    """The operation that makes an array, in words; mixture: whether the feed-forward of the model is experts."""
+def operation(name: str, mixture: bool, has_mix: bool = True) -> str:
+    """The operation that makes an array, in words; mixture: whether the feed-forward of the model is experts.
+
+    has_mix: whether the averages were judged by themselves; if not, they too may be to blame for "attn"
+    """
     base, layer = kind(name), layer_of(name)
     if layer is None:
         return MADE_BY[base]
     part = base.removeprefix("vision_")
     half = "attention" if part in ATTENTION else "experts" if mixture else "feed-forward"
     made_by = "experts" if part == "layer" and mixture else MADE_BY[part]
+    if part == "attn" and not has_mix:
+        made_by = f"from the scores to the {made_by}"
     words = f"{half} of layer {layer}" + " of the vision encoder" * (base != part)
     return words if made_by == half else f"{words} ({made_by})"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tiny.tools.terminal import one_line
 from tiny.tools.verify.compare import ChoiceOfExperts
 from tiny.tools.verify.names import layer_of
-from tiny.tools.verify.report import ArrayRow, Report
+from tiny.tools.verify.report import ArrayRow, Place, Report
 
 HEAD = ("array", "max error", "mean", "rel. L2", "cosine", "% of tol.", "alone", "% of tol.")
 LEGEND = ("The first five numbers are of the whole run, from the ids on; of arrays without a first percentage, alone.",
@@ -91,11 +91,19 @@ def place_lines(report: Report) -> Iterator[str]:
         where = f"{place.operation}; array {place.array}, relative error {place.error:.1e}"
         yield f"DIFFERS  first in {where}" if n == 0 else f"         also {where}"
         if n == 0 and place.rows:
-            yield f"         rows {', '.join(map(str, place.rows))}{' ...' if len(place.rows) == 8 else ''}"
+            yield f"         {row_words(place)}"
         if n == 0:
             yield from (f"         {reason}" for reason in place.reasons)
     if len(report.places) > 5:
         yield f"         and {len(report.places) - 5} more"
+
+
+def row_words(place: Place) -> str:
+    """Which rows differ; if all do but a few, which are equal."""
+    first, equal = ", ".join(map(str, place.rows)), ", ".join(map(str, place.equal_rows))
+    if equal:
+        return f"rows {first} ...: {place.count} of {place.count + len(place.equal_rows)}; equal: {equal}"
+    return f"rows {first}{' ...' if place.count > len(place.rows) else ''}"
 
 
 def array_lines(report: Report, every: bool) -> Iterator[str]:

@@ -34,6 +34,8 @@ class Place:
     error: float
     rows: list[int] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    equal_rows: list[int] = field(default_factory=list)  # if all rows differ but a few
+    count: int = 0  # of rows that differ
 
 
 @dataclass
@@ -151,11 +153,10 @@ class Report:
     first_unequal: str | None = None
 
 
-def place(array: str, mixture: bool, error: float, rows: list[int] | None = None,
-          reasons: list[str] | None = None) -> Place:
-    """The place where an array is made; mixture: whether the feed-forward of the model is experts."""
+def place(array: str, mixture: bool, error: float, reasons: list[str] | None = None, has_mix: bool = True) -> Place:
+    """The place where an array is made; mixture and has_mix as in `operation`."""
     encoder = layer_of(array) is not None and kind(array).startswith("vision_")
-    return Place(array, layer_of(array), encoder, operation(array, mixture), error, rows or [], reasons or [])
+    return Place(array, layer_of(array), encoder, operation(array, mixture, has_mix), error, reasons=reasons or [])
 
 
 def as_json(report: Report) -> dict:
