@@ -1,9 +1,11 @@
 """The pictures of the README and the chapters: `python -m tutorial.draw_figures` draws them into tutorial/figures/.
 
-They carry the checksum of the embedded models' weights, so that a test sees when they are out of date.
+They carry the checksums of the embedded models' weights and of the code that drew them, so that a test sees when they
+are out of date.
 """
 
 import hashlib
+import importlib
 import io
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tiny.tools.releases import MIXTRAL_8X7B
 from tiny.tools.routing import chosen_experts, measure_routing
 from tiny.tools.terminal import Parser, program
 from tutorial import drawings
+from tutorial.pages.measure import code_lines
 from tutorial.source import ROOT
 
 FOLDER = ROOT / "tutorial/figures"
@@ -120,14 +123,33 @@ def model_checksum() -> str:
                                    for name in (MODEL, SEES))).hexdigest()
 
 
+def code_checksum(name: str) -> str:
+    """The SHA-256 of the code, without its comments, of a module that draws and of the drawing modules that it imports."""
+    module = importlib.import_module(name)
+    used = {getattr(value, "__module__", None) or getattr(value, "__name__", "") for value in vars(module).values()}
+    digest = hashlib.sha256()
+    for one in sorted({name, *(other for other in used if other.startswith(("tutorial.drawings.", plots.__name__)))}):
+        text = Path(importlib.import_module(one).__file__ or "").read_text(encoding="utf-8")
+        lines, code = text.splitlines(), code_lines(text)
+        digest.update("\n".join(lines[n - 1].partition("  # ")[0].rstrip() for n in sorted(code)).encode())
+    return digest.hexdigest()[:16]
+
+
+def drawn_by(figure) -> str:
+    """The module that drew a figure, and the checksum of its code."""
+    name = figure.get_gid() or "tutorial.draw_figures"
+    return f"{name} {code_checksum(name)}"
+
+
 def save(figure, file: Path, checksum: str) -> None:
-    """Write a picture as a PNG with few colours, which is a third of the size, and the model that it shows."""
+    """Write a picture as a PNG with few colours, which is a third of the size; with the model that it shows."""
     from PIL.PngImagePlugin import PngInfo
 
     file.parent.mkdir(exist_ok=True)
     drawn, note = io.BytesIO(), PngInfo()
     figure.savefig(drawn, format="png", dpi=120)
     note.add_text("Model", checksum)
+    note.add_text("Code", drawn_by(figure))
     with Image.open(drawn) as image:
         few = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
     write_whole(file, lambda out: few.save(out, format="png", optimize=True, pnginfo=note))

@@ -23,7 +23,9 @@ PICTURES = {"same_model": ("tiny-pixtral", "tiny-pixtral"),
 def draw(name: str):
     """One picture, from the checkpoint and the dump."""
     model, dump = PICTURES[name]
-    return error_by_layer(check(model, DUMPS / f"{dump}.npz"))
+    figure = error_by_layer(check(model, DUMPS / f"{dump}.npz"))
+    figure.set_gid("tiny.tools.verify.plot")
+    return figure
 
 
 def checksum(name: str) -> str:

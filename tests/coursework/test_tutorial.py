@@ -1,6 +1,7 @@
 """The chapters: every number in them is computed here, every reference and picture is there, every example runs."""
 
 import doctest
+import importlib
 import math
 import re
 import runpy
@@ -260,15 +261,38 @@ def test_pictures_are_small_and_of_the_embedded_model(drawn):
         assert file.stat().st_size <= LARGEST, name
         with Image.open(file) as image:
             assert image.text["Model"] == draw_figures.model_checksum(), f"{name} is out of date: run make figures"
+            assert image.text["Code"] == draw_figures.drawn_by(figure), f"{name} is out of date: run make figures"
             inches = figure.get_size_inches()
             assert abs(np.array(image.size) - 120 * inches).max() <= 1, f"{name} is out of date: run make figures"
+
+
+def test_a_changed_drawing_is_seen_and_a_changed_comment_is_not(monkeypatch, tmp_path):
+    """Also a change of another module that it draws with."""
+    monkeypatch.setattr(drawings, "__path__", [str(tmp_path)])
+    code = {"chapter_94": "from tutorial.drawings.shapes_94 import size\n\n\ndef draw():\n    return size()\n",
+            "shapes_94": "def size():\n    return 3  # inches\n"}
+
+    def checksum(**changed):
+        for name, text in (code | changed).items():
+            (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        for name in code:
+            sys.modules.pop(f"tutorial.drawings.{name}", None)
+        importlib.invalidate_caches()
+        return draw_figures.code_checksum("tutorial.drawings.chapter_94")
+    as_it_was = checksum()
+    assert checksum(chapter_94='"""Words."""\n\n' + code["chapter_94"]) == as_it_was
+    assert checksum(shapes_94=code["shapes_94"].replace("inches", "of them")) == as_it_was
+    assert len({as_it_was, checksum(chapter_94=code["chapter_94"].replace("size()", "2 * size()")),
+                checksum(shapes_94=code["shapes_94"].replace("3", "4"))}) == 3
 
 
 def test_a_chapter_s_drawings_are_found_by_the_name_of_their_module(monkeypatch, tmp_path):
     monkeypatch.setattr(drawings, "__path__", [str(tmp_path)])
     for name, picture in (("chapter_91", "one"), ("chapter_92", "two"), ("shapes", "three")):
-        (tmp_path / f"{name}.py").write_text(f"def draw():\n    return {{'{picture}': '{name}'}}\n", encoding="utf-8")
-    assert drawings.all_pictures() == {"one": "chapter_91", "two": "chapter_92"}
+        (tmp_path / f"{name}.py").write_text("from matplotlib.figure import Figure\n\n\ndef draw():\n"
+                                             f"    return {{'{picture}': Figure()}}\n", encoding="utf-8")
+    assert {name: figure.get_gid() for name, figure in drawings.all_pictures().items()} == {
+        "one": "tutorial.drawings.chapter_91", "two": "tutorial.drawings.chapter_92"}
     (tmp_path / "chapter_93.py").write_text("def draw():\n    return {'one': 0, 'four': 0}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="chapter_93 draws one"):
         drawings.all_pictures()

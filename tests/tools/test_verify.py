@@ -656,6 +656,7 @@ def test_the_page_shows_what_the_tool_says():
 
 def test_the_pictures_of_the_page_are_of_these_dumps():
     from tutorial import draw_planted
+    from tutorial.draw_figures import drawn_by
     text = PAGE.read_text(encoding="utf-8")
     assert re.findall(r"\(\.\./figures/(\w+)\.png\)", text) == [
         "same_model", "planted_wo", "planted_gelu", "same_model_bfloat16"]
@@ -664,5 +665,7 @@ def test_the_pictures_of_the_page_are_of_these_dumps():
         assert file.stat().st_size <= 150 * 1024
         with Image.open(file) as picture:
             assert picture.text["Model"] == draw_planted.checksum(name), f"{name}: run python -m tutorial.draw_planted"
-            inches = draw_planted.draw(name).get_size_inches()
+            figure = draw_planted.draw(name)
+            assert picture.text["Code"] == drawn_by(figure), f"{name}: run python -m tutorial.draw_planted"
+            inches = figure.get_size_inches()
             assert np.abs(np.array(picture.size) - 120 * inches).max() <= 1

@@ -11,7 +11,7 @@ PAPER = "#fafafa"  # the ground of every picture: light also on a dark page
 
 
 def all_pictures() -> dict:
-    """Every picture of every module `chapter_NN`, by name.
+    """Every picture of every module `chapter_NN`, by name; its gid is the name of the module.
 
     Raises:  ValueError if two chapters draw a picture of the same name
     """
@@ -22,5 +22,7 @@ def all_pictures() -> dict:
         drawn = importlib.import_module(f"{__name__}.{module.name}").draw()
         if twice := sorted(pictures.keys() & drawn.keys()):
             raise ValueError(f"{module.name} draws {', '.join(twice)}, as another chapter does. Give it another name.")
+        for figure in drawn.values():
+            figure.set_gid(f"{__name__}.{module.name}")
         pictures |= drawn
     return pictures
