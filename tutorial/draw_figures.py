@@ -124,7 +124,7 @@ def model_checksum() -> str:
 
 
 def code_checksum(name: str) -> str:
-    """The SHA-256 of the code, without its comments, of a module that draws and of the drawing modules that it imports."""
+    """The SHA-256 of the code of a module that draws and of the drawing modules that it imports, without comments."""
     module = importlib.import_module(name)
     used = {getattr(value, "__module__", None) or getattr(value, "__name__", "") for value in vars(module).values()}
     digest = hashlib.sha256()
