@@ -15,14 +15,13 @@ def token_cost(config: Config, past: int, itemsize: int) -> tuple[int, int]:
     Shapes:  itemsize: bytes of one number, of weights and cache alike -> bytes, operations
     Source:  a product and a sum for each weight, as in arXiv:2001.08361 sec. 2.1
     """
+    # (1) the numbers in the matrices that the token meets
     D, query, kv = config.dim, config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    # (1) the numbers in the weights: those of attention, of the router and K experts or the one network, of the output
     experts, router = (config.moe.num_experts_per_tok, config.moe.num_experts) if config.moe else (1, 0)
     layer = D * (2 * query + 2 * kv) + D * router + experts * 3 * D * config.hidden_dim
     weights = config.n_layers * layer + D * config.vocab_size
-    # (2) the numbers in the keys and values that are seen
+    # (2) the numbers in the keys and values that it sees
     seen = past + 1
     cache = config.n_layers * seen * 2 * kv
-    # (3) each number is moved once; a product and a sum for each weight, and for each number of each query head's keys
-    # and values
+    # (3) bytes, and operations: a product and a sum each
     return itemsize * (weights + cache), 2 * weights + 2 * config.n_layers * seen * 2 * query
