@@ -230,13 +230,13 @@ def write(files: dict[str, str], folder: Path, force: bool) -> list[str]:
     return kept
 
 
-def write_cases(folder: Path) -> None:
-    """Write the runs that detectives.py asks about, if they are not there."""
+def write_cases(folder: Path, force: bool = False) -> None:
+    """Write the runs that detectives.py asks about; those that are there only by force."""
     from tutorial import planting  # It runs the embedded models.
 
     for part in planting.MODELS:
         path = folder / f"case_{part.lower()}.npz"
-        if not path.exists():
+        if force or not path.exists():
             planting.write_case(part, path)
 
 
@@ -248,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     exercises = load_exercises()
     kept = write(carve(exercises), args.folder, args.force)
-    write_cases(args.folder)
+    write_cases(args.folder, args.force)
     for exercise in exercises:
         print(f"Exercise {exercise.id}  {args.folder.name}/{exercise.file:13} {exercise.title} "
               f"(tutorial/{exercise.chapter})")

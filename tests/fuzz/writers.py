@@ -39,7 +39,7 @@ from tiny.training.images import train as image_training
 from tiny.training.images import vocabulary
 from tiny.training.text import build_corpus, data
 from tiny.training.text import train as text_training
-from tutorial import draw_figures, make_coursework
+from tutorial import attempt, draw_figures, make_coursework, own_run
 from tutorial.grader import __main__ as grader
 from tutorial.pages import demo_record, emulator_record, records
 
@@ -265,7 +265,21 @@ def grade(out: Path) -> int:
 
 
 def coursework(out: Path) -> int:
-    return make_coursework.main(words("--folder", out / "student", "--force"))
+    """Three exercises; the cases of the detectives are written by the next one."""
+    some = make_coursework.load_exercises()[:3]
+    with instead((make_coursework, {"load_exercises": answer(some), "write_cases": answer()})):
+        return make_coursework.main(words("--folder", out / "student", "--force"))
+
+
+def cases(out: Path) -> None:
+    make_coursework.write_cases(out, force=True)
+
+
+def tried(out: Path) -> None:
+    exercise = next(one for one in make_coursework.load_exercises() if one.id in own_run.RUNS and not one.is_kernel)
+    (out / "student").mkdir(exist_ok=True)
+    with instead((attempt, {"run_of": answer("not written yet")}), (own_run, {"draw": answer(SMALL)})):
+        attempt.picture(exercise, out / "student")
 
 
 def pages(out: Path) -> None:
@@ -311,6 +325,7 @@ WRITERS: dict[str, Writer] = {
     "tokenizers": Writer(tokenizers, True), "streams": Writer(streams, True), "corpus": Writer(corpus),
     "card of tiny-mixtral": Writer(card_of(text_card, [])), "card of tiny-pixtral": Writer(card_of(image_card, [])),
     "emulator --save": Writer(emulator), "cubin": Writer(compiled, True), "kernels.gpu": Writer(measured_on_gpu),
-    "grader": Writer(grade), "make_coursework": Writer(coursework), "pages": Writer(pages),
+    "grader": Writer(grade), "make_coursework": Writer(coursework), "cases": Writer(cases),
+    "attempt": Writer(tried), "pages": Writer(pages),
     "records": Writer(kept_records), "draw_figures": Writer(figures), "notebooks": Writer(notebook),
     "record of the fuzzer": Writer(fuzz_record)}
