@@ -82,6 +82,9 @@ def integers(name: str, value: object, count: int | None) -> list[int] | tuple[i
     if not isinstance(numbers, list | tuple) or count not in (None, len(numbers)):
         raise OtherForm(f"{name} returns {many}; got {told(value)}.")
     other = [n for n, one in enumerate(numbers, 1) if not whole(one)]
+    if other and isinstance(numbers[other[0] - 1], list | tuple):
+        raise OtherForm(f"{name} returns {many}; number {other[0]} of what it returned is "
+                        f"{told(numbers[other[0] - 1])}: join the lists into one.")
     if other:
         raise OtherForm(f"{name} returns {many}; number {other[0]} of what it returned is none: int(...) makes one.")
     plain = [int(one) for one in numbers]

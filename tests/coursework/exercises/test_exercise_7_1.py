@@ -20,10 +20,15 @@ def test_columns_come_first():
                      name=f"whether {width} x {height} pixels have more columns than rows, 1 for yes")
 
 
+def test_patches_are_counted():
+    found = list(book.image_grid(64, 48, 16, 64))
+    assert found != [64, 48], "(columns, rows) of 64 x 48 pixels, patches of 16: got [64, 48], expected [4, 3]"
+
+
 def test_small_pictures_are_not_enlarged():
     for width, height in ((160, 32), (32, 160), (1, 1)):
         near, far = (list(book.image_grid(width, height, 16, longest)) for longest in (160, 4096))
-        assert_close(far, near, 0.0, name=f"(columns, rows) of {width} x {height} pixels, sides up to 4096, not 160")
+        assert_close(far, near, 0.0, name=f"(columns, rows) of {width} x {height} pixels, where sides up to 4096 fit")
 
 
 def test_a_part_of_a_patch_is_a_patch():
@@ -59,6 +64,10 @@ def test_halves_go_to_the_even_neighbour():
 
 def test_in_style_hf_it_is_rounded_down():
     grids((2000, 1001, 64, 32), (1001, 2000, 32, 64), (2048, 67, 64, 3), (640, 480, 40, 30), style="hf")
+
+
+def test_in_style_hf_nothing_may_be_left():
+    grids((5000, 1, 64, 0), (1, 5000, 0, 64), style="hf")
 
 
 def test_a_pixel_of_each_side_is_kept():

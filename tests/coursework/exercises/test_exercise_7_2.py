@@ -16,6 +16,11 @@ def test_there_is_a_vector_for_each_square():
     assert_close(book.patches(counting(3, 6, 3), 3).shape, (2, 27), 0.0, name="shape of 3 x 6 x 3 in squares of 3")
 
 
+def test_numbers_are_moved():
+    found = book.patches(counting(1, 4, 4), 2)[0].tolist()
+    assert found != [0, 1, 2, 3], "vector 0 of 4 x 4 pixels in squares of 2: got [0, 1, 2, 3], expected [0, 1, 4, 5]"
+
+
 def test_a_vector_holds_one_square():
     found = np.sort(book.patches(counting(1, 4, 4), 2), axis=1)
     order = np.argsort(found[:, 0])

@@ -16,16 +16,27 @@ def test_each_patch_has_a_token():
         assert_close(run(columns, rows).count(10), columns * rows, 0.0, name=f"[IMG] tokens of {columns} x {rows}")
 
 
-def test_a_row_is_as_long_as_there_are_columns():
-    ids = run(3, 2)
-    first = next((n for n, id in enumerate(ids) if id != 10), len(ids))
-    assert_close(first, 3, 0.0, name="[IMG] tokens at the start of 3 columns x 2 rows")
-
-
 def test_the_last_row_has_its_end():
     for columns, rows in ((1, 1), (3, 2)):
         ids = run(columns, rows)
         assert_close([ids[-1], ids.count(13)], [13, 1], 0.0, name=f"last id, and number of ends, of {columns} x {rows}")
+
+
+def test_there_are_breaks():
+    for columns, rows in ((3, 2), (2, 3)):
+        assert 12 in run(columns, rows), f"[IMG_BREAK] tokens of {columns} x {rows}: got 0, expected {rows - 1}"
+
+
+def test_a_break_ends_a_row():
+    for columns, rows in ((3, 2), (2, 3)):
+        breaks = run(columns, rows).count(12)
+        assert breaks <= rows, f"[IMG_BREAK] tokens of {columns} x {rows}: got {breaks}, expected {rows - 1}"
+
+
+def test_a_row_is_as_long_as_there_are_columns():
+    ids = run(3, 2)
+    first = next((n for n, id in enumerate(ids) if id != 10), len(ids))
+    assert_close(first, 3, 0.0, name="[IMG] tokens at the start of 3 columns x 2 rows")
 
 
 def test_rows_are_parted_by_breaks():

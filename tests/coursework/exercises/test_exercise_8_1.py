@@ -19,6 +19,26 @@ def turned(*places):
     return np.arctan2(sin, cos)
 
 
+def test_there_is_a_row_for_each_patch():
+    for name, table in zip(("cos", "sin"), book.rope_2d_table(np.array([[1, 0], [0, 1], [2, 1]]), 8, 16.0)):
+        assert_close(table.shape, (3, 4), 0.0, name=f"shape of {name} for three patches, heads of 8 numbers")
+
+
+def test_cosines_come_first():
+    cos, sin = book.rope_2d_table(np.array([[0, 0]]), 8, 16.0)
+    exchanged = np.abs(cos).max() < ROUGH and np.abs(sin - 1).max() < ROUGH
+    assert not exchanged, "numbers of the first table at place (0, 0): got 0, expected 1, the cosine of 0"
+
+
+def test_the_first_place_is_zero():
+    assert_close(turned((0, 0)), np.zeros((1, 4)), ROUGH, name="angles of patch (0, 0)")
+
+
+def test_theta_is_an_argument():
+    one, other = (book.rope_2d_table(np.array([[1, 1]]), 8, theta)[1] for theta in (16.0, 1e4))
+    assert np.abs(one - other).max() > ROUGH, "sines of patch (1, 1): got the same for theta 16 and 10,000, expected others"
+
+
 def test_one_direction_for_each_half():
     """From (0, 0) to (1, 0) the pairs of one half turn, and those of the other stand still; which, is not asked."""
     moved = np.abs(turned((1, 0))[0]) > ROUGH

@@ -26,6 +26,11 @@ def equal(*lengths):
     return weights(np.zeros((sum(lengths), 4)), np.zeros((sum(lengths), 4)), list(lengths))
 
 
+def test_weights_are_numbers():
+    y = weights(*(RNG.standard_normal(shape) for shape in ((5, 4), (5, 4))), [3, 2])
+    assert_close(int(np.isnan(y).sum()), 0, 0.0, name="NaN among the weights of 3 and 2 patches")
+
+
 def test_weights_of_a_patch_add_up_to_one():
     shapes = ((5, 4), (5, 4))
     sums = weights(*(RNG.standard_normal(shape) for shape in shapes), [3, 2]).sum(axis=1)
@@ -52,6 +57,12 @@ def test_images_have_their_own_lengths():
     for first, last in ((0, 1), (1, 4), (4, 6)):
         expected[first:last, first:last] = 1 / (last - first)
     assert_close(equal(1, 3, 2), expected, ROUGH, name="weights of equal patches, images of 1, 3 and 2 patches")
+
+
+def test_a_row_is_who_looks():
+    """The query of patch 0 fits the key of patch 1, and no other pair fits."""
+    y = weights([[8, 0, 0, 0], [0, 0, 0, 0]], [[0, 0, 0, 0], [8, 0, 0, 0]], [2])
+    assert_close(y, [[0, 1], [0.5, 0.5]], ROUGH, name="weights where patch 0 looks at patch 1")
 
 
 def test_scores_are_scaled():

@@ -22,6 +22,11 @@ def test_there_is_one_row_for_each_token():
     assert_close(spliced().shape, (12, 2), 0.0, name="rows and columns of 12 tokens")
 
 
+def test_patches_are_written():
+    y = spliced()[:, 0]
+    assert set(y[[2, 3, 5, 6, 9]]) != {IMG}, "rows of five [IMG]: got 10 in each, their text, expected 100 to 104"
+
+
 def test_text_stays_where_it_is():
     y = spliced()[:, 0]
     assert_close(y[[0, 1, 8, 11]], [1, 3, 40, 4], 0.0, name="rows of the text tokens 1, 3, 40 and 4")
@@ -30,6 +35,11 @@ def test_text_stays_where_it_is():
 def test_breaks_and_ends_stay_text():
     y = spliced()[:, 0]
     assert_close(y[[4, 7, 10]], [BREAK, END, END], 0.0, name="rows of [IMG_BREAK] and of two [IMG_END]")
+
+
+def test_a_row_is_its_patch():
+    y = spliced()[:, 0]
+    assert_close(np.sort(y[[2, 3, 5, 6, 9]]), [100, 101, 102, 103, 104], 0.0, name="rows of five [IMG], sorted")
 
 
 def test_patches_come_in_order():
@@ -42,8 +52,8 @@ def test_all_numbers_of_a_patch_are_taken():
 
 
 def test_the_token_is_an_argument():
-    y = spliced([7, 5, 6, 5, 10], 5)[:, 0]
-    assert_close(y, [7, 100, 6, 101, 10], 0.0, name="rows where token 5 stands for a patch")
+    y = spliced([7, 5, 6, 10], 5)[:, 0]
+    assert_close(y, [7, 100, 6, 10], 0.0, name="rows where token 5 stands for a patch")
 
 
 def test_answers_are_float32():

@@ -30,30 +30,36 @@ def test_low_ends_come_before_high_ends():
 
 
 def test_more_questions_tell_more():
-    """A hundred times as many questions: an interval about a tenth as wide, of shares and of their difference."""
-    few, many = scored(20, 10, 40), scored(2000, 1000, 4000)
+    """25 times as many questions: an interval about a fifth as wide, of shares and of their difference."""
+    few, many = scored(20, 10, 40), scored(500, 250, 1000)
     ratio = (few[:, 2] - few[:, 1]) / (many[:, 2] - many[:, 1])
-    assert_close(ratio, [10, 10, 10], 2.0, name="how much wider the intervals of 40 questions are than those of 4,000")
+    assert_close(ratio, [5, 5, 5], 1.5, name="how much wider the intervals of 40 questions are than those of 1,000")
 
 
 def test_ten_of_ten_is_not_certain():
-    """All right seen and none blind: 10 questions leave room, 1.96^2 / (10 + 1.96^2) of it."""
-    y, room = scored(10, 0, 10), 1.96**2 / (10 + 1.96**2)
-    assert_close(y[0, 1], 1 - room, ROUGH, name="low end of 10 of 10")
-    assert_close(y[1, 2], room, ROUGH, name="high end of 0 of 10")
+    y = scored(10, 0, 10)
+    for name, (_, low, high) in zip(("10 of 10", "0 of 10"), y):
+        assert high - low > 0.1, f"width of the interval of {name}: got {high - low:.2g}, expected 0.28"
 
 
 def test_no_share_leaves_its_range():
-    y = scored(10, 0, 10)
-    assert_close([y[0, 2], y[1, 1]], [1, 0], ROUGH, name="high end of 10 of 10, low end of 0 of 10")
+    ends = scored(10, 0, 10)[:2, 1:]
+    assert_close(ends, np.clip(ends, 0, 1), ROUGH, name="ends of the intervals of 10 of 10 and of 0 of 10")
 
 
 def test_the_interval_is_wilson_s():
-    """7 of 10: (0.7 + 0.19208 -+ 0.33877...) / 1.38415."""
+    """7 of 10: (0.7 + 0.19208 -+ 0.33877...) / 1.38415. Of 10 right answers of 10 it goes from n / (n + z z) to 1."""
     y, z, n, p = scored(7, 4, 10), 1.96, 10, 0.7
     root = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     ends = [(p + z * z / (2 * n) + sign * root) / (1 + z * z / n) for sign in (-1, 1)]
     assert_close(y[0, 1:], ends, ROUGH, name="ends of the interval of 7 of 10")
+    edge = n / (n + z * z)
+    assert_close(scored(10, 0, 10)[:2, 1:], [[edge, 1], [0, 1 - edge]], ROUGH, name="ends of 10 of 10 and of 0 of 10")
+
+
+def test_a_gap_may_be_below_zero():
+    low = scored(9, 8, 20)[2, 1]
+    assert low < -0.1, f"low end of the difference, 9 of 20 seen and 8 of 20 blind: got {low:.2g}, expected -0.24"
 
 
 def test_the_gap_has_the_doubt_of_both():
