@@ -36,7 +36,8 @@ def test_the_first_place_is_zero():
 
 def test_theta_is_an_argument():
     one, other = (book.rope_2d_table(np.array([[1, 1]]), 8, theta)[1] for theta in (16.0, 1e4))
-    assert np.abs(one - other).max() > ROUGH, "sines of patch (1, 1): got the same for theta 16 and 10,000, expected others"
+    differ = np.abs(one - other).max() > ROUGH
+    assert differ, "sines of patch (1, 1): got the same for theta 16 and 10,000, expected others"
 
 
 def test_one_direction_for_each_half():
