@@ -199,9 +199,11 @@ def test_points_reports_and_other_files(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(grade, "check_tests", lambda *_: None)  # It has its own test.
     wrong = Answer("5.1", "", "expert_ids = np.argsort(-logits, axis=1, kind='stable')[:, :num_experts_per_tok]\n"
                               "return logits, expert_ids, np.take_along_axis(softmax(logits), expert_ids, axis=1)")
-    right = (Answer(id, "", RIGHT[id]) for id in ("4.2", "6.2", "5.2"))
+    right = [Answer(id, "", RIGHT[id]) for id in ("4.2", "6.2", "5.2")]
     folder = submit(tmp_path / "submissions/ann/student", *right, wrong)
-    (folder / "attention.py").write_text(carve([EXERCISES["3.1"]])["attention.py"])
+    # All other exercises are holes, also those of the same files.
+    for name, text in carve(list(EXERCISES.values()), {a.exercise: a.lines for a in (*right, wrong)}).items():
+        (folder / name).write_text(text)
     (folder / "conftest.py").write_text("raise SystemExit('never read')")
     assert grade.main(arguments(tmp_path, "--seed", "11")) == 0
     possible = sum(exercise.points for exercise in EXERCISES.values())
@@ -460,7 +462,7 @@ def test_the_process_of_a_submission_is_given_no_answer():
 
 def test_around_a_submission_stands_the_book(tmp_path, monkeypatch):
     """Another exercise of the same file, unfinished or wrong, is the book's in the process of this one."""
-    whole = replace(EXERCISES["3.1"], id="3.0", function="tiny.attention.attention", steps=[1, 2])
+    whole = replace(EXERCISES["3.1"], id="3.0", function="tiny.attention.attention", steps=[1, 2], written=[])
     monkeypatch.setattr(grader_isolated, "load_exercises", lambda: [whole, EXERCISES["3.1"]])
     q, keys = np.ones((3, 2, 4), np.float32), np.ones((3, 1, 4), np.float32)
     for hole in ("raise NotImplementedError('Exercise 3.1: not yet')", "return 'wrong'"):

@@ -37,8 +37,8 @@ KIT = ("conftest.py", "pyproject.toml", "tests/conftest.py", "tests/helpers/*.py
        "tests/book/*.py", "tests/coursework/exercises/*.py", "tests/golden/images/*",
        "tests/golden/tokenizers_tekken.json", "tests/golden/pixtral-a/mistral/tekken.json", "tiny/*.py",
        "tiny/files/*.py", "tiny/files/*.toml", "tiny/system/*.py", "tiny/tools/__init__.py", "tiny/tools/machine.py",
-       "tiny/tools/terminal.py", "tutorial/*.py", "tutorial/grader/*.py", "tutorial/exercises.toml",
-       "tutorial/pack/__init__.py", "tutorial/pack/kept.py", "kernels/*.py",
+       "tiny/tools/releases.py", "tiny/tools/terminal.py", "tutorial/*.py", "tutorial/grader/*.py",
+       "tutorial/exercises.toml", "tutorial/pack/__init__.py", "tutorial/pack/kept.py", "kernels/*.py",
        "kernels/*.cu*", "kernels/emulator/*")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH")  # of the environment, to the tests
 CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")  # the emulator's own parts, compiled once
