@@ -1,6 +1,7 @@
 """What a teacher hands out: an archive without answers that runs by itself, and a container that grades."""
 
 import ast
+import hashlib
 import json
 import os
 import re
@@ -86,6 +87,8 @@ def test_nothing_is_in_it_that_is_for_teachers(files):
         if name.endswith(".py"):
             ast.parse(data)
             assert b"tests.mutants" not in data, name
+        if name.endswith(".ipynb"):
+            assert [cell["cell_type"] for cell in json.loads(data)["cells"]], name
         if name.endswith(".md"):
             assert b"<summary>The book's own" not in data, name
     assert b"<summary>Answer" in files["tutorial/03_attention.md"], "answers to problems are there to be compared"
@@ -93,10 +96,17 @@ def test_nothing_is_in_it_that_is_for_teachers(files):
     assert sum(map(len, files.values())) < 40 << 20
 
 
+def words_of(name, data):
+    """The text of a page; of a notebook, that of its cells of text."""
+    if name.endswith(".md"):
+        return data.decode()
+    return "\n".join("".join(c["source"]) for c in json.loads(data)["cells"] if c["cell_type"] == "markdown")
+
+
 def test_its_links_lead_somewhere(files):
     for name, data in files.items():
         if name.endswith((".md", ".ipynb")):
-            for target in re.findall(r"\]\(([^)\s]+)\)", data.decode()):
+            for target in re.findall(r"\]\(([^)\s\"]+)\)", words_of(name, data)):
                 path = target.partition("#")[0]
                 if path and not re.match(r"[a-z]+:", path):
                     path = os.path.normpath(PurePosixPath(name).parent / path)
@@ -118,6 +128,32 @@ def test_without_an_answer_programs_run_on_the_book(unpacked):
     assert there.returncode == here.returncode == 0, there.stderr
     assert there.stdout.split()[1] == here.stdout.split()[1] and str(unpacked) in there.stdout
     assert kept.kept() == {} and kept.whole("tiny/rope.py") == (ROOT / "tiny/rope.py").read_text()
+
+
+def test_kernels_that_are_compiled_are_whole(unpacked):
+    names = sorted({PurePosixPath(e.path).name for e in EXERCISES if e.is_kernel} | {"rope.cu"})
+    code = ("import hashlib, sys; from kernels.launch import find_source\n"
+            "for path in map(find_source, sys.argv[1:]):\n"
+            "    print(hashlib.sha256(path.read_bytes()).hexdigest(), (path.parent / 'numbers.cuh').is_file())")
+    wanted = [f"{hashlib.sha256((ROOT / 'kernels' / name).read_bytes()).hexdigest()} True" for name in names]
+    done = run(unpacked, "-c", code, *names)
+    assert done.stdout.splitlines() == wanted, done.stderr
+
+
+def test_a_kept_source_is_unpacked_with_its_headers(tmp_path):
+    write_all({kept.STORE: kept.pack({"kernels/a.cu": "whole"}), "kernels/a.cu": b"hole", "kernels/b.cu": b"b",
+               "kernels/c.cuh": b"c"}, tmp_path)
+    place = kept.unpacked("kernels/a.cu", tmp_path)
+    assert place.read_text() == "whole" and (place.parent / "c.cuh").read_text() == "c"
+    assert kept.unpacked("kernels/b.cu", tmp_path) == tmp_path / "kernels/b.cu"
+    assert kept.whole("kernels/b.cu", tmp_path) == "b" and kept.whole("kernels/a.cu", tmp_path) == "whole"
+
+
+def test_the_models_run_with_right_answers_in_it(unpacked, tmp_path):
+    folder = submit(tmp_path / "right", Answer("4.2", "", RIGHT["4.2"]), Answer("5.2", "", RIGHT["5.2"]))
+    done = run(unpacked, "-m", "tutorial.mine", "--impl", str(folder))
+    assert done.returncode == 0 and done.stdout.count("your model's logits equal transformers'") == 2, done.stdout
+    assert done.stdout.startswith("Yours: ") and "rope (4.2), experts (5.2).\n" in done.stdout
 
 
 def test_an_exercise_is_tried_in_it(unpacked, tmp_path):

@@ -26,6 +26,7 @@ OTHERWISE = {
     "tutorial/grader/tree.py:write_files": "a temporary folder",
     "tutorial/grader/worker.py:serve": "a temporary folder",
     "tutorial/pack/__main__.py:archive": "memory",
+    "tutorial/pack/kept.py:unpacked": "a temporary folder",
     "tutorial/site/stage.py:stage": "the folder of a site, which each run makes anew",
     "tutorial/site/stage.py:write_page": "the folder of a site",
     "tutorial/site/stage.py:copy": "the folder of a site",

@@ -19,7 +19,7 @@ from kernels.emulator import build
 from tiny.config import TinyError
 from tutorial.grader import wall
 from tutorial.make_coursework import Exercise
-from tutorial.pack.kept import kept, whole
+from tutorial.pack.kept import unpacked
 from tutorial.source import ROOT
 
 SECONDS = 30  # of one run of a kernel
@@ -62,12 +62,9 @@ def run(path: str, kernel: str, grid: Sequence[int], block: Sequence[int], argum
 
     Raises:  Reported with the emulator's words
     """
-    file, cache = FILES.get(path, (ROOT / path, None))
+    file, cache = FILES.get(path, (unpacked(path), None))
     with tempfile.TemporaryDirectory(prefix="kernel-") as name:
         scratch = Path(name).resolve()
-        if path not in FILES and path in kept():  # a student's archive, where the book's own has a hole
-            file = scratch / file.name
-            file.write_text(whole(path), encoding="utf-8")
         texts = []
         for n, value in enumerate(arguments):
             if isinstance(value, np.ndarray):

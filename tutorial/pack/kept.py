@@ -6,10 +6,14 @@ unpack it. `stand_in` lets Python import the whole files in the place of those w
 nothing is kept, and nothing here does anything.
 """
 
+import atexit
+import functools
 import importlib.abc
 import importlib.util
 import json
+import shutil
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -32,6 +36,23 @@ def whole(path: str, root: Path = ROOT) -> str:
     """The text of a file of the book without holes."""
     files = kept(root)
     return files[path] if path in files else (root / path).read_text(encoding="utf-8")
+
+
+@functools.cache
+def unpacked(path: str, root: Path = ROOT) -> Path:
+    """A source that is whole, for compilers: the file itself, or the kept one in a folder that goes with this process.
+
+    Headers beside it go with it.
+    """
+    if path not in kept(root):
+        return root / path
+    folder = Path(tempfile.mkdtemp(prefix="whole-"))
+    atexit.register(shutil.rmtree, folder, True)
+    for header in (root / path).parent.glob("*.cuh"):
+        shutil.copy(header, folder)
+    place = folder / Path(path).name
+    place.write_text(whole(path, root), encoding="utf-8")
+    return place
 
 
 class Keeper(importlib.abc.MetaPathFinder, importlib.abc.Loader):

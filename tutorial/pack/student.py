@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import re
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -31,6 +32,19 @@ OUT_OF_SIGHT = ("tests/helpers/reference.py",)
 TARGETS = ("help", "demo", "doctor", "student", "try", "mine", "notebooks", "site", "clean")
 MUTANTS = "tests.mutants"
 STAND_IN = "from tiny.kept import stand_in\n\nstand_in()  # Files have holes; what runs around them is whole.\n"
+# Below kernels/launch.py: sources that are compiled are whole, too.
+WHOLE_KERNELS = """
+
+from tiny.kept import unpacked
+
+find_in_folder = find_source
+
+
+def find_source(file: str | Path) -> Path:
+    \"\"\"The same, without the hole of an exercise.\"\"\"
+    path = find_in_folder(file)
+    return unpacked(f"kernels/{path.name}") if path.parent == HERE else path
+"""
 DETAILS = re.compile(r"^<details>.*?^</details>\n\n?", re.M | re.S)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
@@ -61,6 +75,7 @@ def student_files(root: Path = ROOT) -> dict[str, bytes]:
     files |= {path: text.encode() for path, text in shown.items()}
     files |= {kept.STORE: kept.pack(store), "tiny/kept.py": files["tutorial/pack/kept.py"],
               "tiny/__init__.py": with_stand_in(files["tiny/__init__.py"].decode()).encode(),
+              "kernels/launch.py": files["kernels/launch.py"] + WHOLE_KERNELS.encode(),
               "Makefile": makefile((root / "Makefile").read_text(encoding="utf-8")).encode(),
               "README.md": (HERE / "for_students.txt").read_bytes(), **classroom(exercises)}
     files |= {f"student/{Path(path).name}": files[path] for path in holes}
@@ -72,8 +87,10 @@ def student_files(root: Path = ROOT) -> dict[str, bytes]:
         elif name.endswith(".md"):
             files[name] = page(data.decode(), holes, exercises, root).encode()
     for name, data in files.items():
-        if name.endswith((".md", ".ipynb")):
+        if name.endswith(".md"):
             files[name] = linked(data.decode(), PurePosixPath(name), files).encode()
+        elif name.endswith(".ipynb"):
+            files[name] = linked_notebook(json.loads(data), PurePosixPath(name), files).encode()
         elif name.startswith("notebooks/"):
             lines = data.decode().splitlines(keepends=True)
             files[name] = "".join(linked(line, PurePosixPath(name), files) if line.startswith("#") else line
@@ -195,3 +212,11 @@ def linked(text: str, page: PurePosixPath, files: dict[str, bytes]) -> str:
         path = "/".join(parts)
         return match[0] if path in files or any(name.startswith(f"{path}/") for name in files) else match[2]
     return LINK.sub(link, text)
+
+
+def linked_notebook(notebook: dict, page: PurePosixPath, files: dict[str, bytes]) -> str:
+    """A notebook whose cells of text have links that lead somewhere."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = linked("".join(cell["source"]), page, files).splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
