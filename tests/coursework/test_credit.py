@@ -29,6 +29,7 @@ def test_a_share_of_the_points_for_a_share_of_the_ideas():
     half = Rules(partial=True)
     shares = [credit.share(5, False, holds, 4, half) for holds in range(5)]
     assert shares == [0, 1, 2, 3, 4], "the rest of the tests counts as one idea"
+    assert credit.share(5, False, 4, 9, half) == 2.0, "the example of TEACHERS.md"
     assert credit.share(5, True, 4, 4, half) == 5 and credit.share(3, False, 1, 6, half) == 0.4
     assert [credit.share(5, passed, 3, 4, credit.PLAIN) for passed in (True, False)] == [5, 0]
 
