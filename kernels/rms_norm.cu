@@ -46,9 +46,11 @@ extern "C" __global__ void rms_norm_v1(const STORE* x, const WEIGHT* weight, STO
 // The sum of one number of every thread of the block, in all of them, added in one order. Called once by a kernel:
 // a second call would write over partial sums that slow threads of the first have yet to read.
 __device__ __forceinline__ float block_sum(float value) {
-  __shared__ float partial[32];
+  // (1) the lanes of a warp, by shuffles
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
+  // (2) the warps of the block, through shared memory
+  __shared__ float partial[32];
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
   __syncthreads();
   float sum = 0.0f;

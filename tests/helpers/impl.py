@@ -75,6 +75,8 @@ def failure_of(exercise: Exercise, test: str, error: BaseException, stop: Stop |
         return Failure(test, str(error))
     if isinstance(error, Changed):
         return Failure(test, str(error), idea=next((i for i in exercise.ideas if i.name.endswith("left_alone")), None))
+    if isinstance(error, Reported) and "does not compile" in str(error):  # Nothing was checked yet.
+        return Failure(test, str(error))
     if stop is not None:
         return Failure(test, str(stop) if not str(error).startswith(exercise.file) else str(error), stop.text)
     if not isinstance(error, AssertionError | pytest.fail.Exception):
