@@ -19,8 +19,11 @@ from tutorial.source import Source, source_of, split
 STUDENT: Path | None = WORK  # where the reader's files are; None while the notebooks are built
 
 
-def show(function: Callable, first: int | None = None, last: int | None = None) -> None:
-    """Print a function's source as its file has it now, or its steps first to last, headed by its place."""
+def show(function: Callable | str, first: int | None = None, last: int | None = None) -> None:
+    """Print a function's source as its file has it now, or its steps first to last, headed by its place.
+
+    A function of a kernel is named by a text, "kernels/rope.cu:rope_v1".
+    """
     path, name, _ = split(function)
     wanted = f"{path}:{name}" + (f"#{first}-{last or first}" if first else "")
     holes = [exercise for exercise in load_exercises() if (exercise.path, exercise.name) == (path, name)]

@@ -20,6 +20,18 @@ def norm_gradients(rms_norm_backward: Callable) -> Table:
 
 # ---- chapter 11
 
+def sums_of_threads(run: Callable) -> Table:
+    """The sum that some threads of four warps have, where thread n brings n + 1: 1 + 2 + ... + 128 = 8,256."""
+    x = np.repeat(np.sqrt(np.arange(1, 129, dtype=np.float32) / 4), 4)[None]
+    arguments = [x, np.ones(512, np.float32), np.full_like(x, np.nan), np.int32(512), np.float32(0)]
+    out = run("kernels/rms_norm.cu", "rms_norm_v2", (1,), (128,), arguments, ("STORE=float", "WEIGHT=float"))[2]
+    with np.errstate(all="ignore"):
+        sums = 512 / (out[0, ::4] / x[0, ::4]).astype(np.float64) ** 2
+    lanes = [0, 1, 2, 15, 16, 30, 31]
+    return Table(sums.round().reshape(4, 32)[:, lanes], [f"warp {n}" for n in range(4)], [f"lane {n}" for n in lanes],
+                 "sums that threads get: thread n brings n + 1", "{:.0f}")
+
+
 # ---- chapter 12
 
 def quarter_steps(nearest_bfloat16: Callable) -> Table:
@@ -41,6 +53,7 @@ RUNS: dict[str, Callable[[Callable], Table]] = {
     # ---- chapter 10
     "10.1": norm_gradients,
     # ---- chapter 11
+    "11.1": sums_of_threads,
     # ---- chapter 12
     "12.1": quarter_steps,
 }

@@ -33,6 +33,14 @@ def rising(threads):
     return np.repeat(np.sqrt(np.arange(1, threads + 1) / 4), 4)
 
 
+def test_no_warp_reads_too_early():
+    """Every access is checked; what the emulator reports ends the test."""
+    try:
+        normed(rising(128), 128, "checked")
+    except emulated.Reported as report:
+        raise emulated.Reported(f"got a report of the emulator: {report}") from None
+
+
 def test_a_warp_adds_its_lanes():
     """1 + 2 + ... + 32 = 528."""
     assert_close(sums(rising(32), 32)[0], 528, 528 * ROUGH, name="sum that lane 0 has of 1, 2, ... 32")
@@ -40,14 +48,6 @@ def test_a_warp_adds_its_lanes():
 
 def test_every_lane_has_the_sum():
     assert_close(sums(rising(32), 32), np.full(32, 528), 528 * ROUGH, name="sums that the lanes have of 1, 2, ... 32")
-
-
-def test_no_warp_reads_too_early():
-    """Every access is checked; what the emulator reports ends the test."""
-    try:
-        normed(rising(128), 128, "checked")
-    except emulated.Reported as report:
-        raise emulated.Reported(f"got a report of the emulator: {report}") from None
 
 
 def test_all_warps_are_added():

@@ -1,0 +1,160 @@
+# %% [markdown]
+# # From a loop to tensor cores, in the emulator
+#
+# **You will** run one kernel in three versions, count what each moves, take a barrier away, and find the stride that
+# frees the banks of shared memory.
+#
+# **You will learn** how to see on a CPU why a kernel would be slow, or wrong, on a GPU.
+#
+# **You need** NumPy, `g++` and ten minutes. The chapter is
+# [tutorial/11_loop_to_tensor_core.md](../tutorial/11_loop_to_tensor_core.md).
+
+# %%
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(1, str(Path.cwd().parent))  # finds tiny/ and kernels/ when Jupyter runs in notebooks/
+
+from kernels import rms_norm as host
+from kernels.emulator import Module, Report
+from notebooks.show import Picture, show
+from tiny.rms_norm import rms_norm
+from tutorial.drawings import chapter_11
+from tutorial.drawings.stages import TILE, Counting
+from tutorial.source import ROOT
+
+np.set_printoptions(precision=3, suppress=True)
+rng = np.random.default_rng(11)
+
+# %% [markdown]
+# ## 1. Run three versions of one operation
+#
+# RMSNorm divides each row by its root mean square. The kernels do the same. Do they give the same numbers, and what
+# do they move?
+
+# %%
+show(rms_norm)
+show("kernels/rms_norm.cu:rms_norm_v1")
+
+# %%
+x, weight = rng.standard_normal((32, 256), np.float32), rng.standard_normal(256, np.float32)
+right = rms_norm(x, weight, 1e-5)
+for version in ("v1", "v2", "v3"):
+    launcher = Counting()
+    out = host.rms_norm(launcher, launcher.put(x), launcher.put(weight), 1e-5, version=version)
+    counts = launcher.counts()
+    print(f"{version}: largest difference {np.abs(out - right).max():.1e}, {counts['bytes']:,} bytes moved in "
+          f"{counts['requests']:,} requests")
+
+# %% [markdown]
+# All are right. Version 1 moves eight times the bytes of version 3: each lane asks for 4 bytes of a sector of 32, and
+# its neighbours want none of the others.
+#
+# Here is the picture of the chapter, with attention besides, on a logarithmic scale. In attention, version 2 saves
+# the bytes, and version 3 the reads of shared memory.
+
+# %%
+Picture(chapter_11.stages_picture())
+
+# %% [markdown]
+# **Now change this:** give `x` rows of 255 numbers (and `weight` too). They no longer begin at multiples of 16 bytes.
+# Which versions move more than before, and in how many requests? Hand in the three numbers.
+
+# %% [markdown]
+# ## 2. Hand numbers around in a warp
+#
+# A shuffle gives each lane a number of another lane. The sum of a block begins with five of them:
+
+# %%
+show("kernels/rms_norm.cu:block_sum")
+
+# %% [markdown]
+# In NumPy, an axis for the 32 lanes is enough to see what they do.
+
+# %%
+value, lanes = np.arange(1, 33), np.arange(32)
+for distance in (16, 8, 4, 2, 1):
+    value = value + value[lanes ^ distance]
+    print(f"distance {distance:2}: {len(set(value.tolist())):2} different numbers, lane 0 has {value[0]}")
+
+# %% [markdown]
+# After the last round all lanes have 528, the sum of 1 to 32.
+#
+# **Now change this:** read `value[(lanes + distance) % 32]` instead. Is the sum still in all lanes? And with
+# `value[np.minimum(lanes + distance, 31)]`, which stops at the end as `__shfl_down_sync` does? Hand in how many lanes
+# have 528.
+
+# %% [markdown]
+# ## 3. Take the barrier away
+#
+# Between the warps of a block, numbers go through shared memory, and a barrier says when they are there. What does
+# the emulator say without it?
+
+# %%
+text = """
+extern "C" __global__ void total(const float* x, float* y) {
+  __shared__ float partial[4];
+  float value = x[threadIdx.x];
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+  BARRIER;
+  y[threadIdx.x] = partial[0] + partial[1] + partial[2] + partial[3];
+}
+"""
+file = ROOT / "runs" / "total.cu"
+file.parent.mkdir(exist_ok=True)
+file.write_text(text)
+
+
+def total(barrier, check):
+    y = np.zeros(128, np.float32)
+    module = Module(file, defines=(f"BARRIER={barrier}",), check=check)
+    module.launch("total", (1,), (128,), [np.ones(128, np.float32), y])
+    return y
+
+
+print("with it:", set(total("__syncthreads()", True).tolist()))
+try:
+    total("__syncwarp()", True)
+except Report as report:
+    print("for the warp only:", str(report).partition("total.cu")[2])
+
+# %% [markdown]
+# A `__syncwarp` waits for the 32 lanes of one warp. Nothing says when the other three have written.
+#
+# **Now change this:** call `total("__syncwarp()", False)`: nothing is checked, and the threads run one after the
+# other. How many threads get 128? Is that a proof of anything?
+
+# %% [markdown]
+# ## 4. Free the banks
+#
+# A tile of 32 x 32 numbers is written to shared memory by rows and read by columns. Number n lies in bank n % 32.
+
+# %%
+show("tutorial/drawings/tile.cu:turn")
+
+# %%
+for stride in (32, 33, 34, 36):
+    module = Module(TILE, defines=(f"STRIDE={stride}",), profile=True)
+    x, y = np.arange(1024, dtype=np.float32), np.zeros(1024, np.float32)
+    module.launch("turn", (1,), (1024,), [x, y])
+    cycles = {row.access: row.work for row in module.profile() if row.memory == "shared"}
+    assert (y.reshape(32, 32) == x.reshape(32, 32).T).all()
+    print(f"rows {stride} places apart: {cycles['store']} cycles to write, {cycles['load']} to read")
+
+# %%
+Picture(chapter_11.banks_picture())
+
+# %% [markdown]
+# **Now change this:** which other strides below 64 need 32 cycles to read? Find the rule and hand in one stride above
+# 40.
+#
+# ## Where to go from here
+#
+# * **Write it:** exercise 11.1, a sum over a block. `make student` makes a copy with a hole, and [the
+#   chapter](../tutorial/11_loop_to_tensor_core.md) tells how to fill it.
+# * **Read it:** all versions, with what each costs and saves: [kernels](../kernels/README.md).
+# * **Run your own:** `.venv/bin/python -m kernels.emulator FILE.cu --kernel NAME --grid 1 --block 32 --arg ...
+#   --check`.
