@@ -153,6 +153,8 @@ Picture(chapter_11.banks_picture())
 #
 # ## Where to go from here
 #
+# * **Test it:** `.venv/bin/python -m pytest tests/kernels/test_kernels_rms_norm.py` ([the
+#   tests](../tests/kernels/test_kernels_rms_norm.py) hold all versions to NumPy).
 # * **Write it:** exercise 11.1, a sum over a block. `make student` makes a copy with a hole, and [the
 #   chapter](../tutorial/11_loop_to_tensor_core.md) tells how to fill it.
 # * **Read it:** all versions, with what each costs and saves: [kernels](../kernels/README.md).

@@ -35,7 +35,7 @@ def bars(panel, title: str, values: list[float], floor: float | None) -> None:
         panel.text(2.45, floor * 0.9, f"least: {floor:,.0f}", ha="right", va="top", fontsize=9,
                    bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1})
     panel.set_yscale("log")
-    panel.set(ylim=(min([*values, floor or values[-1]]) / 3, max(values) * 3), facecolor=PAPER)
+    panel.set(ylim=(min([*values, floor or values[-1]]) / 3, max(values) * 3), facecolor=PAPER, xlabel="version")
     panel.set_xticks(range(3), VERSIONS)
     panel.set_yticks([])
     panel.minorticks_off()
@@ -60,7 +60,8 @@ def banks_picture():
                                       hatch="///" if bank == 0 else ""))
             panel.text(column + 0.47, row + 0.47, str(bank), ha="center", va="center", fontsize=10,
                        bbox={"facecolor": "0.95", "edgecolor": "none", "pad": 1.5} if bank == 0 else None)
-        panel.set(xlim=(-0.1, SHOWN), ylim=(SHOWN, -0.1), aspect="equal", facecolor=PAPER)
+        panel.set(xlim=(-0.1, SHOWN), ylim=(SHOWN, -0.1), aspect="equal", facecolor=PAPER, xlabel="column",
+                  ylabel="row")
         panel.set_xticks(np.arange(SHOWN) + 0.47, range(SHOWN))
         panel.set_yticks(np.arange(SHOWN) + 0.47, range(SHOWN))
         panel.tick_params(length=0, labelsize=9)
