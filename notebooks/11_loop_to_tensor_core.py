@@ -23,7 +23,6 @@ from notebooks.show import Picture, show
 from tiny.rms_norm import rms_norm
 from tutorial.drawings import chapter_11
 from tutorial.drawings.stages import TILE, Counting
-from tutorial.source import ROOT
 
 np.set_printoptions(precision=3, suppress=True)
 rng = np.random.default_rng(11)
@@ -93,24 +92,12 @@ for distance in (16, 8, 4, 2, 1):
 # the emulator say without it?
 
 # %%
-text = """
-extern "C" __global__ void total(const float* x, float* y) {
-  __shared__ float partial[4];
-  float value = x[threadIdx.x];
-  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
-  BARRIER;
-  y[threadIdx.x] = partial[0] + partial[1] + partial[2] + partial[3];
-}
-"""
-file = ROOT / "runs" / "total.cu"
-file.parent.mkdir(exist_ok=True)
-file.write_text(text)
+show("tutorial/drawings/tile.cu:total")
 
-
+# %%
 def total(barrier, check):
     y = np.zeros(128, np.float32)
-    module = Module(file, defines=(f"BARRIER={barrier}",), check=check)
+    module = Module(TILE, defines=(f"BARRIER={barrier}",), check=check)
     module.launch("total", (1,), (128,), [np.ones(128, np.float32), y])
     return y
 
@@ -119,7 +106,7 @@ print("with it:", set(total("__syncthreads()", True).tolist()))
 try:
     total("__syncwarp()", True)
 except Report as report:
-    print("for the warp only:", str(report).partition("total.cu")[2])
+    print("for the warp only:", str(report).partition("tile.cu")[2])
 
 # %% [markdown]
 # A `__syncwarp` waits for the 32 lanes of one warp. Nothing says when the other three have written.
