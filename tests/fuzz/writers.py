@@ -41,6 +41,7 @@ from tiny.training.text import build_corpus, data
 from tiny.training.text import train as text_training
 from tutorial import attempt, draw_figures, make_coursework, own_run
 from tutorial.grader import __main__ as grader
+from tutorial.pack import __main__ as pack
 from tutorial.pages import demo_record, emulator_record, records
 
 GOLDEN = ROOT / "tests/golden"
@@ -275,6 +276,11 @@ def cases(out: Path) -> None:
     make_coursework.write_cases(out, force=True)
 
 
+def packed(out: Path) -> int:
+    with instead((pack, {"student_files": answer({"a": b"text"}), "container_files": answer({"b": b"text"})})):
+        return pack.main(words("--out", out / "pack"))
+
+
 def tried(out: Path) -> None:
     exercise = next(one for one in make_coursework.load_exercises() if one.id in own_run.RUNS and not one.is_kernel)
     (out / "student").mkdir(exist_ok=True)
@@ -326,6 +332,6 @@ WRITERS: dict[str, Writer] = {
     "card of tiny-mixtral": Writer(card_of(text_card, [])), "card of tiny-pixtral": Writer(card_of(image_card, [])),
     "emulator --save": Writer(emulator), "cubin": Writer(compiled, True), "kernels.gpu": Writer(measured_on_gpu),
     "grader": Writer(grade), "make_coursework": Writer(coursework), "cases": Writer(cases),
-    "attempt": Writer(tried), "pages": Writer(pages),
+    "attempt": Writer(tried), "pack": Writer(packed), "pages": Writer(pages),
     "records": Writer(kept_records), "draw_figures": Writer(figures), "notebooks": Writer(notebook),
     "record of the fuzzer": Writer(fuzz_record)}

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 from tiny.system.whole import write_whole
-from tiny.tools.terminal import Parser, program
+from tiny.tools.terminal import Parser, check_numbers, program
 from tutorial.grader.credit import Rules
 from tutorial.pack.gradescope import container_files
 from tutorial.pack.student import student_files
@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--late-days", type=int, default=0, help="Gradescope: free days after the deadline")
     parser.add_argument("--penalty", type=float, default=10.0, help="Gradescope: per cent for each later day")
     args = parser.parse_args(argv)
+    check_numbers(args, {"late_days": (0, 1e4), "penalty": (0, 100)})
     out, rules = args.out, Rules(args.partial, None, args.late_days, args.penalty)
     out.mkdir(parents=True, exist_ok=True)
     for name, files, top in (("student.zip", student_files(), TOP), ("gradescope.zip", container_files(rules), "")):
