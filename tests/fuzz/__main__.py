@@ -12,6 +12,7 @@ import argparse
 import base64
 import dataclasses
 import json
+import math
 import os
 import platform
 import sys
@@ -69,7 +70,7 @@ def fuzz(targets: list[Target], args: argparse.Namespace) -> int:
     whole, began = sum(target.share for target in targets), time.monotonic()
     for target in targets:  # what is built once, is built before there are children
         input_of(target, args.seed, 0)
-    wanted = {target.name: round(args.count * target.share / whole) for target in targets}
+    wanted = {target.name: math.ceil(args.count * target.share / whole) for target in targets}
     each = min(SLICE, args.seconds / len(targets))
     while (left := [target for target in targets if done(tallies, target) < wanted[target.name]]) and \
             time.monotonic() - began < args.seconds:

@@ -63,13 +63,14 @@ def load_state(path: Path, like: Mapping[str, np.ndarray], identity: str) -> dic
         check_plain(path)
         with np.load(path, allow_pickle=False) as file:
             state = {name: file[name] for name in ("identity", *like)}
+            found = str(state["identity"])
             whole = all(state[name].shape == x.shape and state[name].dtype.kind == x.dtype.kind
                         and np.isfinite(state[name]).all() for name, x in like.items()) and state["step"] >= 0
     except Exception:  # NumPy's readers raise whatever damaged data leads them to.
         whole = False
     if not whole:
         raise TinyError(f"{path} is not a whole training state.", "Remove it to train from the start.")
-    if str(state["identity"]) != identity:
+    if found != identity:
         raise TinyError(f"{path} was made by another recipe or on other data.",
                         "Give the options it was started with, or another --out folder.")
     return state
