@@ -35,7 +35,8 @@ def without_mask(q, keys, values, lengths, spans, causal=True, precision="float3
 
 @pytest.mark.slow
 @pytest.mark.parametrize("skill, changed, words", [
-    ("word3", {"rope_2d_table": alternating}, "reads {} of 40 words as it is, and {} of 40 with its pairs alternating"),
+    ("word3", {"rope_2d_table": alternating},
+     "of 40 pictures with a word to read, tiny-pixtral reads {} as it is, and {} with its pairs alternating"),
     ("which_3", {"attention": without_mask}, "is right {} times of 40 with the mask, and {} times without it")])
 def test_broken_encoders(skill, changed, words):
     """One prompt at a time, for without the mask the images of all prompts of a call would see each other."""

@@ -1,14 +1,17 @@
 """The cases for detectives: each is a run with one fault, which `verify check` finds and does not name."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tiny
 from tiny.tools.verify import printed
 from tiny.tools.verify.check import check
 from tutorial import detectives, planting
 from tutorial.make_coursework import write_cases
+from tutorial.source import ROOT
 
 CASES = {"A": detectives.case_a, "B": detectives.case_b}
 FIRST = {"A": "expert_weights00", "B": "vision_attn00"}
@@ -33,3 +36,19 @@ def test_a_case_has_the_fault_of_its_answer(part, tmp_path):
             same = all(np.array_equal(run[array], case[array]) for array in case if array != "record")
             assert same == (name == CASES[part]()), name
             assert f"    {name}  " in CASES[part].__doc__
+
+
+def test_chapter_9_solves_its_case(tmp_path, monkeypatch):
+    """The lines of the chapter run, and find the rows that its answer names."""
+    text = (ROOT / "tutorial/09_pixtral_and_does_it_see.md").read_text(encoding="utf-8")
+    lines = re.search(r"```python\n(case, trace = .*?)```", text, re.S)[1]
+    (tmp_path / "student").mkdir()
+    write_cases(tmp_path / "student")
+    monkeypatch.chdir(tmp_path)
+    names = {"np": np, "model": tiny.load("tiny-pixtral")}
+    exec(lines, names)
+    equal = np.flatnonzero(names["apart"] < 1e-5).tolist()
+    assert equal == [47, 131] and "only rows 47 and 131 are" in " ".join(text.split())
+    other = planting.run("B", "images_see_each_other")["vision_attn00"]
+    assert (np.abs(other - names["trace"]["vision_attn00"]).max(axis=1) > 1e-5).all(), "no row would be equal"
+    assert all(np.array_equal(names["case"][name], names["trace"][name]) for name in ("vision_q00", "vision_k00"))

@@ -193,7 +193,7 @@ def test_the_glossary():
 
 def test_commands_of_the_chapters():
     """Every command that a chapter names is one that the program knows, with options that it has."""
-    commands = re.findall(r"^python -m tiny (.*)$", "\n".join(TEXTS.values()), re.M)
+    commands = re.findall(r"^(?:\.venv/bin/)?python -m tiny (.*)$", "\n".join(TEXTS.values()), re.M)
     assert commands
     for command in commands:
         assert build_parser().parse_args(command.split()).command == command.split()[0]
