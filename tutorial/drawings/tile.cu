@@ -1,4 +1,5 @@
-// Two small kernels for chapter 11 and its notebook. A square of 32 x 32 numbers, turned about its diagonal through shared memory, to see its banks:
+// Two small kernels for chapter 11 and its notebook. One turns a square of 32 x 32 numbers about its diagonal, through
+// shared memory, to see its banks:
 //
 //   python -m kernels.emulator tutorial/drawings/tile.cu --kernel turn --grid 1 --block 1024
 //     --arg float32[1024]:arange --arg float32[1024]:empty -DSTRIDE=33 --profile
