@@ -11,6 +11,7 @@ import os
 import resource
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -78,6 +79,7 @@ def serve(job: Job) -> None:
         tell(message)
         return reader.message()
 
+    warnings.formatwarning = warning_line
     file = shutil.copy(f"{job.source}/{job.file}", f"{job.home}/{job.file}")
     book = importlib.import_module(job.module)
     for kind, limit in (("AS", job.megabytes << 20), ("CPU", job.seconds), ("FSIZE", LARGEST), ("CORE", 0)):
@@ -101,6 +103,11 @@ def serve(job: Job) -> None:
             tell(answer(function, module, call, ask))
         except BaseException as error:
             tell(failure(error, file))
+
+
+def warning_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line=None) -> str:
+    """A warning in one line, without the folder: a student knows the file by its name."""
+    return f"{os.path.basename(filename)}:{lineno}: {category.__name__}: {message}\n"
 
 
 def channels() -> tuple[Callable[[dict], None], Reader, int]:
