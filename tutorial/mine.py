@@ -6,10 +6,11 @@
 What is not finished is the book's. The model writes a story and names what is in two pictures; then its numbers are
 compared with those that transformers computed with the same weights (tests/golden/verify), array by array, and the
 logits of the text once more through the cache.
-Each of your functions runs in a process of its own, as when you try it; but one that calls others of the model, as a
-layer does, runs among them.
+Each of your functions runs in a process of its own, as when you try it, with your other functions of the same file
+beside it; but one that calls others of the model, as a layer does, runs among them.
 """
 
+import ast
 import json
 import tempfile
 import textwrap
@@ -63,7 +64,8 @@ def with_functions(exercises: list[Exercise], folder: Path) -> Iterator[dict[str
                 if exercise.runs_others:
                     call = load(exercise, folder / exercise.file)
                 else:
-                    one = Isolated(exercise, book, folder, Path(trees).resolve(), Limits(SECONDS), find_wall())
+                    one = Isolated(exercise, book, folder, Path(trees).resolve(), Limits(SECONDS), find_wall(),
+                                   [other.name for other in exercises if other.path == exercise.path])
                     started.append(one)
                     call = one.call
                 old.append((exercise, bind(exercise, instead(exercise, counted(exercise, call)))))
@@ -127,12 +129,17 @@ def distance(mine: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def said(error: Exception) -> str:
-    """What stopped a student's function, in one line."""
-    return " ".join(str(getattr(error, "stop", None) or error).split())[:200]
+    """What stopped a student's function, or the model, in one line."""
+    stop = getattr(error, "stop", None)
+    if isinstance(error, TinyError) and "hold NaN or infinity" in str(error):  # The weights are embedded, and whole.
+        return f"{error.cause} Does one of your functions read what nobody wrote, or divide by zero?"
+    return " ".join((f"{stop}: {stop.text}" if stop and stop.text else str(stop or error)).split())[:200]
 
 
-def show(part: str) -> bool:
-    """Let the model of a part speak, and compare it; return whether its numbers are those of transformers."""
+def show(part: str) -> bool | None:
+    """Let the model of a part speak, and compare it; return whether its numbers are those of transformers, or None if
+    it stops.
+    """
     name = PARTS[part]
     try:
         model = tiny.load(name)
@@ -152,12 +159,22 @@ def show(part: str) -> bool:
             array, far = first_difference(model, dict(stored))
     except Exception as error:  # A wrong function may stop the model anywhere; what stopped it is said.
         print(f"\nPart {part}: your model stops: {said(error)}")
-        return False
+        return None
     if array:
         print(f"Part {part}: your model differs from transformers' first in {array}, by {far:.2g}.")
     else:
         print(f"Part {part}: your model's logits equal transformers' within {NEAR} (largest difference {far:.1e}).")
     return not array
+
+
+def idle_among(written: list[Exercise], calls: dict[str, int], folder: Path) -> list[Exercise]:
+    """The exercises that no call reached: neither from the model, nor from a function of the same file that ran."""
+    def is_named(exercise: Exercise) -> bool:
+        code = ast.walk(ast.parse((folder / exercise.file).read_bytes()))
+        return any(isinstance(node, ast.Name) and node.id == exercise.name for node in code)
+
+    return [exercise for exercise in written if not calls[exercise.id] and not (
+        is_named(exercise) and any(calls[other.id] and other.path == exercise.path for other in written))]
 
 
 def listed(exercises: list[Exercise]) -> str:
@@ -181,8 +198,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Not finished, so the book's: {listed(rest)}.")
     with with_functions(written, folder) as calls:
         equal = [show(part) for part in PARTS]
-    idle = [exercise for exercise in written if not calls[exercise.id]]
-    if idle:
+    idle = idle_among(written, calls, folder)
+    if idle and None not in equal:
         print(f"Not used by these two models: {listed(idle)}.")
     return 0 if all(equal) else 1
 

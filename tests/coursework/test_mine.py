@@ -65,6 +65,34 @@ def test_a_wrong_function_is_found(run, tmp_path, id, name, words):
     assert (f"Part B: {EQUAL}" in out) == (id in ("5.1", "6.3"))
 
 
+def test_functions_of_one_file_run_together(run, tmp_path):
+    """`attention` of the student's file calls the student's `attend`, as `experts` calls `feed_forward`."""
+    files = {"3.1": "attention.py", "3.2": "attention.py", "2.2": "experts.py", "5.2": "experts.py"}
+    right = submit(tmp_path / "right", *(Answer(id, "", RIGHT[id]) for id in files))
+    status, out, _ = run(right)
+    assert status == 0 and out.count(EQUAL) == 2 and "Not used" not in out
+    for wrong, name, first in (("3.1", "no_mask", "attn00"), ("2.2", "no_gate", "layer00")):
+        answer = next(a for a in ANSWERS if a.exercise == wrong and a.name == name)
+        mates = [Answer(id, "", RIGHT[id]) for id in files if files[id] == files[wrong] and id != wrong]
+        status, out, _ = run(submit(tmp_path / name, answer, *mates))
+        assert status == 1 and f"Part A: your model differs from transformers' first in {first}, by " in out
+    alone = next(a for a in ANSWERS if a.exercise == "3.2" and a.name == "one_query_at_a_time_without_attend")
+    status, out, _ = run(submit(tmp_path / "alone", Answer("3.1", "", RIGHT["3.1"]), alone))
+    assert status == 0 and "Not used by these two models: attend (3.1)." in out
+
+
+def test_what_stops_a_model_is_said(run, tmp_path):
+    """What is NaN is no fault of the embedded weights; and where a model stops, nothing is called unused."""
+    right = (Answer("5.1", "", RIGHT["5.1"]), Answer("6.4", "", RIGHT["6.4"]))
+    nan = Answer("2.1", "", "return x * np.float32(np.nan)")
+    status, out, _ = run(submit(tmp_path / "nan", nan, *right))
+    assert status == 1 and "hold NaN or infinity; it first appears in " in out and "Does one of your functions" in out
+    assert "checksum" not in out and "Not used" not in out
+    misspelt = next(a for a in ANSWERS if a.exercise == "4.2" and a.name == "misspelt")
+    status, out, _ = run(submit(tmp_path / "misspelt", misspelt, *right))
+    assert status == 1 and "NameError: name '" in out and "Not used" not in out
+
+
 def test_the_chapter_ends_with_what_it_says():
     text = (ROOT / "tutorial/06_the_whole_mixtral.md").read_text(encoding="utf-8")
     assert text.endswith(f"```\nPart A: {EQUAL.partition(' (')[0]}\n```\n")

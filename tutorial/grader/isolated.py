@@ -74,8 +74,10 @@ class Isolated:
     """One function of one submission, in a separate process, started at the first call."""
 
     def __init__(self, exercise: Exercise, reference: Callable, folder: Path, tree: Path, limits: Limits,
-                 behind: wall.Wall):
+                 behind: wall.Wall, beside: Sequence[str] = ()):
+        """`beside` names functions of the same file that stay the submission's; the others become the book's."""
         self.exercise, self.folder, self.limits, self.wall = exercise, folder, limits, behind
+        self.beside = beside
         self.tree = self.grow(tree)
         self.signature, self.is_method = inspect.signature(reference), "." in exercise.name
         self.process: subprocess.Popen | None = None
@@ -142,8 +144,8 @@ class Isolated:
         tree, source = (wall.TREE, wall.SOURCE) if walled else (str(self.tree), str(self.folder))
         job = Job(source, home, self.exercise.file, self.exercise.module, self.exercise.name,
                   int(self.limits.seconds) + 1, self.limits.megabytes, [tree, *wall.readable()], wall.hidden(),
-                  [other.name for other in load_exercises()
-                   if other.path == self.exercise.path and other.id != self.exercise.id])
+                  [other.name for other in load_exercises() if other.path == self.exercise.path
+                   and other.id != self.exercise.id and other.name not in self.beside])
         environment = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR"), home)
         self.process = self.open(job, environment | {"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1"})
         os.set_blocking(self.process.stdin.fileno(), False)
