@@ -92,27 +92,26 @@ for distance in (16, 8, 4, 2, 1):
 # the emulator say without it?
 
 # %%
-show("tutorial/drawings/tile.cu:total")
+show("tutorial/drawings/tile.cu:reverse")
 
 # %%
-def total(barrier, check):
-    y = np.zeros(128, np.float32)
-    module = Module(TILE, defines=(f"BARRIER={barrier}",), check=check)
-    module.launch("total", (1,), (128,), [np.ones(128, np.float32), y])
-    return y
+def right(barrier, check):
+    x, y = np.arange(128, dtype=np.float32), np.zeros(128, np.float32)
+    Module(TILE, defines=(f"BARRIER={barrier}",), check=check).launch("reverse", (1,), (128,), [x, y])
+    return int((y == x[::-1]).sum())
 
 
-print("with it:", set(total("__syncthreads()", True).tolist()))
+print("with it:", right("__syncthreads()", True), "of 128 are right")
 try:
-    total("__syncwarp()", True)
+    right("__syncwarp()", True)
 except Report as report:
     print("for the warp only:", str(report).partition("tile.cu")[2])
 
 # %% [markdown]
 # A `__syncwarp` waits for the 32 lanes of one warp. Nothing says when the other three have written.
 #
-# **Now change this:** call `total("__syncwarp()", False)`: nothing is checked, and the threads run one after the
-# other. How many threads get 128? Is that a proof of anything?
+# **Now change this:** call `right("__syncwarp()", False)`: nothing is checked. How many are
+# right? Is that a proof of anything?
 
 # %% [markdown]
 # ## 4. Free the banks

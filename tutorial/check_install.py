@@ -101,9 +101,12 @@ def notes() -> Iterator[str]:
         yield "There is no folder student/ yet: `make student` writes it."
 
 
-def main() -> int:
-    """Run all checks; return 1 if there is a fault."""
+def main(argv: list[str]) -> int:
+    """Run all checks; return 1 if there is a fault. It uses nothing but Python itself, as all else may be missing."""
     faults = 0
+    if argv:
+        print(f"error: got {argv[0]!r}, and this takes no argument.\nremedy: Run `make doctor`.", file=sys.stderr)
+        return 2
     for check in CHECKS:
         found = list(check())
         faults += len(found)
@@ -117,4 +120,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -93,8 +93,8 @@ def steps_of(function: str | Callable, root: Path = ROOT) -> dict[int, tuple[int
     found: dict[int, tuple[int, int]] = {}
     for (tag, match), following in zip(tags.items(), [*list(tags)[1:], end + 1]):
         indent, last = len(match[1]), tag
-        while last + 1 < following and depth(lines[last], indent) >= indent:
-            last += 1
+        while last + 1 < following and (depth(lines[last], indent) >= indent or lines[last].startswith("#")):
+            last += 1  # A line such as `#pragma unroll` stands at the left and ends nothing.
         while not lines[last - 1].strip():
             last -= 1
         found |= {int(number): (tag, last) for number in NUMBER.findall(match[2])}

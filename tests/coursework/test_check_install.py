@@ -10,7 +10,7 @@ from tutorial import check_install as doctor
 
 def test_here_all_is_well(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
-    assert doctor.main() == 0
+    assert doctor.main([]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line[:6] for line in printed[: len(doctor.CHECKS)]] == ["ok    "] * len(doctor.CHECKS)
     assert printed[-1] == "All is well." and any("make student" in line for line in printed)
@@ -47,6 +47,6 @@ def spoil_student(monkeypatch, tmp_path):
 def test_a_fault_is_two_lines(spoil, words, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
     spoil(monkeypatch, tmp_path)
-    assert doctor.main() == 1
+    assert doctor.main([]) == 1
     found = re.findall(r"^error: (.*)\nremedy: .+$", capsys.readouterr().out, re.M)
     assert len(found) == len(words) and all(word in line for word, line in zip(words, found)), found

@@ -41,7 +41,7 @@ def test_with_nothing_finished_it_is_the_book(run, tmp_path):
 def test_with_right_answers_it_is_equal(run, tmp_path):
     """Two of the exercises are left open, each alone in its file; what is theirs is said."""
     left = ["5.1", "6.2"]
-    ids = [id for id in RIGHT if id not in left]
+    ids = [id for id in RIGHT if id not in left and not EXERCISES[id].is_kernel]
     folder = submit(tmp_path / "mine", *(Answer(id, "", RIGHT[id]) for id in ids))
     status, out, _ = run(folder)
     assert status == 0 and out.count(EQUAL) == 2

@@ -40,6 +40,7 @@ from tiny.training.images import vocabulary
 from tiny.training.text import build_corpus, data
 from tiny.training.text import train as text_training
 from tutorial import attempt, draw_figures, make_coursework, own_run
+from tutorial.drawings import stages
 from tutorial.grader import __main__ as grader
 from tutorial.pack import __main__ as pack
 from tutorial.pages import demo_record, emulator_record, records
@@ -296,10 +297,12 @@ def pages(out: Path) -> None:
 def kept_records(out: Path) -> None:
     with instead((records, {"RECORDS": out / "records"}), (demo_record, {"RECORD": out / "demo.txt",
                                                                          "demo_text": answer("text")}),
-                 (emulator_record, {"RECORD": out / "emulator.json", "measure_kernels": answer({"rows": []})})):
+                 (emulator_record, {"RECORD": out / "emulator.json", "measure_kernels": answer({"rows": []})}),
+                 (stages, {"RECORD": out / "stages.json", "count": answer({"rows": []})})):
         records.keep("a.json", {"rows": [1]})
         run(demo_record.main)
         run(emulator_record.main)
+        run(stages.main)
 
 
 def figures(out: Path) -> None:

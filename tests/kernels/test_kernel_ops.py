@@ -255,7 +255,8 @@ def test_bad_use_of_the_command_line(capsys, monkeypatch):
     ask = ["generate", "--model", MODEL, "--prompt", "x"]
     assert "--device emulator" in fails(capsys, [*ask, "--kernels", "rope"], "--kernels does nothing on the CPU")
     assert "attention, experts" in fails(capsys, [*ask, "--device", "emulator", "--kernels", "rope,dot"], "'dot'")
-    assert "attention, experts" in fails(capsys, [*ask, "--device", "emulator", "--kernels", ""], "no kernel ''")
+    fails(capsys, [*ask, "--device", "emulator", "--kernels", ""], "--kernels: it is empty")
+    assert "attention, experts" in fails(capsys, [*ask, "--device", "emulator", "--kernels", ","], "no kernel ''")
     fails(capsys, [*ask, "--device", "tpu"], "--device", "'emulator'")
     monkeypatch.setattr(kernels.ops, "device_launcher", lambda device: kernels.ops.DEVICES[device]())
     monkeypatch.setitem(sys.modules, "cupy", None)

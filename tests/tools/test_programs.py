@@ -13,6 +13,8 @@ from tests.tools.test_terminal import refused, run
 # Started by other programs of this repository, which give them their arguments and read what they say.
 CHILDREN = {"tiny.tools.verify.transformers_child", "tiny.tools.bench.peer_text", "tiny.tools.bench.peer_vision",
             "kernels.gpu.steps", "tutorial.grader.keeper"}
+# Not started by `program`: what downloads the corpus, and what runs where nothing is installed yet.
+ALONE = {"tiny.training.text.build_corpus", "tutorial.check_install"}
 PROGRAMS = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
     for folder in ("tiny", "kernels", "tutorial", "notebooks") for path in (ROOT / folder).rglob("*.py")
@@ -23,7 +25,7 @@ COMMANDS = ("demo", "generate", "chat", "describe", "inspect", "memory", "tokeni
 
 def test_all_programs_are_known():
     assert set(PROGRAMS) > CHILDREN and len(PROGRAMS) > 20
-    for name in set(PROGRAMS) - CHILDREN - {"tiny.training.text.build_corpus"}:
+    for name in set(PROGRAMS) - CHILDREN - ALONE:
         place = ROOT / name.replace(".", "/")
         path = next(path for path in (place.with_suffix(".py"), place / "__main__.py") if path.is_file())
         assert re.search(r"\bprogram\(main\)", path.read_text(encoding="utf-8")), f"{name} does not start by `program`"

@@ -18,12 +18,10 @@ extern "C" __global__ void turn(const float* x, float* y) {
   y[warp * 32 + lane] = tile[lane * STRIDE + warp];  // a column of it
 }
 
-// The sum of 128 numbers, in all threads of a block of four warps.
-extern "C" __global__ void total(const float* x, float* y) {
-  __shared__ float partial[4];
-  float value = x[threadIdx.x];
-  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+// 128 numbers the other way round: each thread of a block reads what a thread of another warp has written.
+extern "C" __global__ void reverse(const float* x, float* y) {
+  __shared__ float tile[128];
+  tile[threadIdx.x] = x[threadIdx.x];
   BARRIER;
-  y[threadIdx.x] = partial[0] + partial[1] + partial[2] + partial[3];
+  y[threadIdx.x] = tile[127 - threadIdx.x];
 }
