@@ -542,7 +542,8 @@ def test_whole_numbers_of_any_form_are_accepted(value):
 
 
 @pytest.mark.parametrize("value, words", [
-    ((3.0, 2), "returns two whole numbers; number 1 of what it returned is none: int(...) makes one"),
+    ((3.0, 2), "returns two whole numbers; number 1 of what it returned is not a whole number: int(...) makes one"),
+    ((3, b"a"), "number 2 of what it returned is bytes, not a whole number: the token's id is wanted"),
     ((3, True), "number 2"), ((3, [2]), "number 2"), ((3, 2, 1), "two whole numbers; got a tuple of 3"),
     (3, "got a number"), (None, "returned None")])
 def test_other_things_than_two_whole_numbers_are_told(value, words):

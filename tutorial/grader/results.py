@@ -86,7 +86,9 @@ def integers(name: str, value: object, count: int | None) -> list[int] | tuple[i
         raise OtherForm(f"{name} returns {many}; number {other[0]} of what it returned is "
                         f"{told(numbers[other[0] - 1])}: join the lists into one.")
     if other:
-        raise OtherForm(f"{name} returns {many}; number {other[0]} of what it returned is none: int(...) makes one.")
+        kind = ("bytes, not a whole number: the token's id is wanted" if isinstance(numbers[other[0] - 1], bytes)
+                else "not a whole number: int(...) makes one")
+        raise OtherForm(f"{name} returns {many}; number {other[0]} of what it returned is {kind}.")
     plain = [int(one) for one in numbers]
     return plain if count is None else tuple(plain)
 

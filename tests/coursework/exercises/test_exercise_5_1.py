@@ -6,8 +6,8 @@ from tolerances import OPS
 
 from tiny import router as book
 
-LOGITS = [[1, 4, 2, 3], [0, -2, -1, -3]]
-SHARES = [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))]  # of two experts whose logits are 1 apart
+LOGITS = [[1, 3, 2, 5], [0, -2, -1, -3]]  # The two best are 2 apart, with falling ids, and 1 apart, with rising ids.
+SHARES = [[1 / (1 + np.exp(-gap)), 1 / (1 + np.exp(gap))] for gap in (2, 1)]
 MANY = [0, 1, 1, 0, 2] * 8  # Short rows may be sorted stably by luck; a row of 40 is not.
 
 
@@ -29,13 +29,13 @@ def test_the_largest_are_chosen():
 
 
 def test_the_larger_comes_first():
-    assert_close(routed(LOGITS)[0], [[1, 3], [0, 2]], 0.0, name=f"experts for logits {LOGITS}")
+    assert_close(routed(LOGITS)[0], [[3, 1], [0, 2]], 0.0, name=f"experts for logits {LOGITS}")
 
 
 def test_K_is_an_argument():
     for K in (1, 3):
         experts, weights = routed(LOGITS, K)
-        assert_close(experts, [[1, 3, 2][:K], [0, 2, 1][:K]], 0.0, name=f"experts for K = {K}")
+        assert_close(experts, [[3, 1, 2][:K], [0, 2, 1][:K]], 0.0, name=f"experts for K = {K}")
         assert_close(weights.shape, (2, K), 0.0, name=f"shape of the weights for K = {K}")
 
 
@@ -51,7 +51,7 @@ def test_weights_add_up_to_one():
 
 
 def test_each_weight_belongs_to_its_expert():
-    assert_close(routed(LOGITS)[1], [SHARES, SHARES], OPS["route"], name=f"weights for logits {LOGITS}")
+    assert_close(routed(LOGITS)[1], SHARES, OPS["route"], name=f"weights for logits {LOGITS}")
 
 
 def test_logits_come_back_as_they_were():
