@@ -5,6 +5,9 @@ Compare a run with the model that it claims to be, and see which array differs f
     .venv/bin/python -m tiny verify check tiny-mixtral student/case_a.npz
     .venv/bin/python -m tiny verify check tiny-pixtral student/case_b.npz
 
+The line DIFFERS names the first array. In the table, `alone` is the error of each operation by itself, given the other
+run's numbers, and the column behind it is that in per cent of what is allowed: where it is above 100, the fault is.
+
 That leaves a few of the names below. To tell them apart, think of a number that each of them would change, and look at
 it: `numpy.load("student/case_a.npz")` has every array. Queries and keys are stored as they are after the rotation.
 """
