@@ -123,6 +123,18 @@ def test_what_stops_is_said_in_the_picture(tmp_path):
     assert attempt.run_of(EXERCISES["5.1"], folder, tmp_path) == "not written yet"
 
 
+def test_a_loop_that_never_ends_is_waited_for_once(tmp_path, capsys, monkeypatch):
+    folder = submit(tmp_path / "s", Answer("4.2", "", "while True:\n    pass"))
+    asked = []
+    verdict = {"refused": "It took more than 20 seconds: does a loop never end?", "points": 0}
+    monkeypatch.setattr(attempt, "verdict_of", lambda *args: verdict)
+    monkeypatch.setattr(attempt, "run_of", lambda *args: asked.append(args) or "not written yet")
+    assert run(capsys, "4.2", "--impl", folder)[0] == 1 and not asked
+    assert (folder / "pictures/4.2.png").is_file()
+    verdict["refused"] = "rope.py stops with MemoryError"
+    assert run(capsys, "4.2", "--impl", folder)[0] == 1 and len(asked) == 1
+
+
 def test_no_such_exercise_and_no_such_folder(tmp_path, capsys):
     status, _, err = run(capsys, "9.99", "--impl", tmp_path)
     assert status == 2 and "There is no exercise 9.99." in err and ", ".join(EXERCISES) in err
