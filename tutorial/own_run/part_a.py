@@ -198,7 +198,7 @@ def rows_of_a_cache(append: Callable) -> Table:
     for lengths in ([2, 1], [1, 1]):
         new = np.arange(number, number + sum(lengths), dtype=np.float32).reshape(-1, 1, 1)
         for layer in range(2):
-            spans = append(cache, layer, (1 - 2 * layer) * new, 10 * new, lengths)
+            spans = append(cache, layer, (1 - 2 * layer) * new, (10 - 20 * layer) * new, lengths)
         cache.advance(lengths)
         number += sum(lengths)
     seen = np.full(7, np.nan)
@@ -207,7 +207,7 @@ def rows_of_a_cache(append: Callable) -> Table:
     columns = [cache.keys[0, :, 0, 0], cache.values[0, :, 0, 0], cache.keys[1, :, 0, 0], cache.values[1, :, 0, 0], seen]
     return Table(np.stack(columns, axis=1), [f"row {n}" for n in range(7)],
                  ["keys, layer 0", "values", "keys, layer 1", "values", "seen by text"],
-                 "rows of a cache: tokens 1 to 5; in layer 1 their keys are -1 to -5", "{:.0f}")
+                 "rows of a cache: tokens 1 to 5; in layer 1 keys are -1 to -5, values -10 to -50", "{:.0f}")
 
 
 def places(positions_of: Callable) -> Table:
@@ -232,7 +232,7 @@ def nucleus(sample: Callable) -> Table:
         for seed in range(150):
             values[row, sample(logits.copy(), temperature, top_p, np.random.default_rng(seed))] = 1
     return Table(values, [f"temperature {temperature:g}, top-p {top_p:g}" for temperature, top_p in cases],
-                 [f"share {share:g}" for share in shares], "which tokens are drawn", "{:.0f}")
+                 [f"share {share:g}" for share in shares], "which tokens are drawn (1: it is, at times)", "{:.0f}")
 
 
 def costs(token_cost: Callable) -> Table:

@@ -63,7 +63,7 @@ def test_every_block_has_its_own_rows():
     x = np.stack([np.full(T, 20, np.float32), u], axis=1)
     y = book.feed_forward(x, W1, W2, W3)
     assert_close(y.shape, (T, 2), 0.0, name=f"shape of the answer to {T} tokens of 2 numbers")
-    assert_close(y[:, 0] / 20, u, ROUGH, name=f"the answers to {T} tokens where w3 x is 0 to 6 in turn, by 20")
+    assert_close(y[:, 0] / 20, u, ROUGH, name=f"answers, divided by 20, to {T} tokens; token n should give n % 7")
 
 
 def test_answers_are_float32():
