@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 # Tests run in a process for each core, four at most.
-PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
 
 .PHONY: help demo doctor test fuzz check pages notebooks site site-check figures student try mine grade pack dev-data verify bench versions gpu train clean
 

@@ -240,9 +240,11 @@ def batches(answers):
 
 
 def each(answers):
-    """A test for each answer; those of a batch one after the other, so that they run in one process."""
-    return pytest.mark.parametrize("answer", [answer for group in batches(answers) for answer in group],
-                                   ids=lambda answer: f"{answer.exercise}-{answer.name}")
+    """A test for each answer; those of a batch one after the other in one process, so that it is judged once."""
+    kind = "right" if answers[0].is_right else "wrong"
+    return pytest.mark.parametrize("answer", [
+        pytest.param(answer, id=f"{answer.exercise}-{answer.name}", marks=pytest.mark.xdist_group(f"{kind} {n}"))
+        for n, group in enumerate(batches(answers)) for answer in group])
 
 
 @pytest.fixture(scope="module")

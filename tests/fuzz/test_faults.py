@@ -18,6 +18,7 @@ from tiny.system.whole import whole_folder, write_whole
 KINDS = tuple(faults.KINDS)
 THOROUGH = ("state", "pages", "cubin")  # in every kind and way; of the others `python -m tests.fuzz.faults` does that
 STEPS = 4  # of the shortest command, at least
+LONG = ("cases", "grader")  # commands of many steps, each of which takes long
 HELPERS = ("write_whole", "whole_folder", "write_figure")
 
 
@@ -29,8 +30,8 @@ def quiet(capfd):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_each_step_of_a_writing_command_may_fail(name):
-    """One step in three, in the four kinds by turns."""
-    assert faults.inject(name, KINDS, old=True, named=False, every=3) >= STEPS
+    """One step in three, or in ten of a long command, in the four kinds by turns."""
+    assert faults.inject(name, KINDS, old=True, named=False, every=10 if name in LONG else 3) >= STEPS
 
 
 @pytest.mark.parametrize("old, named", [(False, False), (True, False), (False, True), (True, True)])
@@ -42,15 +43,15 @@ def test_in_every_kind_and_way(name, kind, old, named):
 
 @pytest.mark.parametrize("named", [False, True])
 def test_a_whole_folder(named, monkeypatch):
-    """Four files in a folder, as `convert` writes it."""
+    """Two files in a folder, as `convert` writes it."""
     def write(out):
         with whole_folder(out / "copy") as part:
-            for name in "abcd":
+            for name in "ab":
                 write_whole(part / name, name * 20_000)
 
     monkeypatch.setitem(faults.WRITERS, "planted", Writer(write, folder=True))
     for kind in KINDS:
-        assert faults.inject("planted", (kind,), False, named) > 15
+        assert faults.inject("planted", (kind,), False, named) > 8
 
 
 # ---- nothing that writes is left out
