@@ -80,7 +80,7 @@ NAMES = {part: {fault.__name__: fault for fault in faults} for part, faults in F
 def run(part: str, name: str) -> dict[str, np.ndarray]:
     """Every array of a run of a part's model with a fault in it, in the order in which they are made."""
     fault = NAMES[part][name]
-    ops = SimpleNamespace(**{name: getattr(tiny.ops, name) for name in tiny.ops.__all__})
+    ops: Any = SimpleNamespace(**{name: getattr(tiny.ops, name) for name in tiny.ops.__all__})
     setattr(ops, FAULTS[part][fault], fault)
     model = tiny.load(MODELS[part], ops=ops)
     pictures = []
@@ -101,5 +101,5 @@ def write_case(part: str, path: Path) -> None:
     name = {"A": detectives.case_a, "B": detectives.case_b}[part]()
     record = {"format": "tiny-verify 1", "precision": "float32", "implementation": "a case for detectives",
               "model": MODELS[part]}
-    arrays = run(part, name)
+    arrays: dict[str, Any] = run(part, name)
     write_whole(path, lambda file: np.savez(file, record=np.array(json.dumps(record)), **arrays))

@@ -38,7 +38,8 @@ def title(path: Path, mark: str) -> str:
 
 def chapter_list() -> str:
     """A line for each chapter, with its exercises; one that is still to come has a line, too."""
-    known, lines = load_exercises(), []
+    known = load_exercises()
+    lines: list[str] = []
     for path in chapters():
         while len(lines) < int(path.name[:2]):
             lines.append(f"* {len(lines)} is not written yet")
