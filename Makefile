@@ -92,6 +92,14 @@ clean:                      ## remove what the commands above made, but no train
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[notebooks]"
 	@touch $@
 
+.venv/site: .venv/core pyproject.toml
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[site]"
+	@touch $@
+
+.venv/browser: .venv/site
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[browser]"
+	@touch $@
+
 # transformers wants a newer regex than the book's Tekken may have, so this is an environment of its own.
 VERIFY := import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['verify'])
 .venv/verify/ready: requirements.txt pyproject.toml

@@ -46,6 +46,14 @@ def requirements(name):
     return [Requirement(line) for line in (line.partition("#")[0].strip() for line in lines) if line]
 
 
+def test_every_target_of_the_makefile_can_be_made():
+    """What a target needs is a file here, or has a rule of its own."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    rules = dict(re.findall(r"^([\w./-]+):(?!=)([^#\n]*)", text, re.M))
+    needed = {name for names in rules.values() for name in names.split()}
+    assert len(needed) > 5 and {name for name in needed if name not in rules and not (ROOT / name).exists()} == set()
+
+
 # ---- generated pages
 
 def test_every_generated_page_is_up_to_date():
