@@ -64,7 +64,8 @@ def models() -> Iterator[Fault]:
 
             logits = tiny.load(name)(NUMBERS)
             if logits.shape[0] != len(NUMBERS) or not np.isfinite(logits).all():
-                yield f"{name} gives numbers that are none.", "Its files are damaged: unpack or clone the course again."
+                yield (f"{name} gives NaN, infinity, or not one row for each token.",
+                       "Its files are damaged: unpack or clone the course again.")
         except Exception as error:  # Whatever happens in there is a fault of the installation.
             words = " ".join(str(error).split())[:200]
             yield (f"{name} does not run: {type(error).__name__}: {words}",

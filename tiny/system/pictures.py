@@ -87,7 +87,7 @@ def decoding_bytes(image: Image.Image) -> int:
 
 
 def check_source(source: object) -> None:
-    """Raise TinyError unless this is a path; what is none is named as what it is."""
+    """Raise TinyError unless this is a path; an address or a data URL is called by its name."""
     if not isinstance(source, (str, Path)):
         raise TinyError(f"A picture of type {type(source).__name__} was given.",
                         "Give the path of a file or a PIL image: PIL.Image.fromarray makes one of an array, "

@@ -27,6 +27,13 @@ def fill(text: str, blocks: Mapping[str, Callable[[], str]], page: str = "README
     return text
 
 
+def refresh_parts(pages: Mapping[Path, Mapping[str, Callable[[], str]]], root: Path, check: bool, command: str) -> int:
+    """Write or check the generated parts of some pages, which are named from the root in messages; the exit status."""
+    texts = {path: fill(path.read_text(encoding="utf-8"), blocks, path.relative_to(root).as_posix())
+             for path, blocks in pages.items()}
+    return max(refresh(path, text, check, command) for path, text in texts.items())
+
+
 def refresh(path: Path, new: str, check: bool, command: str) -> int:
     """Write a generated text, or only check it; returns the exit status."""
     old = path.read_text(encoding="utf-8") if path.exists() else ""

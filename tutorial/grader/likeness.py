@@ -58,7 +58,7 @@ def in_runs(tokens: list[str]) -> set[tuple[str, ...]]:
 
 
 def python_tokens(text: str) -> list[str]:
-    """The tokens of a function; names that it sets itself are all one name, and strings are none."""
+    """The tokens of a function; names that it sets itself are all one name, and strings are left out."""
     names = {leaf.id for leaf in ast.walk(ast.parse(text)) if isinstance(leaf, ast.Name)
              and isinstance(leaf.ctx, ast.Store)}
     return ["name" if token.string in names else token.string

@@ -68,7 +68,7 @@ def plain_value(name: str, wanted: object, value: object) -> object:
 
 
 def array(name: str, value: object, which: str) -> np.ndarray:
-    """An array, or the reason why this is none."""
+    """An array, or the reason why this is not one."""
     if not isinstance(value, np.ndarray):
         raise OtherForm(f"{name} returned {told(value)}{f' as {which}' * bool(which)}, where an array is meant: "
                         "np.array(...) makes one, with the dtype that the docstring says.")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tiny.tools.markdown import fill, refresh
+from tiny.tools.markdown import refresh_parts
 from tiny.tools.terminal import Parser, program
 from tutorial.make_coursework import load_exercises
 from tutorial.pages.chapters import chapters
@@ -62,11 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     """Write or check the lists; return the exit status."""
     parser = Parser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if something would change")
-    check, status = parser.parse_args(argv).check, 0
-    for name, blocks in PAGES.items():
-        path = ROOT / name
-        status = max(status, refresh(path, fill(path.read_text(encoding="utf-8"), blocks, name), check, COMMAND))
-    return status
+    pages = {ROOT / name: blocks for name, blocks in PAGES.items()}
+    return refresh_parts(pages, ROOT, parser.parse_args(argv).check, COMMAND)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 
 import ast
 
-from tiny.tools.markdown import fill, refresh
+from tiny.tools.markdown import refresh_parts
 from tiny.tools.terminal import Parser, program
 from tutorial.pages.demo_record import RECORD
 from tutorial.pages.measure import ROOT, book, lines_of
@@ -59,12 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     """Write or check the generated parts; return the exit status."""
     parser = Parser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if something would change")
-    check, status = parser.parse_args(argv).check, 0
-    for name, blocks in PAGES.items():
-        path = ROOT / name
-        text = fill(path.read_text(encoding="utf-8"), blocks, name)
-        status = max(status, refresh(path, text, check, COMMAND))
-    return status
+    pages = {ROOT / name: blocks for name, blocks in PAGES.items()}
+    return refresh_parts(pages, ROOT, parser.parse_args(argv).check, COMMAND)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import tiny
 from tiny.config import Config
 from tiny.files.params import read_params
 from tiny.tools import memory
-from tiny.tools.markdown import fill, refresh, table
+from tiny.tools.markdown import refresh_parts, table
 from tiny.tools.releases import MIXTRAL_8X7B, PIXTRAL_12B, stand_ins
 from tiny.tools.terminal import Parser, program
 from tutorial.pages.measure import ROOT
@@ -130,12 +130,8 @@ def main(argv: list[str] | None = None) -> int:
     """Write or check the pages; return the exit status."""
     parser = Parser(prog=COMMAND, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if something would change")
-    check, status = parser.parse_args(argv).check, 0
-    for name, blocks in PAGES.items():
-        path = FOLDER / name
-        text = fill(path.read_text(encoding="utf-8"), blocks, f"tutorial/reference/{name}")
-        status = max(status, refresh(path, text, check, COMMAND))
-    return status
+    pages = {FOLDER / name: blocks for name, blocks in PAGES.items()}
+    return refresh_parts(pages, ROOT, parser.parse_args(argv).check, COMMAND)
 
 
 if __name__ == "__main__":
