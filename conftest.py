@@ -2,7 +2,11 @@
 
 import os
 import signal
+import sys
 
+# Hundreds of programs start in a run of all tests: what Python compiled for the first is kept for the others.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:  # Processes that run side by side take one core each. Read when NumPy loads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

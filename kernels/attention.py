@@ -54,20 +54,42 @@ def attention_prefill(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np
                       version: str | None = None) -> np.ndarray:
     """The kernels for many queries, for any lengths: see `attention`."""
     check_attention(q, keys, values, lengths, spans, precision, stored(precision))
-    H, G, d = sizes(q, keys)
+    H, G, _ = sizes(q, keys)
     q, keys, values = (launcher.put(to_store(x, precision)) for x in (q, keys, values))
     version = version or ("v2" if precision == "float32" else "v3")
     if version not in THREADS or (version == "v3" and precision == "float32"):
         raise ValueError(f"attention has the versions v1, v2 and, for bfloat16, v3; got {version!r} for {precision}.")
-    if H // G > ROWS:
-        raise ValueError(f"The attention kernels take at most {ROWS} heads to a KV head; got {H // G}.")
-    table = tiles(lengths, spans, causal, V1_QUERIES if version == "v1" else ROWS // (H // G))
-    out, grid = launcher.empty(q.shape, STORES[precision]), (len(table), H if version == "v1" else G)
-    launcher.launch(FILE, f"attention_{version}", grid, (THREADS[version],),
-                    (q, keys, values, launcher.put(table), out, np.int32(H), np.int32(G), np.int32(causal)),
-                    shared_bytes=shared_bytes(version, d, int((table[:, 3] - table[:, 2]).max())),
-                    defines=(f"STORE={CPP_NAMES[STORES[precision]]}", f"HEAD_DIM={d}"))
+    table = tiles(lengths, spans, causal, queries_of_a_tile(H // G, version))
+    longest = int((table[:, 3] - table[:, 2]).max())
+    out = run_attention(launcher, q, keys, values, launcher.put(table), causal, version, longest)
     return out.astype(np.float32, copy=False)
+
+
+def run_attention(launcher: Any, q: Any, keys: Any, values: Any, table: Any, causal: bool = True,
+                  version: str | None = None, longest: int = 0) -> Any:
+    """`attention_prefill` of arrays that are on the device as the kernel reads them, with the table of `tiles` there.
+
+    longest: the keys of the longest row of the table, which v1 wants to know
+
+    Shapes:  q (T, H, d), keys, values (S, G, d), table (tiles, 4) -> (T, H, d)
+    Dtypes:  q, keys and values float32 or bfloat16, table int32 -> as q
+    Raises:  ValueError for a head that the kernels have no room for
+    """
+    H, G, d = sizes(q, keys)
+    version = version or ("v2" if q.dtype == STORES["float32"] else "v3")
+    out, grid = launcher.empty(q.shape, q.dtype), (len(table), H if version == "v1" else G)
+    launcher.launch(FILE, f"attention_{version}", grid, (THREADS[version],),
+                    (q, keys, values, table, out, np.int32(H), np.int32(G), np.int32(causal)),
+                    shared_bytes=shared_bytes(version, d, longest),
+                    defines=(f"STORE={CPP_NAMES[q.dtype]}", f"HEAD_DIM={d}"))
+    return out
+
+
+def queries_of_a_tile(heads: int, version: str = "v2") -> int:
+    """How many queries a tile of the table has. Raises ValueError for more heads to a KV head than a tile has rows."""
+    if heads > ROWS:
+        raise ValueError(f"The attention kernels take at most {ROWS} heads to a KV head; got {heads}.")
+    return V1_QUERIES if version == "v1" else ROWS // heads
 
 
 def tiles(lengths: Sequence[int], spans: Sequence[tuple[int, int]], causal: bool, queries: int) -> np.ndarray:
@@ -112,6 +134,20 @@ def attention_decode(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np.
     Source:  tiny/attention.py
     """
     check_attention(q, keys, values, [1] * len(q), spans, precision, stored(precision))
+    sizes(q, keys)
+    q, keys, values = (launcher.put(to_store(x, precision)) for x in (q, keys, values))
+    out = run_attention_decode(launcher, q, keys, values, launcher.put(np.array(spans, np.int32)), version, splits)
+    return out.astype(np.float32, copy=False)
+
+
+def run_attention_decode(launcher: Any, q: Any, keys: Any, values: Any, spans: Any, version: str = "v2",
+                         splits: int | None = None) -> Any:
+    """`attention_decode` of arrays that are on the device as the kernel reads them; the spans are read there, too.
+
+    Shapes:  q (N, H, d), keys, values (S, G, d), spans (N, 2): start and stop -> (N, H, d)
+    Dtypes:  q, keys and values float32 or bfloat16, spans int32 -> as q
+    Raises:  ValueError for an unknown version, more than 8 heads to a KV head, or too few splits for v1
+    """
     H, G, d = sizes(q, keys)
     N, S, R = len(q), len(keys), H // G
     if version not in ("v1", "v2"):
@@ -123,17 +159,15 @@ def attention_decode(launcher: Any, q: np.ndarray, keys: np.ndarray, values: np.
     if shared > LOCAL:
         raise ValueError(f"attention_decode v1 keeps the scores of a split in {LOCAL} bytes of shared memory; {splits} "
                          f"splits of {S} keys need {shared}. Use more splits, or version v2.")
-    q, keys, values = (launcher.put(to_store(x, precision)) for x in (q, keys, values))
-    table = launcher.put(np.array(spans, np.int32))
     partial = launcher.empty((N, splits, H, d), np.float32)
     peaks = launcher.empty((N, splits, H, 2), np.float32)
-    out = launcher.empty(q.shape, STORES[precision])
-    defines = (f"STORE={CPP_NAMES[STORES[precision]]}", f"HEAD_DIM={d}", f"GROUP={R}")
+    out = launcher.empty(q.shape, q.dtype)
+    defines = (f"STORE={CPP_NAMES[q.dtype]}", f"HEAD_DIM={d}", f"GROUP={R}")
     launcher.launch(DECODE_FILE, f"attention_decode_{version}", (N, G, splits), (128,),
-                    (q, keys, values, table, partial, peaks, np.int32(G)), shared_bytes=shared, defines=defines)
+                    (q, keys, values, spans, partial, peaks, np.int32(G)), shared_bytes=shared, defines=defines)
     launcher.launch(DECODE_FILE, "attention_decode_v1_combine", (N, H), (min(128, -(-d // 32) * 32),),
-                    (partial, peaks, table, out, np.int32(H), np.int32(splits)), defines=defines)
-    return out.astype(np.float32, copy=False)
+                    (partial, peaks, spans, out, np.int32(H), np.int32(splits)), defines=defines)
+    return out
 
 
 def split_keys(keys: int, splits: int) -> int:

@@ -129,7 +129,7 @@ constexpr int LANES = lanes_for((HEAD_DIM + PART - 1) / PART);
 constexpr int READERS = 32 / LANES;  // rows that a warp reads at once, each by a reader: a group of LANES lanes
 constexpr int DEPTH = 4;             // rows that a reader takes at a time, so that many reads are on their way
 
-// The running state of a reader, spread over its lanes: see attention.cu for the online softmax.
+// The running state of a reader, spread over its lanes: `average` adds keys to it.
 struct Answer {
   float highest[GROUP], sum[GROUP], total[GROUP][PART];
 };
@@ -180,19 +180,23 @@ __device__ __forceinline__ void score(const float (&query)[GROUP][PART], const f
   }
 }
 
-// Scores become weights, older sums shrink, the values are added. A reader that has no key yet gives weights of 1 to
-// values of zero; they shrink by exp(NEVER - score) = 0 when it gets one, or when the readers are merged.
+// The online softmax: DEPTH more keys for the running state. Where a head's highest score rises, what was added up before
+// shrinks. A reader that has no key yet gives weights of 1 to values of zero; they shrink by exp(NEVER - score) = 0 when
+// it gets one, or when the readers are merged.
 __device__ __forceinline__ void average(const float (&scores)[GROUP][DEPTH], const float (&value)[DEPTH][PART],
                                         Answer& answer) {
 #pragma unroll
   for (int r = 0; r < GROUP; r++) {
+    // (1) the highest score so far
     float highest = answer.highest[r];
 #pragma unroll
     for (int i = 0; i < DEPTH; i++) highest = fmaxf(highest, scores[r][i]);
+    // (2) what was added up before, relative to it
     float shrink = expf(answer.highest[r] - highest);
     answer.highest[r] = highest, answer.sum[r] *= shrink;
 #pragma unroll
     for (int e = 0; e < PART; e++) answer.total[r][e] *= shrink;
+    // (3) the weights of the new keys, and their values
 #pragma unroll
     for (int i = 0; i < DEPTH; i++) {
       float weight = expf(scores[r][i] - highest);

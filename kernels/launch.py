@@ -8,22 +8,23 @@ Both take the same sources and the same arguments, arrays of NumPy for the emula
 every argument against the kernel's declaration first. A launcher reads a source once: make a new one after editing.
 """
 
+import contextlib
 import functools
 import math
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from kernels.device.gpus import import_cupy, open_gpu, with_room
 from kernels.nvrtc import cubin, nvrtc
 from kernels.signature import HERE, Parameter, check_arguments, geometry, read_parameters
 from tiny.config import TinyError
 
 ALIGNED = 256  # bytes: where arrays begin on a GPU, and where those of the emulator do
-OLDEST_CUPY = 14  # the first that has arrays of bfloat16
 
 
 def find_source(file: str | Path) -> Path:
@@ -42,13 +43,17 @@ def poison(array: Any) -> Any:
 
 
 class Launcher:
-    """What both launchers share: a kernel is looked up once, its arguments are checked at every launch."""
+    """What both launchers share: a kernel is looked up once, its arguments are checked at every launch.
+
+    lock: held by whoever records, or starts what belongs together, so that threads take turns
+    """
 
     device = ""
     array_type: type = np.ndarray
 
     def __init__(self) -> None:
         self.loaded: dict[tuple, tuple[Any, list[Parameter]]] = {}
+        self.lock = threading.RLock()
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         """A new array on the device, for a kernel to fill."""
@@ -62,9 +67,29 @@ class Launcher:
         """An array of the device as NumPy's."""
         raise NotImplementedError
 
+    def write(self, array: Any, numbers: np.ndarray) -> None:
+        """Copy numbers of the host into an array of the device."""
+        raise NotImplementedError
+
+    def fetch(self, arrays: Sequence[Any]) -> list[np.ndarray]:
+        """Wait once, and return copies of arrays of the device."""
+        raise NotImplementedError
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Start nothing of what run() launches, but keep it; return a function that starts all of it."""
+        raise NotImplementedError
+
+    def free_bytes(self) -> int | None:
+        """How much memory of the device is free; None where arrays are the host's."""
+        return None
+
     def cast(self, array: Any, dtype: Any) -> Any:
         """The numbers of an array in another type, without gaps; the same array if it has both."""
         return array.astype(dtype, order="C", copy=False)
+
+    def table(self, arrays: Sequence[Any]) -> list:
+        """Arrays of the device that kernels take as a table of pointers, which is made now and not by a launch."""
+        return list(arrays)
 
     def load(self, path: Path, kernel: str, defines: tuple[str, ...]) -> Any:
         """Compile a source, or find it compiled, and return one kernel of it."""
@@ -94,7 +119,27 @@ class Launcher:
         self.call(function, blocks, threads, list(args), int(shared_bytes))
 
 
-class Emulator(Launcher):
+class OnHost(Launcher):
+    """What launchers have in common that run kernels on a CPU: their arrays are NumPy's."""
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        """A new array that begins where one of a GPU would. Shapes:  -> as asked for."""
+        return poison(aligned(shape, np.dtype(dtype)))
+
+    def get(self, array: np.ndarray) -> np.ndarray:
+        """The array itself. Shapes:  any -> same."""
+        return array
+
+    def write(self, array: np.ndarray, numbers: np.ndarray) -> None:
+        """Copy numbers into an array. Shapes:  any, the same."""
+        array[...] = numbers
+
+    def fetch(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Copies of the arrays. Shapes:  any -> same."""
+        return [array.copy() for array in arrays]
+
+
+class Emulator(OnHost):
     """Kernels on this CPU: see `kernels.emulator`.
 
     check: report bad accesses and races instead of making them; order: in which threads and blocks run, "forward",
@@ -110,10 +155,7 @@ class Emulator(Launcher):
                             "Install it, for example with: apt-get install g++.")
         self.check, self.order = check, order
         self.modules: dict[tuple, Any] = {}
-
-    def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
-        """A new array that begins where one of a GPU would. Shapes:  -> as asked for."""
-        return poison(aligned(shape, np.dtype(dtype)))
+        self.recorded: list[tuple] | None = None  # what a recording has kept so far
 
     def put(self, array: np.ndarray) -> np.ndarray:
         """The array itself, or a copy without gaps that begins at a multiple of 16 bytes. Shapes:  any -> same."""
@@ -122,10 +164,6 @@ class Emulator(Launcher):
         copy = aligned(array.shape, array.dtype)
         copy[...] = array
         return copy
-
-    def get(self, array: np.ndarray) -> np.ndarray:
-        """The array itself. Shapes:  any -> same."""
-        return array
 
     def load(self, path: Path, kernel: str, defines: tuple[str, ...]) -> Any:
         """A kernel of a shared library, which is compiled at its first use and kept on disk."""
@@ -136,8 +174,26 @@ class Emulator(Launcher):
         return functools.partial(self.modules[path, defines].launch, kernel)
 
     def call(self, function: Any, grid: tuple, block: tuple, args: list, shared_bytes: int) -> None:
-        """Run the kernel to its end."""
-        function(grid, block, args, shared_bytes=shared_bytes)
+        """Run the kernel to its end, or keep it for the recording that goes on."""
+        if self.recorded is not None:
+            self.recorded.append((function, grid, block, args, shared_bytes))
+        else:
+            function(grid, block, args, shared_bytes=shared_bytes)
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        """A list of launches, in their order."""
+        launches: list[tuple] = []
+        self.recorded = launches
+        try:
+            run()
+        finally:
+            self.recorded = None
+
+        def replay() -> None:
+            for launch in launches:
+                self.call(*launch)
+
+        return replay
 
 
 def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
@@ -149,36 +205,91 @@ def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 
 class Cuda(Launcher):
-    """Kernels on a GPU, through CuPy. With `poisoned`, new arrays are filled with NaN, for tests."""
+    """Kernels on a GPU, through CuPy.
 
-    def __init__(self, poisoned: bool = False) -> None:
+    poisoned: new arrays are filled with NaN, for tests; index: the number of the GPU; by default CuPy's current one
+    """
+
+    def __init__(self, poisoned: bool = False, index: int | None = None) -> None:
         super().__init__()
         self.cupy = import_cupy()
         self.array_type, self.poisoned = self.cupy.ndarray, poisoned
-        device = self.cupy.cuda.Device()
-        self.device, self.arch = f"GPU {device.id}", int(device.compute_capability)
-        self.shared_limit = device.attributes["MaxSharedMemoryPerBlockOptin"]
+        self.gpu = open_gpu(self.cupy, index)
+        self.device, self.arch = f"GPU {self.gpu.id}", int(self.gpu.compute_capability)
+        self.shared_limit = self.gpu.attributes["MaxSharedMemoryPerBlockOptin"]
         self.newest = self.cupy.cuda.runtime.driverGetVersion() // 1000
         self.tables: dict[tuple[int, ...], Any] = {}
         nvrtc(self.newest).check_arch(self.arch)
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
-        """A new array on the GPU."""
-        array = self.cupy.empty(shape, dtype)
+        """A new array on the GPU. Raises TinyError if its memory is full."""
+        with self.gpu:
+            array = with_room(self.cupy, lambda: self.cupy.empty(shape, dtype))
         return poison(array) if self.poisoned else array
 
     def put(self, array: Any) -> Any:
-        """An array on the GPU: copied there, unless it is there and has no gaps."""
-        return self.cupy.ascontiguousarray(self.cupy.asarray(array))
+        """An array on the GPU: copied there, unless it is there and has no gaps. Raises TinyError as `empty`."""
+        with self.gpu:
+            return with_room(self.cupy, lambda: self.cupy.ascontiguousarray(self.cupy.asarray(array)))
 
     def get(self, array: Any) -> np.ndarray:
         """Wait for an array, and copy it to the host."""
-        return self.cupy.asnumpy(array)
+        with self.gpu:
+            return self.cupy.asnumpy(array, out=np.empty(array.shape, array.dtype))
+
+    def table(self, arrays: Sequence[Any]) -> list:
+        """The arrays, whose addresses are now on the GPU."""
+        self.pointer_table(arrays)
+        return list(arrays)
+
+    def write(self, array: Any, numbers: np.ndarray) -> None:
+        """Copy numbers of the host into an array on the GPU, behind the work that was queued before."""
+        with self.gpu:
+            array.set(numbers)
+
+    def fetch(self, arrays: Sequence[Any]) -> list[np.ndarray]:
+        """Wait once, and return copies of arrays on the GPU."""
+        with self.gpu:
+            # into arrays that are there: without them CuPy may give the memory itself, where host and GPU share it
+            copies = [self.cupy.asnumpy(array, out=np.empty(array.shape, array.dtype), blocking=False)
+                      for array in arrays]
+            self.cupy.cuda.get_current_stream().synchronize()
+        return copies
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        """A CUDA graph, captured on a stream of its own. It is started on the current one, as copies and launches are:
+        so they stay in order, whether that is the default stream, one of the caller's, or one of each thread's.
+        """
+        with self.gpu:
+            stream = self.cupy.cuda.Stream(non_blocking=True)
+            with stream:
+                stream.begin_capture()
+                try:
+                    run()
+                except BaseException:
+                    with contextlib.suppress(RuntimeError):
+                        stream.end_capture()
+                    raise
+                graph = stream.end_capture()
+
+        def replay() -> None:
+            with self.gpu:
+                graph.launch()
+
+        return replay
+
+    def free_bytes(self) -> int | None:
+        """How much memory of the GPU is free, with what CuPy keeps for later; within CuPy's limit, if it has one."""
+        with self.gpu:
+            pool = self.cupy.get_default_memory_pool()
+            free, limit = self.gpu.mem_info[0] + pool.free_bytes(), pool.get_limit()
+            return max(0, min(free, limit - pool.used_bytes())) if limit else free
 
     def load(self, path: Path, kernel: str, defines: tuple[str, ...]) -> Any:
         """A kernel of a cubin, which is compiled at its first use and kept on disk."""
         compiled = cubin(path, self.arch, defines, self.newest)
-        return self.cupy.RawModule(path=str(compiled)).get_function(kernel)
+        with self.gpu:
+            return self.cupy.RawModule(path=str(compiled)).get_function(kernel)
 
     def call(self, function: Any, grid: tuple, block: tuple, args: list, shared_bytes: int) -> None:
         """Queue the kernel on the current stream; what it writes is there when something waits for it."""
@@ -187,8 +298,9 @@ class Cuda(Launcher):
                             "block on this GPU.", "Use smaller tiles.")
         if shared_bytes > function.max_dynamic_shared_size_bytes:  # 48 KiB, unless more is asked for
             function.max_dynamic_shared_size_bytes = shared_bytes
-        function(grid, block, tuple(self.pointer_table(arg) if isinstance(arg, (list, tuple)) else arg for arg in args),
-                 shared_mem=shared_bytes)
+        given = tuple(self.pointer_table(arg) if isinstance(arg, (list, tuple)) else arg for arg in args)
+        with self.gpu:
+            function(grid, block, given, shared_mem=shared_bytes)
 
     def pointer_table(self, arrays: Sequence[Any]) -> Any:
         """The addresses of arrays, on the GPU. They are kept, because the same arrays come with every token, and the
@@ -196,25 +308,5 @@ class Cuda(Launcher):
         """
         pointers = tuple(array.data.ptr for array in arrays)
         if pointers not in self.tables:
-            self.tables[pointers] = self.cupy.asarray(np.array(pointers, np.uint64))
+            self.tables[pointers] = self.put(np.array(pointers, np.uint64))
         return self.tables[pointers]
-
-
-def import_cupy() -> ModuleType:
-    """CuPy, if it is there, recent enough, and sees a GPU. Raises TinyError that says what is missing."""
-    try:
-        import cupy
-    except ImportError as error:
-        raise TinyError(f"CuPy cannot be imported: {error}.", "pip install -e '.[cuda13]', or '.[cuda12]' for a driver "
-                        "of CUDA 12; without a GPU use --device emulator.") from error
-    if int(cupy.__version__.split(".")[0]) < OLDEST_CUPY:
-        raise TinyError(f"CuPy {cupy.__version__} has no arrays of bfloat16.",
-                        f"Install CuPy {OLDEST_CUPY}.1 or newer.")
-    try:
-        found = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise TinyError(f"CuPy finds no GPU: {error}.", "Install NVIDIA's driver, of the version that this CuPy needs; "
-                        "without a GPU use --device emulator.") from error
-    if not found:
-        raise TinyError("CuPy finds no GPU.", "Make one visible, or use --device emulator.")
-    return cupy

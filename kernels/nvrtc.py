@@ -100,8 +100,8 @@ class Nvrtc:
                             f"{', '.join(f'sm_{known}' for known in self.archs if known >= OLDEST)}.",
                             "Install the CUDA wheels of a version that knows this GPU.")
 
-    def compile(self, path: Path, options: Sequence[str]) -> tuple[bytes, str]:
-        """One source to a cubin, with what the compiler says. Raises TinyError with file and line of an error."""
+    def compile(self, path: Path, options: Sequence[str], form: str = "CUBIN") -> tuple[bytes, str]:
+        """One source to a cubin, or to "PTX", with what the compiler says. Raises TinyError with place of an error."""
         program, size = ctypes.c_void_p(), ctypes.c_size_t()
         given = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
         self.call("nvrtcCreateProgram", ctypes.byref(program), path.read_bytes(), str(path).encode(), 0, None, None)
@@ -112,10 +112,10 @@ class Nvrtc:
             self.call("nvrtcGetProgramLog", program, log)
             if status:
                 raise refusal(path.name, options, log.value.decode(errors="replace"))
-            self.call("nvrtcGetCUBINSize", program, ctypes.byref(size))
-            cubin = ctypes.create_string_buffer(size.value)
-            self.call("nvrtcGetCUBIN", program, cubin)
-            return cubin.raw, log.value.decode(errors="replace")
+            self.call(f"nvrtcGet{form}Size", program, ctypes.byref(size))
+            compiled = ctypes.create_string_buffer(size.value)
+            self.call(f"nvrtcGet{form}", program, compiled)
+            return compiled.raw, log.value.decode(errors="replace")
         finally:
             self.library.nvrtcDestroyProgram(ctypes.byref(program))
 

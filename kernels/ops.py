@@ -1,7 +1,8 @@
-"""The same operations as `tiny/ops.py`, by name and signature; five of them run as kernels.
+"""The same operations as `tiny/ops.py`, by name and signature, run as kernels.
 
 Arrays say where they run: CuPy's on the GPU, where the result stays, and NumPy's through the emulator. The other names
-are the NumPy functions themselves. A model gets its operations from `choose`, which brings arrays to a device and back.
+are the NumPy functions themselves. A model with single kernels gets its operations from `choose`, which brings
+arrays to a device and back; one whose arrays stay there has those of `device/ops.py`.
 """
 
 import functools
@@ -9,24 +10,39 @@ import importlib
 import inspect
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 import tiny.ops
+from kernels.device.gpus import read_name
+from kernels.int8 import Int8Weights
 from kernels.launch import Cuda, Emulator, Launcher
 from tiny.config import TinyError
-from tiny.ops import adapter, feed_forward, linear, patch_embed, rope_2d_table, rope_table
+from tiny.decoder import ExpertMatrices
+from tiny.ops import (
+    adapter,
+    add,
+    add_norm,
+    embed,
+    feed_forward,
+    linear,
+    new_cache,
+    patch_embed,
+    rope_2d_table,
+    rope_table,
+    splice,
+)
 
-__all__ = ["adapter", "attention", "experts", "feed_forward", "linear", "patch_embed", "rms_norm", "rope",
-           "rope_2d_table", "rope_table", "route"]
+__all__ = ["adapter", "add", "add_norm", "attention", "embed", "experts", "feed_forward", "linear", "new_cache",
+           "patch_embed", "rms_norm", "rope", "rope_2d_table", "rope_table", "route", "splice"]
 
 # The version of each kernel that is in use, by precision if they differ.
-SHIPPED: dict[str, str | dict[str, str]] = {
-    "attention": {"float32": "v2", "bfloat16": "v3"}, "experts": "v3", "rms_norm": "v3", "rope": "v2", "route": "v3"}
+SHIPPED: dict[str, str | dict[str, str] | None] = {
+    "attention": {"float32": "v2", "bfloat16": "v3"}, "experts": None,  # that one by the number of tokens
+    "rms_norm": "v3", "rope": "v2", "route": "v3"}
 EXPERTS = {"w1", "w2", "w3"}  # parameters that hold a matrix of each expert
-WEIGHTS = {"weight", "gate", *EXPERTS}  # and all that hold weights: uploaded once, and kept
-DEVICES: dict[str, type[Launcher]] = {"cuda": Cuda, "emulator": Emulator}
+WEIGHTS = {"weight", "gate", "scales", *EXPERTS}  # and all that hold weights: uploaded once, and kept
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, precision: str = "float32") -> np.ndarray:
@@ -72,14 +88,15 @@ def is_array(value: Any) -> bool:
 
 
 def launcher_of(array: Any) -> Launcher:
-    """The launcher for an array: the GPU's for CuPy's, else the emulator's."""
+    """The launcher for an array: of CuPy's current GPU for its arrays, else the emulator's."""
     return device_launcher("cuda" if hasattr(array, "__cuda_array_interface__") else "emulator")
 
 
 @functools.cache
 def device_launcher(device: str) -> Launcher:
     """The launcher of a device, made once in a process: it holds the kernels that are loaded."""
-    return DEVICES[device]()
+    kind, index = read_name(device)
+    return Emulator() if kind == "emulator" else Cuda(index=index)
 
 
 class Placed(Sequence):
@@ -94,6 +111,27 @@ class Placed(Sequence):
     def __getitem__(self, expert):
         matrix = self.matrices[expert]
         return self.put(matrix) if is_array(matrix) else matrix
+
+
+class Part(Sequence):
+    """Of the matrices of a layer's experts in int8, the whole numbers or the scales."""
+
+    def __init__(self, matrices: ExpertMatrices, n: int):
+        self.matrices, self.n = matrices, n
+
+    def __len__(self) -> int:
+        return len(self.matrices)
+
+    def __getitem__(self, expert):
+        return cast(Int8Weights, self.matrices.weights).parts[self.matrices.name % expert][self.n]
+
+
+def int8_experts(matrices: list) -> dict[str, Any]:
+    """What the kernel of the experts gets for w1, w2 and w3 of a model in int8; nothing for any other."""
+    if not all(isinstance(of, ExpertMatrices) and isinstance(of.weights, Int8Weights) for of in matrices):
+        return {}
+    whole, scales = ([Part(of, n) for of in matrices] for n in range(2))
+    return {**dict(zip(sorted(EXPERTS), whole)), "scales": tuple(scales)}
 
 
 class DeviceWeights:
@@ -120,10 +158,15 @@ def call_kernel(name: str, launcher: Launcher, put=None, **arguments: Any) -> An
         bring = put if put and key in WEIGHTS else launcher.put
         if is_array(value):
             return bring(value)
+        if key == "scales":
+            return tuple(Placed(scales, bring) for scales in value)
         return Placed(value, bring) if key in EXPERTS else value
 
+    if name == "experts":
+        arguments |= int8_experts([arguments[key] for key in sorted(EXPERTS)])
+
     shipped = SHIPPED[name]
-    version = shipped if isinstance(shipped, str) else shipped.get(arguments["precision"])
+    version = shipped.get(arguments["precision"]) if isinstance(shipped, dict) else shipped
     host = getattr(importlib.import_module(f"kernels.{name}"), name)
     return host(launcher, **{key: to_device(key, value) for key, value in arguments.items()}, version=version)
 
@@ -131,14 +174,14 @@ def call_kernel(name: str, launcher: Launcher, put=None, **arguments: Any) -> An
 def choose(kernels: str | Sequence[str], device: str | Launcher) -> ModuleType:
     """What a model takes as its operations: the named ones as kernels, the others NumPy's.
 
-    kernels: "all", "none", or names, as a list or comma-separated; device: "cuda", "emulator", or a launcher, such as
-    one of another order of threads
+    kernels: "all", "none", or names, as a list or comma-separated; device: "cuda", "cuda:1" for a GPU by its number,
+    "emulator", or a launcher, such as one of another order of threads
 
     Raises:  TinyError for an unknown name or device, and if a compiler, CuPy or a GPU is missing
     """
     names = kernel_names(kernels)
-    if isinstance(device, str) and device not in DEVICES:
-        raise TinyError(f"The device {device!r} is unknown.", f"Use {' or '.join(map(repr, DEVICES))}.")
+    if not isinstance(device, Launcher):
+        read_name(device)
     operations = ModuleType("kernels.chosen", f"The operations of a model, of which these are kernels: {names}.")
     weights = DeviceWeights(device_launcher(device) if isinstance(device, str) else device)
     for name in tiny.ops.__all__:

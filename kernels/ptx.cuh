@@ -1,6 +1,6 @@
 // The PTX instructions that the kernels use, each as a small function.
 //
-// Tensor cores and asynchronous copies have no name in C++; inline assembly is how a kernel reaches them. Everything
+// Tensor cores, asynchronous copies and loads that pass a cache have no name in C++; inline assembly is how a kernel reaches them. Everything
 // here is sm_80: every GPU since the A100 has it. The letters of mma are those of the PTX manual.
 #pragma once
 #include <cuda_bf16.h>
@@ -8,6 +8,15 @@
 // Shared memory as PTX names it: 32 bits, counted from its beginning.
 __device__ __forceinline__ unsigned shared_address(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
+}
+
+// Read 16 bytes that nothing writes and nobody reads again soon, past the L1 cache, from a multiple of 16.
+__device__ __forceinline__ uint4 load_streaming16(const void* from) {
+  uint4 bits;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
+               : "l"(from));
+  return bits;
 }
 
 // Begin to copy 16 bytes from global to shared memory, past the registers and the L1 cache. Both addresses are

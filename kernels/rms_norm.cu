@@ -20,7 +20,7 @@
 #include "numbers.cuh"
 
 #ifndef CHUNKS
-#define CHUNKS 4  // 16-byte parts of the row that a thread keeps, v3
+#define CHUNKS 2  // 16-byte parts of the row that a thread keeps, v3
 #endif
 
 // v1: a thread for each row

@@ -27,7 +27,17 @@ def rms_norm(launcher: Any, x: np.ndarray, weight: np.ndarray, eps: float, preci
     Differs: with bfloat16, the normalised value is not rounded before the weight multiplies it
     """
     check_rms_norm(x, weight, eps, precision, stored(precision))
-    x, weight = to_store(x, precision), to_weight(weight)
+    out = run_rms_norm(launcher, to_store(x, precision), to_weight(weight), eps, version)
+    return out.astype(np.float32, copy=False)
+
+
+def run_rms_norm(launcher: Any, x: Any, weight: Any, eps: float, version: str = "v3") -> Any:
+    """`rms_norm` of arrays that are on the device as the kernel reads them; nothing is read on the host.
+
+    Shapes:  x (T, D), weight (D,) -> (T, D)
+    Dtypes:  x and weight float32 or bfloat16 -> as x
+    Raises:  ValueError for an unknown version, or if v3 gets a D beyond 16,384
+    """
     T, D = x.shape
     if version == "v3":
         check_registers(D)
@@ -44,7 +54,7 @@ def rms_norm(launcher: Any, x: np.ndarray, weight: np.ndarray, eps: float, preci
     if out.size:
         launcher.launch(FILE, f"rms_norm_{version}", (grid,), (threads,), (x, weight, out, *arguments),
                         defines=(*type_defines(x, weight), f"CHUNKS={chunks}"))
-    return out.astype(np.float32, copy=False)
+    return out
 
 
 def add_rms_norm(launcher: Any, x: np.ndarray, y: np.ndarray, weight: np.ndarray, eps: float,
@@ -59,7 +69,18 @@ def add_rms_norm(launcher: Any, x: np.ndarray, y: np.ndarray, weight: np.ndarray
     need("add_rms_norm", "y", y, ("T", "D"), also=stored(precision))
     if x.shape != y.shape:
         raise ValueError(f"add_rms_norm expects x and y of one shape; got {x.shape} and {y.shape}.")
-    x, y, weight, (T, D) = to_store(x, precision), to_store(y, precision), to_weight(weight), x.shape
+    both = run_add_norm(launcher, to_store(x, precision), to_store(y, precision), to_weight(weight), eps)
+    return both[0].astype(np.float32, copy=False), both[1].astype(np.float32, copy=False)
+
+
+def run_add_norm(launcher: Any, x: Any, y: Any, weight: Any, eps: float) -> tuple[Any, Any]:
+    """`add_rms_norm` of arrays that are on the device as the kernel reads them; nothing is read on the host.
+
+    Shapes:  x, y (T, D), weight (D,) -> sum (T, D), normed (T, D)
+    Dtypes:  x, y and weight float32 or bfloat16 -> as x
+    Raises:  ValueError if a D is beyond 16,384
+    """
+    T, D = x.shape
     check_registers(D)
     total, out = launcher.empty((T, D), x.dtype), launcher.empty((T, D), x.dtype)
     threads, chunks = registers(D, wide(x))
@@ -67,7 +88,7 @@ def add_rms_norm(launcher: Any, x: np.ndarray, y: np.ndarray, weight: np.ndarray
         launcher.launch(FILE, "rms_norm_v3_add", (T,), (threads,),
                         (x, y, weight, total, out, np.int32(D), np.float32(eps)),
                         defines=(*type_defines(x, weight), f"CHUNKS={chunks}"))
-    return total.astype(np.float32, copy=False), out.astype(np.float32, copy=False)
+    return total, out
 
 
 def whole_warps(threads: int) -> int:

@@ -25,7 +25,16 @@ def rope(launcher: Any, x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precisi
     Differs: with bfloat16, the angles and the four products are not rounded, only the result is; v3 is rope_into_cache
     """
     check_rope(x, cos, sin, precision, stored(precision))
-    x, (cos, sin) = to_store(x, precision), tables(cos, sin)
+    return run_rope(launcher, to_store(x, precision), *tables(cos, sin), version).astype(np.float32, copy=False)
+
+
+def run_rope(launcher: Any, x: Any, cos: Any, sin: Any, version: str = "v2") -> Any:
+    """`rope` of arrays that are on the device as the kernel reads them; nothing is read on the host.
+
+    Shapes:  x (T, n, d), cos (T, d / 2), sin (T, d / 2) -> (T, n, d)
+    Dtypes:  x float32 or bfloat16, cos and sin float32 -> as x
+    Raises:  ValueError for an unknown version
+    """
     T, n, d = x.shape
     units = {"v1": n * (d // 2), "v2": n * -(-d // wide(x))}
     if version not in units:
@@ -34,7 +43,7 @@ def rope(launcher: Any, x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precisi
     if out.size:
         launcher.launch(FILE, f"rope_{version}", (T, -(-units[version] // THREADS)), (THREADS,),
                         (x, cos, sin, out, np.int32(n), np.int32(d)), defines=(f"STORE={CPP_NAMES[x.dtype]}",))
-    return out.astype(np.float32, copy=False)
+    return out
 
 
 def rope_into_cache(launcher: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, cos: np.ndarray, sin: np.ndarray,
@@ -55,13 +64,25 @@ def rope_into_cache(launcher: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, 
     need("rope_into_cache", "v", v, ("T", "G", "d"), also=stored(precision))
     check_cache(k, v, rows, cache_keys, cache_values, precision)
     q, k, v = (to_store(x, precision) for x in (q, k, v))
-    (T, H, d), G, (cos, sin) = q.shape, k.shape[1], tables(cos, sin)
+    out = run_rope_into_cache(launcher, q, k, v, *tables(cos, sin), rows, cache_keys, cache_values)
+    return out.astype(np.float32, copy=False)
+
+
+def run_rope_into_cache(launcher: Any, q: Any, k: Any, v: Any, cos: Any, sin: Any, rows: Any, cache_keys: Any,
+                        cache_values: Any) -> Any:
+    """`rope_into_cache` of arrays that are on the device as the kernel reads them; nothing is read on the host.
+
+    Shapes:  q (T, H, d), k, v (T, G, d), cos, sin (T, d / 2), rows (T,), cache_keys, cache_values (S, G, d)
+             -> (T, H, d)
+    Dtypes:  q, k, v and the cache float32 or bfloat16, cos and sin float32, rows int32 -> as q
+    """
+    (T, H, d), G = q.shape, k.shape[1]
     out = launcher.empty((T, H, d), q.dtype)
     grid = T, -(-(H + 2 * G) * -(-d // wide(q)) // THREADS)
     if out.size:
         launcher.launch(FILE, "rope_v3", grid, (THREADS,), (q, k, v, cos, sin, rows, out, cache_keys, cache_values,
                         np.int32(H), np.int32(G), np.int32(d)), defines=(f"STORE={CPP_NAMES[q.dtype]}",))
-    return out.astype(np.float32, copy=False)
+    return out
 
 
 def check_cache(k: np.ndarray, v: np.ndarray, rows: np.ndarray, keys: np.ndarray, values: np.ndarray,

@@ -31,9 +31,20 @@ def route(launcher: Any, x: np.ndarray, gate: np.ndarray, num_experts_per_tok: i
              by less than that, the choice may
     """
     check_route(x, gate, num_experts_per_tok, precision, stored(precision))
+    logits, ids, expert_weights = run_route(launcher, to_store(x, precision), to_weight(gate), num_experts_per_tok,
+                                            version)
+    return logits, ids.astype(np.int64), expert_weights
+
+
+def run_route(launcher: Any, x: Any, gate: Any, num_experts_per_tok: int, version: str = "v3") -> tuple[Any, Any, Any]:
+    """`route` of arrays that are on the device as the kernel reads them; nothing is read on the host.
+
+    Shapes:  x (T, D), gate (E, D) -> logits (T, E), expert_ids (T, K), expert_weights (T, K)
+    Dtypes:  x and gate float32 or bfloat16 -> logits and expert_weights float32, expert_ids int32
+    Raises:  ValueError for an unknown version, or, by v2 and v3, beyond 64 experts or 32 experts per token
+    """
     E, K = len(gate), num_experts_per_tok
     check_version(E, K, version)
-    x, gate = to_store(x, precision), to_weight(gate)
     (T, D), tokens = x.shape, tokens_of_a_warp(len(x), E)
     logits, expert_ids = launcher.empty((T, E), np.float32), launcher.empty((T, K), np.int32)
     expert_weights = launcher.empty((T, K), np.float32)
@@ -45,7 +56,7 @@ def route(launcher: Any, x: np.ndarray, gate: np.ndarray, num_experts_per_tok: i
     if T:
         launcher.launch(FILE, f"route_{version}", (-(-T // of_a_block),), (threads,), arguments, defines=(
             *type_defines(x, gate), f"EXPERTS={min(E, MOST_EXPERTS)}", f"TOKENS={tokens}"))
-    return logits, expert_ids.astype(np.int64), expert_weights
+    return logits, expert_ids, expert_weights
 
 
 def group_by_expert(launcher: Any, expert_ids: np.ndarray,

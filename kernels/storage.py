@@ -9,7 +9,7 @@ import numpy as np
 from tiny.numerics import check_precision
 
 STORES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-CPP_NAMES = {STORES["float32"]: "float", STORES["bfloat16"]: "__nv_bfloat16"}
+CPP_NAMES = {STORES["float32"]: "float", STORES["bfloat16"]: "__nv_bfloat16", np.dtype(np.int8): "signed char"}
 
 
 def stored(precision: str) -> tuple[np.dtype]:

@@ -122,8 +122,7 @@ for id in [*mixtral.encode("é🦉"), mixtral.encode("é")[1], mixtral.encode("!
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/book/test_tekken.py tests/book/test_chat.py` (the tests of
-#   [Tekken](../tests/book/test_tekken.py) and of [chats](../tests/book/test_chat.py)).
-# * **Write it:** exercises 1.1, join bytes to tokens, and 1.2, read bytes as they come. `make student` makes a copy of
-#   `tiny/` with holes, and [the chapter](../tutorial/01_tokens_and_chat.md) tells how to fill them.
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_tekken.py tests/book/test_chat.py`.
+# * **Write it:** exercises 1.1, join bytes to tokens, and 1.2, read bytes as they come. `make student` writes the
+#   files with holes to `student/`, and [the chapter](../tutorial/01_tokens_and_chat.md) tells how to fill them.
 # * **See your own text:** `.venv/bin/python -m tiny tokenize --model tiny-mixtral "Your text"`.

@@ -46,8 +46,8 @@ print("the tokens are", pieces[:6])
 Picture(chapter_02.sizes_picture(model))
 
 # %% [markdown]
-# Layers only add to the stream, and it grows. The begin token is far larger than all others from layer 0 on, and after
-# RMSNorm it is as large as they are.
+# Layers only add to the stream, and it grows. After layers 0 and 1 the first token is far larger than all
+# others, and after RMSNorm it is as large as they are.
 #
 # **Now change this:** does the answer of layer 3 point along the stream that it is added to? Compute the cosine of
 # `rows[8] - rows[6]` and `rows[6]`, token by token. Hand in its mean over the tokens.
@@ -113,8 +113,7 @@ Picture(chapter_02.gate_picture())
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/book/test_rms_norm.py tests/book/test_experts.py` (the tests of
-#   [the norm](../tests/book/test_rms_norm.py) and of [the network](../tests/book/test_experts.py)).
-# * **Write it:** exercises 2.1, RMSNorm, and 2.2, the feed-forward network. `make student` makes a copy of `tiny/` with
-#   holes, and [the chapter](../tutorial/02_the_frame.md) tells how to fill them.
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_rms_norm.py tests/book/test_experts.py`.
+# * **Write it:** exercises 2.1, RMSNorm, and 2.2, the feed-forward network. `make student` writes the files with
+#   holes to `student/`, and [the chapter](../tutorial/02_the_frame.md) tells how to fill them.
 # * **See every array:** `.venv/bin/python -m tiny trace --model tiny-mixtral --prompt "Once there was a"`.

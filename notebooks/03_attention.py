@@ -131,8 +131,7 @@ Picture(plots.attention_map(weights, model.tokenizer.pieces(ids), f"layer {layer
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/book/test_attention.py` ([the tests](../tests/book/test_attention.py)
-#   hold it to loops written from the paper's formula).
-# * **Write it:** exercises 3.1, one block of attention, and 3.2, texts and groups of heads. `make student` makes a
-#   copy of `tiny/` with holes, and [the chapter](../tutorial/03_attention.md) tells how to fill them.
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_attention.py`.
+# * **Write it:** exercises 3.1, one block of attention, and 3.2, texts and groups of heads. `make student` writes
+#   the files with holes to `student/`, and [the chapter](../tutorial/03_attention.md) tells how to fill them.
 # * **Read on:** [04, rotary positions](04_rotary_positions.ipynb).

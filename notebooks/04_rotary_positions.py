@@ -177,9 +177,8 @@ for name, writer in (("with positions", model), ("without", without)):
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/book/test_rope.py` ([the tests](../tests/book/test_rope.py) hold
-#   `rope` to loops written from the paper's formula).
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_rope.py`.
 # * **Write it:** exercises 4.1, angles of a position, 4.2, apply the rotation, and 4.3, from halves to pairs. `make
-#   student` makes a copy of `tiny/` with holes, and [the chapter](../tutorial/04_rotary_positions.md) tells how to
-#   fill them.
+#   student` writes the files with holes to `student/`, and [the chapter](../tutorial/04_rotary_positions.md) tells
+#   how to fill them.
 # * **Read on:** [05, routing and experts](05_routing_and_experts.ipynb).

@@ -176,10 +176,9 @@ for k in (1, 2, 3, 4, 8):
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/book/test_router.py tests/book/test_experts.py` (the tests of [the
-#   router](../tests/book/test_router.py) and of [the experts](../tests/book/test_experts.py)).
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_router.py tests/book/test_experts.py`.
 # * **Write it:** exercises 5.1, choose and weigh, 5.2, run the experts and add up, and 5.3, shares and the balance
-#   loss. `make student` makes a copy of `tiny/` with holes, and [the
+#   loss. `make student` writes the files with holes to `student/`, and [the
 #   chapter](../tutorial/05_routing_and_experts.md) tells how to fill them.
 # * **Measure it:** `.venv/bin/python -m tiny routing --model tiny-mixtral FILE` counts shares and repeats for
 #   texts of yours, in the measures of the [paper](https://arxiv.org/abs/2401.04088), section 5.

@@ -193,8 +193,8 @@ Picture(chapter_06.roofline_picture(MIXTRAL_8X7B))
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/book/test_kv_cache.py` ([the tests](../tests/book/test_kv_cache.py)
-#   of the cache).
-# * **Write it:** exercises 6.1 to 6.5: a layer, the cache, positions, top-p, the cost of a token. `make student` makes
-#   copies with holes, and [the chapter](../tutorial/06_the_whole_mixtral.md) tells how to fill them.
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_kv_cache.py`.
+# * **Write it:** exercises 6.1 to 6.6: a layer, the cache, positions, top-p, the cost of a token, a detective's
+#   case. `make student` writes the files with holes to `student/`, and [the
+#   chapter](../tutorial/06_the_whole_mixtral.md) tells how to fill them.
 # * **Put it together:** `make mine` runs the model with your functions, and compares it with transformers.

@@ -133,7 +133,7 @@ for start in range(0, len(ids), columns + 1):
 # Now a question about it; then the same with another token, `<pad>`, in the place of each break.
 
 # %%
-def reply(image, question="what does the image show ?", breaks=12):
+def reply_to(image, question="what does the image show ?", breaks=12):
     content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
     ids, images = model.tokenizer.encode_chat([{"role": "user", "content": content}])
     ids = [breaks if token == 12 else token for token in ids]
@@ -142,8 +142,8 @@ def reply(image, question="what does the image show ?", breaks=12):
 pad = 11
 star = Image.open(STORED / "picture1.png").convert("RGB")
 for image in (star, picture):
-    print("with breaks   ", reply(image)[1])
-    print("without breaks", reply(image, breaks=pad)[1])
+    print("with breaks   ", reply_to(image)[1])
+    print("without breaks", reply_to(image, breaks=pad)[1])
 
 # %% [markdown]
 # If the answers are the same, the model found rows and columns in another way: the encoder has told each patch its
@@ -162,7 +162,7 @@ for image in (star, picture):
 # %%
 for width in (96, 64, 48, 40, 32, 24, 16, 8):
     image = star.resize((width, width * 3 // 4))
-    tokens, answer = reply(image)
+    tokens, answer = reply_to(image)
     print(f"{width:3} x {width * 3 // 4:2} pixels, {tokens:4} tokens of the whole prompt: {answer}")
 
 # %% [markdown]
@@ -174,8 +174,7 @@ for width in (96, 64, 48, 40, 32, 24, 16, 8):
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/book/test_image.py tests/book/test_patch_embed.py` (the tests of
-#   [pixels and grids](../tests/book/test_image.py) and of [patches](../tests/book/test_patch_embed.py)).
-# * **Write it:** exercises 7.1, the grid, 7.2, the vectors, and 7.3, the ids. `make student` writes files with
-#   holes, and [the chapter](../tutorial/07_pixels_to_tokens.md) tells how to fill them.
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_image.py tests/book/test_patch_embed.py`.
+# * **Write it:** exercises 7.1, the grid, 7.2, the vectors, and 7.3, the ids. `make student` writes the files with
+#   holes to `student/`, and [the chapter](../tutorial/07_pixels_to_tokens.md) tells how to fill them.
 # * **See it:** `.venv/bin/python -m tiny describe IMAGE --patches FILE` draws any picture of yours with its patches.

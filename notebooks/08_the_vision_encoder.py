@@ -162,8 +162,7 @@ for skill in ("color", "which", "which_3"):
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/book/test_rope_2d.py tests/book/test_vision.py` (the tests of
-#   [the angles](../tests/book/test_rope_2d.py) and of [the encoder](../tests/book/test_vision.py)).
-# * **Write it:** exercises 8.1, angles of a patch, and 8.2, who sees whom. `make student` makes a copy of `tiny/`
-#   with holes, and [the chapter](../tutorial/08_the_vision_encoder.md) tells how to fill them.
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_rope_2d.py tests/book/test_vision.py`.
+# * **Write it:** exercises 8.1, angles of a patch, and 8.2, who sees whom. `make student` writes the files with
+#   holes to `student/`, and [the chapter](../tutorial/08_the_vision_encoder.md) tells how to fill them.
 # * **See it in your own pictures:** `.venv/bin/python -m tiny describe PICTURE PICTURE`.

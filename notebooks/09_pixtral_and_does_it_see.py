@@ -128,9 +128,9 @@ Picture(chapter_09.blind_picture())
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/book/test_pixtral.py tests/book/test_adapter.py` (the tests of
-#   [the model](../tests/book/test_pixtral.py) and of [the adapter](../tests/book/test_adapter.py)).
-# * **Write it:** exercises 9.1, patches into the rows of [IMG], and 9.2, seen against blind. `make student` makes a
-#   copy of `tiny/` with holes, and [the chapter](../tutorial/09_pixtral_and_does_it_see.md) tells how to fill them.
+# * **Test it:** `.venv/bin/python -m pytest tests/book/test_pixtral.py tests/book/test_adapter.py`.
+# * **Write it:** exercises 9.1, patches into the rows of [IMG], and 9.2, seen against blind. `make student` writes
+#   the files with holes to `student/`, and [the chapter](../tutorial/09_pixtral_and_does_it_see.md) tells how to
+#   fill them.
 # * **Ask about pictures of your own:** `.venv/bin/python -m tiny describe PICTURE`. It knows shapes, digits,
 #   lower-case words and bars; a photograph is nothing to it.

@@ -129,9 +129,7 @@ Picture(chapter_10.training_picture())
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/training/test_backward.py tests/training/test_training.py` (the
-#   tests of [the backward passes](../tests/training/test_backward.py), and of
-#   [AdamW and the rest](../tests/training/test_training.py)).
-# * **Write it:** exercise 10.1, the backward pass of RMSNorm. `make student` makes a copy of the file with a hole,
-#   and [the chapter](../tutorial/10_train_it.md) tells how to fill it.
+# * **Test it:** `.venv/bin/python -m pytest tests/training/test_backward.py tests/training/test_training.py`.
+# * **Write it:** exercise 10.1, the backward pass of RMSNorm. `make student` writes the files with holes to
+#   `student/`, and [the chapter](../tutorial/10_train_it.md) tells how to fill it.
 # * **Do it all:** `make train` trains tiny-mixtral anew, in an hour or two on a processor.

@@ -19,6 +19,8 @@ sys.path.insert(1, str(Path.cwd().parent))  # finds tiny/ and kernels/ when Jupy
 
 from kernels import rms_norm as host
 from kernels.emulator import Module, Report
+from kernels.launch import Emulator
+from kernels.positions import advance
 from notebooks.show import Picture, show
 from tiny.rms_norm import rms_norm
 from tutorial.drawings import chapter_11
@@ -137,12 +139,38 @@ Picture(chapter_11.banks_picture())
 # **Now change this:** which other strides below 64 need 32 cycles to read? Find the rule and hand in one stride above
 # 40.
 #
+# ## 5. Take a step that only launches
+#
+# A model that stays on the device uploads the id of a new token and nothing else. What differs between two steps lies
+# on the device, and the last kernel of each step moves it on.
+
+# %%
+show("kernels/positions.cu:advance")
+
+# %%
+launcher = Emulator()
+going, positions, rows, used = (np.array(numbers, np.int32) for numbers in ([1, 0], [3, 5], [3, 13], [0, 0]))
+spans = np.array([[0, 4], [8, 14]], np.int32)  # two sequences, of which the second has ended
+replay = launcher.record(lambda: advance(launcher, going, positions, rows, spans, used))
+print("recorded: ", positions, rows, spans.tolist())
+for _ in range(2):
+    replay()
+    print("replayed: ", positions, rows, spans.tolist())
+
+# %%
+Picture(chapter_11.step_picture())
+
+# %% [markdown]
+# **Now change this:** let the first sequence end after one step: where must you write, so that the recorded step need
+# not change? Hand in the positions after both steps.
+#
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/kernels/test_kernels_rms_norm.py` ([the
-#   tests](../tests/kernels/test_kernels_rms_norm.py) hold all versions to NumPy).
-# * **Write it:** exercise 11.1, a sum over a block. `make student` makes a copy with a hole, and [the
-#   chapter](../tutorial/11_loop_to_tensor_core.md) tells how to fill it.
+# * **Test it:** `.venv/bin/python -m pytest tests/kernels/test_kernels_rms_norm.py`.
+# * **Write it:** exercises 11.1, a sum over a block, 11.2, a matrix turned through a tile, and 11.3, the online
+#   softmax. `make student` writes the files with holes to `student/`, and [the
+#   chapter](../tutorial/11_loop_to_tensor_core.md) tells how to fill them.
+# * **Find it:** exercise 11.4 is a kernel with a fault, which the emulator reports and you name.
 # * **Read it:** all versions, with what each costs and saves: [kernels](../kernels/README.md).
 # * **Run your own:** `.venv/bin/python -m kernels.emulator FILE.cu --kernel NAME --grid 1 --block 32 --arg ...
 #   --check`.

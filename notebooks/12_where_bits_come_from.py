@@ -140,9 +140,8 @@ for row in report.arrays:
 #
 # ## Where to go from here
 #
-# * **Test it:** `.venv/bin/python -m pytest tests/tools/test_bits.py tests/book/test_bfloat16.py` (the tests of
-#   [the bits](../tests/tools/test_bits.py) and of [where the book rounds](../tests/book/test_bfloat16.py)).
-# * **Write it:** exercise 12.1, the nearest bfloat16. `make student` makes a copy of the file with a hole, and
+# * **Test it:** `.venv/bin/python -m pytest tests/tools/test_bits.py tests/book/test_bfloat16.py`.
+# * **Write it:** exercise 12.1, the nearest bfloat16. `make student` writes the files with holes to `student/`, and
 #   [the chapter](../tutorial/12_where_bits_come_from.md) tells how to fill it.
 # * **Use it:** [is it the same model?](../tutorial/reference/is_it_the_same_model.md) is for those who have ported a
 #   model and want to know.

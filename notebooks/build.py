@@ -1,6 +1,7 @@
 """Build the notebooks: read the percent scripts, execute them on the embedded model, store what they show.
 
     python -m notebooks.build            builds and executes every notebook; needs the `notebooks` extra
+    python -m notebooks.build 03         only this one
     python -m notebooks.build --check    says whether scripts, notebooks and shown source agree; needs no Jupyter
 
 A percent script is Python: a line `# %%` begins a cell of code, `# %% [markdown]` one of text in comments.
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 import notebooks.show
+from tiny.config import TinyError
 from tiny.system.whole import write_whole
 from tiny.tools.terminal import Parser, program
 
@@ -92,13 +94,22 @@ def execute(book: dict) -> dict:
 def build(script: Path) -> list[str]:
     """Build and execute one notebook; return what is wrong with it."""
     target, began = script.with_suffix(".ipynb"), time.monotonic()
-    text = json.dumps(execute(notebook(script)), indent=1, ensure_ascii=False) + "\n"
+    try:
+        text = json.dumps(execute(notebook(script)), indent=1, ensure_ascii=False) + "\n"
+    except Exception as error:  # A cell may raise anything; the other notebooks are built all the same.
+        return [f"{target.name} stops: {last_line(error)}"]
     seconds = time.monotonic() - began
     same = target.exists() and target.read_text(encoding="utf-8") == text
     write_whole(target, text)
     print(f"{target.name:32} {seconds:5.1f} s {len(text.encode()) / 1024:6.0f} KiB  {'as before' if same else 'new'}")
     slow = [f"{target.name} takes {seconds:.0f} s; the limit is {LIMIT_SECONDS}."] if seconds > LIMIT_SECONDS else []
     return slow + check(script)
+
+
+def last_line(error: Exception) -> str:
+    """What a cell raised, in one line: the end of its traceback, without the colours of a terminal."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def check(script: Path) -> list[str]:
@@ -144,9 +155,14 @@ def stale(code: list[dict]) -> list[dict]:
 def main(argv: list[str] | None = None) -> int:
     """Build or check all notebooks; return how many things are wrong."""
     parser = Parser(prog="python -m notebooks.build", description=__doc__.splitlines()[0])
+    parser.add_argument("numbers", nargs="*", metavar="NN", help="only these notebooks: 03 (default: all)")
     parser.add_argument("--check", action="store_true", help="build nothing, only compare")
     args = parser.parse_args(argv)
-    wrong = [line for script in scripts() for line in (check if args.check else build)(script)]
+    known = {script.name[:2]: script for script in scripts()}
+    if unknown := set(args.numbers) - set(known):
+        raise TinyError(f"There is no notebook {', '.join(sorted(unknown))}.", f"There are {', '.join(known)}.")
+    chosen = [script for number, script in known.items() if number in args.numbers or not args.numbers]
+    wrong = [line for script in chosen for line in (check if args.check else build)(script)]
     for line in wrong:
         print(line, "Run `make notebooks`." if args.check else "", file=sys.stderr)
     return len(wrong)

@@ -5,7 +5,6 @@ is shown. The cells below run on the book's own functions in either case.
 """
 
 import io
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,11 +30,14 @@ def show(function: Callable | str, first: int | None = None, last: int | None = 
     place, text = shown.place, shown.text
     if holes:
         theirs = written(holes)
-        place, text = (f"student/{theirs.place}", theirs.text) if theirs else (place, carved(holes, wanted).text)
+        if theirs:
+            place, text = f"student/{theirs.place}  (the cells run the book's)", theirs.text
+        else:
+            text = carved(holes, wanted).text
     for exercise in holes:
-        place_of = rf'raise NotImplementedError\("Exercise {re.escape(exercise.id)}: .*"\)'
-        go = "goes" if len(exercise.steps) == 1 else "go"
-        text = re.sub(place_of, f"# your {named_steps(exercise)} of exercise {exercise.id} {go} here", text)
+        mark, go = "//" if exercise.is_kernel else "#", "goes" if len(exercise.steps) == 1 else "go"
+        words = f"{mark} your {named_steps(exercise)} of exercise {exercise.id} {go} here"
+        text = text.replace(exercise.hole, words)
     print(f"{place}\n\n{text}\n")
 
 

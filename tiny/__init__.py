@@ -3,9 +3,9 @@
 The book is this folder's modules, in four parts and in reading order: config, numerics, rms_norm, attention, rope,
 kv_cache, router, experts, ops, decoder, mixtral, sampling, generate; chat, tokenizer; image, patch_embed, rope_2d,
 vision, adapter, pixtral; chat_v3, tekken. Its appendix is the folder `files/`: params, hf_config, safetensors,
-hf_names, weights, tokenizer_files, checkpoint. It is part of the book; what lies below is in `system/`: reading, keys,
-whole, free_memory, hub, diagnosis, pictures. With one hour, read rms_norm, attention, rope, router, experts and
-decoder.
+hf_names, weights, shelf, streamed, tokenizer_files, checkpoint. It is part of the book;
+what lies below is in `system/`: reading, keys, whole, free_memory, direct, hub, diagnosis, pictures.
+With one hour, read rms_norm, attention, rope, router, experts and decoder.
 
 Letters that stand for sizes everywhere:
 
@@ -23,8 +23,8 @@ from types import ModuleType
 import tiny.ops
 from tiny.config import TinyError
 from tiny.files.checkpoint import find_folder, open_checkpoint, open_tokenizer
+from tiny.files.streamed import hold
 from tiny.files.tokenizer_files import load_tokenizer
-from tiny.files.weights import Weights
 from tiny.generate import Token, generate, generate_batch
 from tiny.image import image_grid, preprocess
 from tiny.mixtral import Mixtral
@@ -37,21 +37,25 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 EMBEDDED = ("tiny-mixtral", "tiny-pixtral")
 
 
-def load(folder: str | Path, ops: ModuleType = tiny.ops, precision: str = "float32", weights: str = "auto") -> Mixtral:
-    """Open a checkpoint in either released layout, an embedded one by its name, or a snapshot of a Hugging Face cache.
+def load(folder: str | Path, ops: ModuleType = tiny.ops, precision: str = "float32", weights: str = "auto",
+         cache: str | None = None) -> Mixtral:
+    """Open a checkpoint in either released layout, an embedded one by its name, a snapshot of a Hugging Face cache, or
+    a GGUF file.
 
     Nothing is copied yet.
 
-    weights: "mapped" keeps only views of the files, "resident" keeps float32 copies, "auto" is resident if that fits
-    in half of the free memory. A folder without a tokenizer loads; using `model.tokenizer` then says what is missing.
+    weights: "mapped" keeps only views of the files, "resident" keeps float32 copies, "streamed" reads past the page
+    cache, for files larger than memory; "auto" takes what fits.
+    cache: how its caches store numbers, "float32" or "bfloat16"; by default as the precision.
+
+    A folder without a tokenizer loads; using `model.tokenizer` then says what is missing.
 
     Raises:  TinyError for a folder, file or tensor that is missing, broken, or of another model
     """
     checkpoint = open_checkpoint(model_folder(folder))
-    tensors = dict(checkpoint.tensors)
+    held, ops = hold(dict(checkpoint.tensors), weights, ops)
     model = Pixtral if checkpoint.config.vision else Mixtral
-    return model(checkpoint.config, Weights(tensors, weights), open_tokenizer(checkpoint), ops,
-                 precision, checkpoint)
+    return model(checkpoint.config, held, open_tokenizer(checkpoint), ops, precision, checkpoint, cache)
 
 
 def model_folder(name: str | Path) -> Path:

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tiny.numerics import check_precision, need, round_to, softmax
+from tiny.numerics import FLOAT32, STORED, check_precision, need, round_to, softmax
 
-QUERIES = 64  # Queries scored at a time: 64 x 131,072 scores of one head take 34 MB.
+QUERIES = 64  # Queries scored at a time, half as many in larger groups: 32 x 4 x 131,072 scores take 67 MB.
+KEPT = STORED[:2]  # what keys and values may be: float32, and bfloat16 of a cache
 SCORES = 1 << 20  # For images (not causal): this many scores at once, 4 MB, as larger products run faster.
 
 
@@ -27,7 +28,7 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
     all but the last, and so on. Without causal (images) every query sees all keys of its own sequence.
 
     Shapes:  q (T, H, d), keys (S, G, d), values (S, G, d) -> (T, H, d); query head h uses KV head h // (H / G)
-    Dtypes:  float32 -> float32
+    Dtypes:  q float32; keys and values float32 or bfloat16, as a cache stores them -> float32
     Order:   the scale 1 / sqrt(d) multiplies the scores, not the queries; an ordinary softmax over whole rows
     Raises:  ValueError for another dtype, rank or precision, keys and values of two shapes, an H that is not a multiple
              of G, lengths that do not cover q, or a span that is outside the keys or shorter than its queries
@@ -47,8 +48,9 @@ def attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths: Sequ
     for length, step, (start, stop) in zip(lengths, steps, spans):
         for g in range(G):
             k, v = keys[start:stop, g], values[start:stop, g]
-            if length > step:  # A copy without gaps is read faster, which pays from the second block on.
-                k, v = np.ascontiguousarray(k), np.ascontiguousarray(v)
+            # bfloat16 becomes float32, one head at a time. And a copy without gaps pays from the second block on.
+            if length > step or k.dtype != FLOAT32:
+                k, v = np.ascontiguousarray(k, FLOAT32), np.ascontiguousarray(v, FLOAT32)
             for block in range(0, length, step):
                 rows = slice(first + block, first + min(block + step, length))
                 seen = stop - start - max(0, length - block - step) if causal else stop - start
@@ -61,9 +63,12 @@ def block_size(R: int, S: int, causal: bool) -> int:
     """How many queries are scored at a time, each by R heads against S keys.
 
     Without a causal mask, more of them if there are few keys, because large products are faster. With one, a larger
-    block would score more keys that its first queries may not see.
+    block would score more keys that its first queries may not see, and R heads make the product large already. It does
+    not depend on S, so that the blocks of a prompt are the same in one pass and in several.
     """
-    return QUERIES if causal else max(QUERIES, SCORES // (R * S))
+    if not causal:
+        return max(QUERIES, SCORES // (R * S))
+    return QUERIES if R < 4 else QUERIES // 2
 
 
 def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scores: np.ndarray, causal: bool,
@@ -93,9 +98,8 @@ def check_attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, lengths
 
     Shapes:  q (T, H, d), keys (S, G, d), values (S, G, d)
     """
-    need("attention", "q", q, ("T", "H", "d"), None, stored)
-    need("attention", "keys", keys, ("S", "G", "d"), None, stored)
-    need("attention", "values", values, ("S", "G", "d"), None, stored)
+    for name, x, axes in (("q", q, "THd"), ("keys", keys, "SGd"), ("values", values, "SGd")):
+        need("attention", name, x, axes, None, stored if name == "q" else KEPT)
     check_precision(precision)
     (_, H, d), (_, G, width) = q.shape, keys.shape
     if keys.shape != values.shape or not 0 < d == width or not 0 < G <= H or H % G:

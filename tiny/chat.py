@@ -82,8 +82,7 @@ def encode_v1(turns: list[Turn], tokenizer: Tokenizer) -> list[int]:
             ids += tokenizer.encode(f"[INST] {system}{text} [/INST]")
             system = ""
         else:
-            ids += tokenizer.encode(text)
-            ids += [] if prefix else [tokenizer.eos_id]
+            ids += tokenizer.encode(text) + ([] if prefix else [tokenizer.eos_id])
     return ids
 
 
@@ -156,8 +155,7 @@ def check_message(name: str, message: dict) -> None:
     Raises:  TinyError that begins with `name`
     """
     if not isinstance(message, dict):
-        raise TinyError(f"{name} is a {type(message).__name__}, not a dict.",
-                        'Write {"role": ..., "content": ...}.')
+        raise TinyError(f"{name} is a {type(message).__name__}, not a dict.", 'Write {"role": ..., "content": ...}.')
     for key in ("role", "content"):
         if key not in message:
             raise TinyError(f"{name} has no {key!r}.", 'Write {"role": ..., "content": ...}.')
@@ -168,8 +166,7 @@ def check_message(name: str, message: dict) -> None:
     if role not in ROLES:
         raise TinyError(f"{name} has the role {role!r}.", f"Use one of: {', '.join(ROLES)}.")
     known = {"role", "content", "prefix", "tool_calls"} if role == "assistant" else {"role", "content"}
-    unknown = sorted(map(str, set(message) - known))
-    if unknown:
+    if unknown := sorted(map(str, set(message) - known)):
         raise TinyError(f"{name}, of the {role}, has a key {unknown[0]!r} that means nothing.",
                         'The keys are "role" and "content", and "prefix" for the assistant.')
     if not isinstance(message.get("prefix", False), bool):
@@ -186,8 +183,7 @@ def check_content(name: str, message: dict) -> None:
     """
     content, role = message["content"], message["role"]
     if not isinstance(content, (str, list, tuple)):
-        raise TinyError(f"{name} has content of type {type(content).__name__}.",
-                        "It is a string or a list of chunks.")
+        raise TinyError(f"{name} has content of type {type(content).__name__}.", "It is a string or a list of chunks.")
     for chunk in chunks_of(message):
         kind = chunk.get("type") if isinstance(chunk, dict) else None
         if kind not in ("text", "image"):

@@ -12,7 +12,6 @@ import numpy as np
 
 from tiny.config import Config, MoeConfig, Trace, VisionConfig
 from tiny.kv_cache import KVCache
-from tiny.numerics import round_to
 
 
 @dataclass
@@ -66,17 +65,16 @@ def decoder_layer(x: np.ndarray, layer: int, weights: Mapping[str, np.ndarray], 
         return weights[f"{run.scope}layers.{layer}.{name}.weight"]
 
     ops, precision = run.ops, run.precision
-    # (1) normalise, (2) tokens look at each other, (3) add
+    # (1) normalise, (2) tokens look at each other, (3) add, (4) normalise the sum
     y = ops.rms_norm(x, w("attention_norm"), config.norm_eps, precision)
     y = self_attention(y, layer, w, config, run)
-    x = round_to(x + y, precision)
-    # (4) normalise, (5) each token through its experts, or the one network of a dense layer, (6) add
-    y = ops.rms_norm(x, w("ffn_norm"), config.norm_eps, precision)
+    x, y = ops.add_norm(x, y, w("ffn_norm"), config.norm_eps, precision)
+    # (5) each token through its experts, or the one network of a dense layer, (6) add
     if config.moe is None:
         y = ops.feed_forward(y, w("feed_forward.w1"), w("feed_forward.w2"), w("feed_forward.w3"), precision)
     else:
         y = mixture_of_experts(y, layer, weights, config.moe, run)
-    x = round_to(x + y, precision)
+    x = ops.add(x, y, precision)
     # (7) what went out of this layer goes into the next one
     run.keep("layer", x, layer)
     return x

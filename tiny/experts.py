@@ -15,6 +15,7 @@ import numpy as np
 from tiny.numerics import INTEGERS, STORED, check_precision, need, product, round_to, silu
 
 TOKENS = 1024  # Tokens of one block in feed_forward.
+FILL = 8  # An expert's tokens are filled up to a multiple of this, if they are many: between, OpenBLAS is slower.
 
 
 def feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
@@ -32,10 +33,10 @@ def feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
     for start in range(0, len(x), TOKENS):
         rows = x[start : start + TOKENS]
         # (2) the gate, through SiLU, times the linear branch
-        hidden = round_to(silu(product(rows, w1, precision)), precision)
-        hidden *= product(rows, w3, precision)
+        hidden = round_to(silu(product(rows, w1, precision, "F")), precision)
+        hidden *= product(rows, w3, precision, "F")
         # (3) back to the width of the model
-        out[start : start + TOKENS] = product(round_to(hidden, precision), w2, precision)
+        out[start : start + TOKENS] = product(round_to(hidden, precision), w2, precision, "F")
     return out
 
 
@@ -57,20 +58,24 @@ def experts(x: np.ndarray, expert_ids: np.ndarray, expert_weights: np.ndarray, w
         # (1) the tokens that chose this expert, and as which of their choices
         tokens, rank = np.nonzero(expert_ids == e)
         # (2) the expert's answer for just those tokens
-        answer = feed_forward(x[tokens], w1[e], w2[e], w3[e], precision)
+        answer = feed_forward(filled(x[tokens]), w1[e], w2[e], w3[e], precision)[: len(tokens)]
         # (3) add it, weighted; a token has an expert once at most, so no row is added twice
         answer *= expert_weights[tokens, rank, None]
         out[tokens] = round_to(out[tokens] + round_to(answer, precision), precision)
     return out
 
 
+def filled(rows: np.ndarray) -> np.ndarray:
+    """Many rows, with rows of zeros behind them up to a multiple of FILL. Shapes:  (n, D) -> (m, D)."""
+    return rows if len(rows) <= 4 * FILL else np.pad(rows, ((0, -len(rows) % FILL), (0, 0)))
+
+
 def check_feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray, precision: str,
                        stored: Sequence[np.dtype] = ()) -> None:
     """The guard of `feed_forward`. Shapes:  x (T, D), w1 (F, D), w2 (D, F), w3 (F, D)."""
     need("feed_forward", "x", x, ("T", "D"), None, stored)
-    need("feed_forward", "w1", w1, ("F", "D"), STORED)
-    need("feed_forward", "w2", w2, ("D", "F"), STORED)
-    need("feed_forward", "w3", w3, ("F", "D"), STORED)
+    for name, matrix, axes in (("w1", w1, "FD"), ("w2", w2, "DF"), ("w3", w3, "FD")):
+        need("feed_forward", name, matrix, axes, STORED)
     check_precision(precision)
     if not w1.shape == w3.shape == w2.shape[::-1] or w1.shape[1] != x.shape[1]:
         D = x.shape[1]

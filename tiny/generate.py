@@ -12,7 +12,7 @@ import numpy as np
 
 from tiny.config import Ids, Images, TinyError, Trace
 from tiny.kv_cache import KVCache
-from tiny.mixtral import Mixtral, check_ids, check_list
+from tiny.mixtral import Mixtral, check_ids
 from tiny.sampling import check_sampling, log_softmax, sample
 
 # The arrays of a trace that are searched for NaN and infinity.
@@ -95,7 +95,7 @@ def continue_all(model: Mixtral, prompts: Sequence[Ids], images: Images, max_tok
     cache = model.new_cache([len(ids) + limit for ids, limit in zip(rows, room)])
     writers = [Writer(model, ids, limit, temperature, top_p, seed, stop_at_eos) for ids, limit in zip(rows, room)]
     # (1) read the prompts
-    logits, expert_ids = prefill(model, rows, check_list(images), cache)
+    logits, expert_ids = prefill(model, rows, images, cache)
     alive = list(range(len(prompts)))
     while alive:
         # (2) write one token of each text
@@ -118,18 +118,23 @@ def prefill(model: Mixtral, prompts: Sequence[np.ndarray], images: Images,
             cache: KVCache) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
     """Run all prompts through the model, packed, at most PREFILL tokens in a pass.
 
+    A prompt is cut at multiples of PREFILL and nowhere else, so its passes do not depend on the other prompts. An
+    image is encoded when its first token is read.
+
     Shapes:  -> for each prompt the logits (V,) after its last token, and the ids of the experts chosen there
     """
     logits: list = [None] * len(prompts)
     expert_ids: list = [None] * len(prompts)
     done = [0] * len(prompts)
+    images = model.look(np.concatenate([np.empty(0, int), *prompts]), images)
     while pending := [n for n, ids in enumerate(prompts) if done[n] < len(ids)]:
         # (1) fill the pass with the next tokens of as many prompts as fit
-        pieces, space = {}, PREFILL if not len(images) else sum(map(len, prompts))
+        pieces: dict[int, np.ndarray] = {}
         for n in pending:
-            if space:
-                pieces[n] = prompts[n][done[n] : done[n] + space]
-                space -= len(pieces[n])
+            piece = prompts[n][done[n] : done[n] + PREFILL]
+            if sum(map(len, pieces.values())) + len(piece) > PREFILL:
+                break
+            pieces[n] = piece
         # (2) run it, keep the last row of each prompt
         lengths, trace = [len(piece) for piece in pieces.values()], ExpertTrace()
         rows = model(np.concatenate(list(pieces.values())), images=images, cache=cache.subset(list(pieces)),

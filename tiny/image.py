@@ -77,8 +77,7 @@ def preprocess(image: str | Path | Image.Image, patch_size: int = 16, max_image_
     width, height = columns * patch_size, rows * patch_size
     if width * height > MAX_PIXELS:
         raise too_large(f"Patches of {patch_size} and sides up to {max_image_size} give {width} x {height} =")
-    if style == "hf":
-        rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
+    rgb = rgb.resize((width, height), Image.Resampling.BICUBIC) if style == "hf" else rgb
     return normalise(resize_cubic(levels_of(rgb), height, width))  # which leaves what has this size as it is
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tiny.numerics import need
+from tiny.numerics import PRECISIONS, STORED, check_precision, need
+
+DTYPES = dict(zip(PRECISIONS, STORED))  # how keys and values are kept, by name
 
 
 @dataclass
@@ -21,17 +23,28 @@ class Slot:
     length: int = 0
 
 
+def new_cache(n_layers: int, n_kv_heads: int, head_dim: int, max_tokens: Sequence[int],
+              dtype: str = "float32") -> "KVCache":
+    """An empty cache where the operations have their arrays; here, on the host."""
+    return KVCache(n_layers, n_kv_heads, head_dim, max_tokens, dtype)
+
+
 class KVCache:
     """Keys and values of several sequences, each in its own range of rows of one array.
 
+    dtype: how it stores numbers, "float32" or "bfloat16", which takes half the memory
+
     Shapes:  keys, values (L, S, G, d) with S the sum of max_tokens
-    Dtypes:  float32; untouched rows cost no memory until they are written
+    Dtypes:  as dtype says; untouched rows cost no memory until they are written
+    Raises:  ValueError for another dtype
     Source:  mistral-inference cache.py, BufferCache, without its window
     """
 
-    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, max_tokens: Sequence[int]):
+    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, max_tokens: Sequence[int],
+                 dtype: str = "float32"):
+        check_precision(dtype)
         shape = (n_layers, sum(max_tokens), n_kv_heads, head_dim)
-        self.keys, self.values = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self.keys, self.values = np.empty(shape, DTYPES[dtype]), np.empty(shape, DTYPES[dtype])
         starts = np.cumsum([0, *max_tokens[:-1]])
         self.slots = [Slot(int(start), capacity) for start, capacity in zip(starts, max_tokens)]
 
@@ -50,6 +63,7 @@ class KVCache:
         """Write the new rows of one layer after the old ones; return each sequence's span, old and new rows.
 
         Shapes:  k, v (T, G, d); lengths: new tokens of each sequence, T in all
+        Dtypes:  float32, rounded to the nearest number that the cache can store, ties to even
         Raises:  ValueError for another dtype or other shapes, or if a sequence would outgrow its rows
         """
         need("append", "k", k, ("T", "G", "d"))

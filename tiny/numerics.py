@@ -7,8 +7,10 @@ float32, and every operation refuses others (`need`). Read `rms_norm.py` next.
 array([[0.5, 0.5]], dtype=float32)
 """
 
+import math
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -16,12 +18,19 @@ import numpy as np
 FLOAT32 = np.dtype(np.float32)
 # What activations may be. Finite differences need float64: the tests of the backward passes add it here.
 ACTIVATIONS = (FLOAT32,)
-STORED = (FLOAT32, np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))  # what weights may be
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+STORED = (FLOAT32, BFLOAT16, np.dtype(np.float16))  # what weights may be
 INTEGERS = tuple(np.dtype(f"{kind}{size}") for kind in "iu" for size in (8, 4, 2, 1))  # ids and positions
 PRECISIONS = ("float32", "bfloat16")
-# Bytes of converted weights at a time, for few tokens and for many. Few read a block only once, which is fastest
-# while it is in the cache; many use it in a product, which gains from larger blocks.
-FEW, FEW_BYTES, MANY_BYTES = 16, 512 << 10, 4 << 20
+# OpenBLAS packs a matrix before it multiplies, which for few tokens costs more than the product; it packs nothing for a
+# vector, nor, on processors with AVX-512, where a product has at most 10^6 multiplications. So up to FEW tokens meet
+# FEW_WEIGHTS at a time, and up to SINGLE meet them one by one. That is work for one core: with more than two of them, a
+# matrix in float32 is faster whole (tutorial/reference/speed.md).
+FEW, SINGLE, FEW_WEIGHTS = 8, 3, 125_000
+FEW_RESIDENT = FEW if (os.cpu_count() or 1) <= 2 else 1
+TILE = 256  # rows; a multiple of what kernels of OpenBLAS take at once
+MANY_BYTES = 4 << 20  # of converted weights at a time, for many tokens: products gain from larger blocks
+SIXTEEN, UPPER_HALF = np.uint32(16), np.uint32(0xFFFF0000)  # of a word
 # 1 - erf(x) = exp(-x^2) sum_k ERF_TERMS[k] t^(k + 1) with t = 1 / (1 + ERF_SCALE x), for x >= 0: the form of Abramowitz
 # and Stegun 7.1.26 with two more terms, fitted to math.erfc on [0, 6]; it is off by 1.2e-9 at most.
 ERF_SCALE = 0.45
@@ -37,7 +46,7 @@ def need(operation: str, name: str, x: Any, axes: Sequence[str] | None,
 
     Raises:  ValueError if x is not an array, or has other axes or another dtype; it says what was expected and came
     """
-    dtype = getattr(x, "dtype", None)
+    dtype = getattr(x, "dtype", "none")  # not None, which NumPy takes for float64
     if dtype is FLOAT32 and (dtypes is None or dtypes is STORED) and axes is not None and x.ndim == len(axes):
         return  # nearly all calls end here, so that a guard costs nothing
     dtypes = ACTIVATIONS if dtypes is None else dtypes
@@ -63,8 +72,7 @@ def round_to(x: np.ndarray, precision: str) -> np.ndarray:
     Raises:  ValueError for another dtype or an unknown precision
     Source:  transformers modeling_mixtral.py run in bfloat16 rounds after every operation; float32 rounds nowhere
     """
-    if getattr(x, "dtype", None) is not FLOAT32:
-        need("round_to", "x", x, None)
+    need("round_to", "x", x, None)
     if precision == "float32":
         return x
     check_precision(precision)
@@ -79,8 +87,7 @@ def softmax(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     Order:   the maximum is subtracted first, so that no exponential overflows
     Raises:  ValueError for another dtype, rows without a number, or an out of another shape or dtype
     """
-    if getattr(x, "dtype", None) is not FLOAT32 or not x.ndim:
-        need("softmax", "x", x, None)
+    need("softmax", "x", x, None)
     if not x.shape[-1]:
         raise ValueError(f"softmax expects rows of at least one number; got x {x.shape}.")
     if out is not None and out is not x and (out.shape, out.dtype) != (x.shape, x.dtype):
@@ -98,8 +105,7 @@ def silu(x: np.ndarray) -> np.ndarray:
     Raises:  ValueError for another dtype
     Source:  arXiv:1710.05941 (SiLU, there "swish"); Mixtral's experts use it in SwiGLU, arXiv:2002.05202
     """
-    if getattr(x, "dtype", None) is not FLOAT32 or not x.ndim:
-        need("silu", "x", x, None)
+    need("silu", "x", x, None)
     out = np.negative(x)
     with np.errstate(over="ignore"):  # exp(100) is infinity, and x / infinity is the right zero.
         np.exp(out, out=out)
@@ -141,40 +147,125 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return x * np.float32(0.5) * (np.float32(1) + erf(x * np.float32(0.5**0.5)))
 
 
+def add(x: np.ndarray, y: np.ndarray, precision: str = "float32") -> np.ndarray:
+    """Add an answer to the residual stream, as a new array.
+
+    Shapes:  x, y (T, D) -> (T, D)
+    Dtypes:  float32 -> float32
+    Raises:  ValueError for another dtype, rank or precision, or if x and y differ in shape
+    """
+    need("add", "x", x, ("T", "D"))
+    need("add", "y", y, ("T", "D"))
+    if x.shape != y.shape:
+        raise ValueError(f"add expects x and y of one shape; got {x.shape} and {y.shape}.")
+    return round_to(x + y, precision)
+
+
+def embed(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Look up one row for each id: the vector of a token.
+
+    Shapes:  ids (T,), table (V, D) -> (T, D)
+    Dtypes:  ids int; table float32, bfloat16 or float16 -> float32
+    Raises:  ValueError for another dtype or rank, or an id that has no row
+    """
+    need("embed", "ids", ids, ("T",), INTEGERS)
+    need("embed", "table", table, ("V", "D"), STORED)
+    if not ((ids >= 0) & (ids < len(table))).all():
+        raise ValueError(f"embed expects ids from 0 to {len(table) - 1}; got {ids.min()} to {ids.max()}.")
+    return table[ids].astype(np.float32, copy=False)
+
+
 def linear(x: np.ndarray, weight: np.ndarray, precision: str = "float32") -> np.ndarray:
     """y = x W^T, with W as torch's Linear stores it: one row for each output.
 
     Shapes:  x (T, in), weight (out, in) -> (T, out); weight (a, b, ..., in) counts as (a * b * ..., in)
     Dtypes:  x float32; weight float32, bfloat16 or float16 -> float32
     Order:   weights in another dtype, or not contiguous, are converted a block of rows at a time into a scratch
-             buffer of at most 4 MiB (one row at least); nothing is kept
+             buffer of at most 4 MiB (one row at least); nothing is kept. Of bfloat16 weights, up to FEW tokens add
+             up the even and the odd columns apart
     Raises:  ValueError for another dtype, rank or precision, or if the two inner sizes differ
     """
     check_linear(x, weight, precision)
     return product(x, weight, precision)
 
 
-def check_linear(x: np.ndarray, weight: np.ndarray, precision: str) -> None:
+def check_linear(x: np.ndarray, weight: np.ndarray, precision: str, stored: Sequence[np.dtype] = ()) -> None:
     """The guard of `linear`. Shapes:  x (T, in), weight (out, in) or (a, b, ..., in)."""
-    need("linear", "x", x, ("T", "in"))
-    if getattr(weight, "dtype", None) is not FLOAT32:
-        need("linear", "weight", weight, None, STORED)
+    need("linear", "x", x, ("T", "in"), None, stored)
+    need("linear", "weight", weight, None, STORED)
     check_precision(precision)
     if weight.ndim < 2 or x.shape[1] != weight.shape[-1]:
         raise ValueError(f"linear expects x (T, in) and weight (out, in); got {x.shape} and {weight.shape}. "
                          "The last axes must agree: weights are stored one row for each output.")
 
 
-def product(x: np.ndarray, weight: np.ndarray, precision: str) -> np.ndarray:
-    """`linear` without its guard, for operations that have checked x and the weight. Shapes:  as linear."""
-    if weight.dtype is FLOAT32 and weight.ndim == 2:
-        return round_to(x @ weight.T, precision)
-    group = int(np.prod(weight.shape[1:-1]))  # rows of the output for each index of the first axis
-    out = np.empty((len(x), len(weight) * group), np.float32)
-    step = max(1, (FEW_BYTES if len(x) <= FEW else MANY_BYTES) // (4 * group * weight.shape[-1]))
-    scratch = np.empty((min(step, len(weight)), *weight.shape[1:]), np.float32)
-    for start in range(0, len(weight), step):
-        block = scratch[: min(step, len(weight) - start)]
-        np.copyto(block, weight[start : start + step])
-        np.matmul(x, block.reshape(-1, x.shape[1]).T, out=out[:, start * group : start * group + len(block) * group])
+def product(x: np.ndarray, weight: np.ndarray, precision: str, order: Literal["C", "F"] = "C") -> np.ndarray:
+    """`linear` without its guard, for operations that have checked x and the weight.
+
+    Shapes:  as linear
+    Order:   "F" puts the columns of the answer side by side, not its rows, which is faster for many tokens
+    """
+    out = np.empty((len(x), math.prod(weight.shape[:-1])), x.dtype, order)
+    matrix = isinstance(weight, np.ndarray) and weight.ndim == 2  # anything else unpacks when rows are asked for
+    if matrix and weight.dtype is FLOAT32:
+        resident_product(x, weight, out)
+    elif matrix and weight.dtype == BFLOAT16 and len(x) <= FEW and weight.shape[1] % 2 == 0 and weight.strides[1] == 2:
+        paired_product(x, weight.view(np.uint32), out)
+    else:
+        group = math.prod(weight.shape[1:-1])  # rows of the output for each index of the first axis
+        step = rows_of(FEW_WEIGHTS if len(x) <= 2 * FEW else MANY_BYTES // 4, group * weight.shape[-1])
+        scratch = np.empty((min(step, len(weight)), *weight.shape[1:]), np.float32)
+        for start in range(0, len(weight), step):
+            # (1) weights become float32, a block of rows at a time
+            block = scratch[: min(step, len(weight) - start)]
+            np.copyto(block, weight[start : start + step])
+            # (2) each row with each token
+            columns = out[:, start * group : (start + len(block)) * group]
+            resident_product(x, block.reshape(-1, x.shape[1]), columns)
+    # (3) round what comes out
     return round_to(out, precision)
+
+
+def rows_of(numbers: int, width: int) -> int:
+    """How many rows of so many numbers a block has: whole tiles of BLAS where it has some, so that a matrix gives the
+    same bits in blocks as in one piece, and packed weights those of resident ones.
+    """
+    rows = max(1, numbers // max(1, width))
+    return rows - rows % TILE if rows > TILE else rows
+
+
+def resident_product(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
+    """out = x W^T. A few tokens read every block of W from memory once, and then from the cache.
+
+    Shapes:  x (T, in), weight (out, in), out (T, out)
+    """
+    T, width = x.shape
+    if T == 1 or T > FEW_RESIDENT:
+        np.matmul(x, weight.T, out=out)
+        return
+    step, together = rows_of(FEW_WEIGHTS, width), 1 if T <= SINGLE else T
+    for start in range(0, len(weight), step):
+        block, columns = weight[start : start + step].T, out[:, start : start + step]
+        for t in range(0, T, together):
+            np.matmul(x[t : t + together], block, out=columns[t : t + together])
+
+
+def paired_product(x: np.ndarray, words: np.ndarray, out: np.ndarray) -> None:
+    """out = x W^T, two bfloat16 weights at a time, which become float32 faster than one by one.
+
+    They are the halves of a word of 32 bits, and a bfloat16 number is the upper half of a float32: the second of two
+    is a float32 once the lower half is cleared, the first once it is moved up.
+
+    Shapes:  x (T, in), words (out, in / 2), out (T, out)
+    """
+    even, odd = np.ascontiguousarray(x[:, 0::2]), np.ascontiguousarray(x[:, 1::2])
+    step = max(1, FEW_WEIGHTS // max(1, x.shape[1]))
+    scratch = np.empty((min(step, len(words)), words.shape[1]), np.uint32)
+    for start in range(0, len(words), step):
+        block, columns = words[start : start + step], out[:, start : start + step]
+        half = scratch[: len(block)]
+        numbers = half.view(np.float32).T
+        np.left_shift(block, SIXTEEN, out=half)
+        np.matmul(even, numbers, out=columns)
+        np.bitwise_and(block, UPPER_HALF, out=half)
+        columns += odd @ numbers

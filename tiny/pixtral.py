@@ -4,14 +4,15 @@
 reads the shape of the image. Read `chat_v3.py` next.
 """
 
+from typing import Any
+
 import numpy as np
 
-from tiny.adapter import splice
 from tiny.config import Config, Images, TinyError, VisionConfig
 from tiny.decoder import ForwardPass
 from tiny.image import preprocess
 from tiny.kv_cache import KVCache
-from tiny.mixtral import Mixtral
+from tiny.mixtral import Mixtral, check_list
 from tiny.patch_embed import grid_of
 from tiny.vision import vision_encoder
 
@@ -31,14 +32,48 @@ class Pixtral(Mixtral):
         x = super().embed(ids, (), run)
         if len(images):
             # (2) patches as tokens
-            features = vision_encoder(images, self.weights, vision_of(self.config), run)
-            features = run.ops.adapter(features, self.weights, run.precision)
-            run.keep("projector", features)
+            features = self.encode(images, run)
             # (3) one row of [IMG] for each
-            x = splice(x, ids, features, vision_of(self.config).image_token_id)
+            x = run.ops.splice(x, ids, features, vision_of(self.config).image_token_id)
         return x
 
-    def check_images(self, ids: np.ndarray, images: Images, cache: KVCache | None = None) -> list[np.ndarray]:
+    def encode(self, images: Images, run: ForwardPass) -> np.ndarray:
+        """The vectors of [IMG] tokens: patches, through the encoder and the adapter.
+
+        Shapes:  images n x (3, height, width) -> (N, D), N = patches, or those of this pass if there are several
+        """
+        if isinstance(images, ImageRows):
+            return self.take(images, run)
+        features = vision_encoder(images, self.weights, vision_of(self.config), run)
+        features = run.ops.adapter(features, self.weights, run.precision)
+        run.keep("projector", features)
+        return features
+
+    def look(self, ids: np.ndarray, images: Images) -> "ImageRows":
+        """Check the images of prompts that are read in several passes; return what every pass takes as its images.
+
+        Shapes:  ids (T,), of all prompts
+        """
+        rows = ImageRows(self.check_images(ids, check_list(images)))
+        rows.unread = int(np.count_nonzero(ids == vision_of(self.config).image_token_id)) if rows else 0
+        return rows
+
+    def take(self, images: "ImageRows", run: ForwardPass) -> np.ndarray:
+        """The rows that this pass takes of images, which are encoded one at a time. Shapes:  -> (N, D), N = rows."""
+        taken: list[Any] = []
+        images.unread -= images.wanted
+        while images.wanted:
+            # (1) an image is encoded when its first row is wanted
+            if not len(images.left):
+                images.left = self.encode(images[images.encoded : images.encoded + 1], run)
+                images.encoded += 1
+            # (2) what the pass does not take waits for the next one
+            taken.append(images.left[: images.wanted])
+            images.left = images.left[images.wanted :]
+            images.wanted -= len(taken[-1])
+        return taken[0] if len(taken) == 1 else np.concatenate(taken)
+
+    def check_images(self, ids: np.ndarray, images: Images, cache: KVCache | None = None) -> Images:
         """Preprocess the images and check them against the [IMG] tokens: same number of rows, same widths, same order.
 
         While generating, one token follows those in the cache: an [IMG] there is a word that the model wrote itself.
@@ -46,6 +81,12 @@ class Pixtral(Mixtral):
         Raises:  TinyError for an image of the wrong shape, one too many or too few, or one in another's place
         """
         vision = vision_of(self.config)
+        if isinstance(images, ImageRows):
+            images.wanted = int(np.count_nonzero(ids == vision.image_token_id))
+            if images.wanted > images.unread:
+                raise TinyError(f"A pass has {images.wanted} [IMG] tokens, the images have {images.unread} rows left.",
+                                "Read the tokens that `look` was given, in their order, each once.")
+            return images if images.wanted else []
         if cache and all(cache.lengths) and len(ids) == len(cache.lengths) and not len(images):
             return []
         pixels = [image if isinstance(image, np.ndarray) else
@@ -68,6 +109,15 @@ class Pixtral(Mixtral):
                             "Give the images in the order of their [IMG] tokens, which has [IMG_BREAK] after each row "
                             "and [IMG_END] after the last one.")
         return [np.asarray(image, np.float32) for image in pixels]
+
+
+class ImageRows(tuple):
+    """The images of prompts that are read in several passes, and how far they have been read."""
+
+    unread = 0  # rows that no pass has taken yet
+    wanted = 0  # of these the ones that the next pass takes
+    encoded = 0  # images
+    left: Any = ()  # rows of the last image that wait for the next pass
 
 
 def find_runs(ids: np.ndarray, token: int) -> tuple[list[int], np.ndarray]:

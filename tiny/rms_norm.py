@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tiny.numerics import STORED, check_precision, need, round_to
+from tiny.numerics import STORED, add, check_precision, need, round_to
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, precision: str = "float32") -> np.ndarray:
@@ -30,6 +30,19 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, precision: str = "fl
     normed = x * (np.float32(1) / np.sqrt(mean + np.float32(eps)))
     # (3) scale each column
     return round_to(round_to(normed, precision) * weight.astype(np.float32, copy=False), precision)
+
+
+def add_norm(x: np.ndarray, y: np.ndarray, weight: np.ndarray, eps: float,
+             precision: str = "float32") -> tuple[np.ndarray, np.ndarray]:
+    """Add an answer to the residual stream, and normalise the sum. A kernel does both in one pass.
+
+    Shapes:  x, y (T, D), weight (D,) -> sum (T, D), normed (T, D)
+    Dtypes:  x and y float32; weight float32, bfloat16 or float16 -> float32
+    Order:   the sum is rounded before it is normalised
+    Raises:  ValueError as add and rms_norm
+    """
+    total = add(x, y, precision)
+    return total, rms_norm(total, weight, eps, precision)
 
 
 def check_rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, precision: str,

@@ -36,10 +36,9 @@ PATTERN = "|".join((
     r" ?[^\s\p{L}\p{N}]+[\r\n/]*",  # Signs.
     r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"))  # Line ends; spaces, but not the one before a word; any.
 # The special tokens of a file that lists none.
-SPECIAL_TOKENS = (
-    "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",
-    "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]",
-    "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]")
+SPECIAL_TOKENS = tuple("<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] "
+                       "[/TOOL_RESULTS] [TOOL_CALLS] [IMG] <pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] [SUFFIX] "
+                       "[SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT]".split())
 
 
 class TekkenTokenizer:
@@ -167,8 +166,7 @@ class TekkenStream:
     """
 
     def __init__(self, tokenizer: TekkenTokenizer):
-        self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._tokenizer, self._decoder = tokenizer, codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, id: int) -> str:
         """Return the text that this token completes; it may be empty.

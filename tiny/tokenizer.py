@@ -17,6 +17,7 @@ Read `image.py` next, where the vision half begins.
 
 import codecs
 import operator
+import re
 from typing import Any
 
 from tiny import chat
@@ -36,9 +37,7 @@ class SentencePieceTokenizer:
     def __init__(self, model: Any):
         self._model = model
         self._pieces: list[str] = model.id_to_piece(list(range(model.vocab_size())))
-        self.vocab_size: int = len(self._pieces)
-        self.bos_id: int = model.bos_id()
-        self.eos_id: int = model.eos_id()
+        self.vocab_size, self.bos_id, self.eos_id = len(self._pieces), model.bos_id(), model.eos_id()
 
     def add(self, names: list[str]) -> None:
         """Give the ids that follow the file's a name each, so that they can be shown. They have no text."""
@@ -59,13 +58,9 @@ class SentencePieceTokenizer:
         Raises:  TinyError for something that is not a string, or that holds half of a surrogate pair
         """
         check_text(text)
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            code = f"U+{ord(text[error.start]):04X}"
-            remedy = "Repair it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')."
-            raise TinyError(f"Character {error.start} of the text is {code}, half of a surrogate pair.",
-                            remedy) from None
+        if half := re.search("[\ud800-\udfff]", text):
+            cause = f"Character {half.start()} of the text is U+{ord(half[0]):04X}, half of a surrogate pair."
+            raise TinyError(cause, "Repair it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace').")
         return self._model.encode(text)
 
     def decode(self, ids: Ids) -> str:
@@ -107,8 +102,7 @@ class TextStream:
 
     def __init__(self, tokenizer: SentencePieceTokenizer):
         self._tokenizer, self._model = tokenizer, tokenizer._model
-        self._held = b""
-        self._starting = True
+        self._held, self._starting = b"", True
 
     def push(self, id: int) -> str:
         """Return the text that this token completes; it may be empty.
@@ -153,7 +147,7 @@ def read_bytes(data: bytes, final: bool) -> tuple[str, bytes]:
         except UnicodeDecodeError as error:
             read += data[:error.start].decode("utf-8") + "\ufffd"
             data = data[error.start + 1:]
-    # (2) nothing waits
+    # (2) if all bytes are read, or `final`, nothing waits
     return read, b""
 
 

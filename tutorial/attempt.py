@@ -6,6 +6,7 @@
 It takes seconds, and says what the grader says. The picture is written also when all is right.
 """
 
+import faulthandler
 import json
 import re
 import subprocess
@@ -20,7 +21,8 @@ from tiny.config import TinyError
 from tiny.system.whole import write_whole
 from tiny.tools.terminal import Parser, check_numbers, program
 from tutorial import own_run
-from tutorial.grader.emulated import Emulated, run
+from tutorial.binding import load
+from tutorial.grader.emulated import Emulated, Reported, run
 from tutorial.grader.isolated import Isolated, Limits
 from tutorial.grader.wall import find_wall
 from tutorial.make_coursework import STUDENT, Exercise, is_finished, load_exercises, reference
@@ -28,6 +30,7 @@ from tutorial.source import ROOT
 
 # pytest's last line, as "1 failed, 1 passed in 0.31s"; a hint may end in " in memory." and stays.
 SUMMARY = re.compile(r"\d+ [a-z]+(?:, \d+ [a-z]+)* in [0-9.]+s(?: \([0-9:]+\))?")
+ENDLESS = 3.0  # seconds after which the drawn case, which takes a moment, is stopped and says its line
 ENDED = "The tests did not come to an end. What they said is above."
 
 
@@ -49,9 +52,23 @@ def verdict_of(exercise: Exercise, folder: Path, hints: int, seed: int | None) -
     for name in names:
         mark = "holds" if name in verdict["holds"] else "FAILS" if name == verdict["idea"] else "not tried"
         print(f"  {mark:9}  {next(idea.property for idea in exercise.ideas if idea.name == name)}")
+    if verdict["total"] > len(names):
+        print(f"  Each idea has a test; {verdict['total'] - len(names)} more are those of the book's own function.")
     told = lines[heads[-1] + 1 :]
     print("\n".join(line for line in told if not line.startswith("=") and not SUMMARY.fullmatch(line)))
     return verdict
+
+
+def hints_of(exercise: Exercise, verdict: dict) -> list[str]:
+    """All hints for the idea that fails, or those of the exercise."""
+    idea = next((idea for idea in exercise.ideas if idea.name == verdict["idea"]), None)
+    return idea.hints_for(verdict["numbers"]) if idea else exercise.hints
+
+
+def command_of(exercise: Exercise, folder: Path) -> str:
+    """The command that gives one hint more."""
+    return f"make try EX={exercise.id} HINTS=2" if folder == STUDENT else (
+        f"{sys.executable} -m tutorial.attempt {exercise.id} --impl {folder} --hints 2")
 
 
 def run_of(exercise: Exercise, folder: Path, scratch: Path) -> own_run.Table | str:
@@ -73,17 +90,46 @@ def run_of(exercise: Exercise, folder: Path, scratch: Path) -> own_run.Table | s
         one.stop()
 
 
-def picture(exercise: Exercise, folder: Path, refused: str = "") -> Path | None:
+def is_endless(found: str) -> bool:
+    """Whether the tests waited in vain."""
+    return "seconds" in found or "endless loop" in found
+
+
+def where_endless(exercise: Exercise, folder: Path) -> str:
+    """The line that the drawn case is at when it should long be over, as "rope.py:12"; nothing if it ends.
+
+    Python says the line itself, in a process of its own.
+    """
+    command = [sys.executable, "-c", "import sys; from tutorial.attempt import run_here; run_here(*sys.argv[1:])",
+               exercise.id, str(folder), str(ENDLESS)]
+    file = folder / exercise.file
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL).stderr
+    lines = re.findall(rf'File "{re.escape(str(file))}", line (\d+)', said) if "Timeout" in said else []
+    return f"{file.name}:{lines[0]}" if lines else ""
+
+
+def run_here(id: str, folder: str, seconds: str) -> None:
+    """The drawn case with a student's function, in this process, which ends after some seconds and says where it is."""
+    exercise = next(one for one in load_exercises() if one.id == id)
+    faulthandler.dump_traceback_later(float(seconds), exit=True)
+    own_run.RUNS[id](load(exercise, Path(folder) / exercise.file))
+
+
+def picture(exercise: Exercise, folder: Path, found: str = "") -> Path | None:
     """Draw the student's own run beside the right one, into the folder `pictures` of theirs.
 
-    What the tests have waited for in vain is not waited for once more: `refused` is what they said.
+    What the tests have waited for in vain is not waited for once more: `found` is what they said. Without a compiler
+    there is no picture of a kernel.
     """
     if exercise.id not in own_run.RUNS:
         return None
     case: Callable = own_run.RUNS[exercise.id]
     with tempfile.TemporaryDirectory(prefix="try-") as scratch, np.errstate(all="ignore"):
-        right = case(run if exercise.is_kernel else reference(exercise))
-        mine = refused if "seconds" in refused else run_of(exercise, folder, Path(scratch).resolve())
+        try:
+            right = case(run if exercise.is_kernel else reference(exercise))
+        except Reported:
+            return None
+        mine = found[:160] if is_endless(found) else run_of(exercise, folder, Path(scratch).resolve())
         figure = own_run.draw(mine, right)
     path = folder / "pictures" / f"{exercise.id}.png"
     path.parent.mkdir(exist_ok=True)
@@ -101,10 +147,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="python -m tutorial.attempt", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("exercise", help="its number: 5.2")
     parser.add_argument("--impl", type=Path, default=STUDENT, metavar="DIR", help="the folder (default: student/)")
-    parser.add_argument("--hints", type=int, choices=(0, 1, 2), default=1, help="how many hints a failure gives")
+    parser.add_argument("--hints", type=int, default=1, metavar="0|1|2", help="how many hints a failure gives")
     parser.add_argument("--seed", type=int, help="other random numbers")
     args = parser.parse_args(argv)
     check_numbers(args, {"seed": (0, 2**63)})
+    if args.hints not in (0, 1, 2):
+        raise TinyError(f"HINTS={args.hints}: there are two hints at most.", "HINTS is 0, 1 or 2.")
     known = {exercise.id: exercise for exercise in load_exercises()}
     if args.exercise not in known:
         raise TinyError(f"There is no exercise {args.exercise}.", f"There are {', '.join(known)}.")
@@ -112,7 +160,14 @@ def main(argv: list[str] | None = None) -> int:
         raise TinyError(f"There is no folder {args.impl}.", "`make student` writes student/; or name yours by --impl.")
     exercise, folder = known[args.exercise], args.impl.resolve()
     verdict = verdict_of(exercise, folder, args.hints, args.seed)
-    file = picture(exercise, folder, verdict["refused"])
+    if 0 < len(verdict["hints"]) < len(hints_of(exercise, verdict)):
+        print(f"One hint more: {command_of(exercise, args.impl)}")
+    found = verdict["refused"] or verdict["numbers"]
+    if is_endless(found) and not exercise.is_kernel and exercise.id in own_run.RUNS:
+        place = where_endless(exercise, folder)
+        print(f"After {ENDLESS:g} seconds of the run that is drawn, it was at {place}." if place else
+              "The run that is drawn comes to its end: the loop depends on the numbers.")
+    file = picture(exercise, folder, found)
     if file:
         print(f"Your own run, beside the right one: {shown(file)}")
     return 0 if verdict["points"] else 1

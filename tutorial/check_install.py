@@ -88,10 +88,28 @@ def student() -> Iterator[Fault]:
         except (SyntaxError, ValueError) as error:
             line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
             yield (f"student/{path.name}{line} is no Python: {getattr(error, 'msg', error)}.",
-                   "Mend that line; `python -m tutorial.make_coursework --force` writes all files afresh.")
+                   "Mend that line. To begin this one file again, move it away and run `make student`.")
 
 
-CHECKS: tuple[Callable[[], Iterator[Fault]], ...] = (python, packages, models, writing, student)
+def kernels() -> Iterator[Fault]:
+    """Kernels that were written compile, if there is a compiler."""
+    folder = ROOT / "student"
+    if shutil.which("g++") is None or not any(folder.glob("*.cu")):
+        return
+    try:
+        from tutorial.attempt import run_of
+        from tutorial.make_coursework import is_written, load_exercises
+    except Exception:  # What is missing is said above.
+        return
+    for exercise in load_exercises():
+        if exercise.is_kernel and is_written(exercise, folder):
+            with tempfile.TemporaryDirectory() as scratch:
+                found = run_of(exercise, folder, Path(scratch))
+            if isinstance(found, str) and "does not compile" in found:
+                yield f"student/{found}", f"Mend that line. `make try EX={exercise.id}` compiles it again."
+
+
+CHECKS: tuple[Callable[[], Iterator[Fault]], ...] = (python, packages, models, writing, student, kernels)
 
 
 def notes() -> Iterator[str]:

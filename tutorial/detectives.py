@@ -1,6 +1,6 @@
-"""Detective cases: a run with a fault in it, and you name the fault. `make student` puts the runs beside this file.
+r"""Detective cases: a run or a kernel with a fault, and you name the fault. `make student` puts them beside this file.
 
-Compare a run with the model that it claims to be, and see which array differs first:
+Cases A and B: compare a run with the model that it claims to be, and see which array differs first:
 
     .venv/bin/python -m tiny verify check tiny-mixtral student/case_a.npz
     .venv/bin/python -m tiny verify check tiny-pixtral student/case_b.npz
@@ -10,6 +10,16 @@ run's numbers, and the column behind it is that in per cent of what is allowed: 
 
 That leaves a few of the names below. To tell them apart, think of a number that each of them would change, and look at
 it: `numpy.load("student/case_a.npz")` has every array. Queries and keys are stored as they are after the rotation.
+
+Case C: run a kernel that gives one token to two experts. With `--order forward` or `--order reverse` in the place of
+`--check` it runs to its end, and gives other numbers. The report names two lines: `this` access is the later one. The
+fault need not be in either.
+
+    .venv/bin/python -m kernels.emulator student/case_c.cu --kernel experts_v1 --grid 1 --block 64 --smem 512 --check \
+        --arg float32[32]:random --arg int32[2]:arange --arg float32[2]:0.5 \
+        --arg float32[64,32]:random+float32[64,32]:random --arg float32[32,64]:random+float32[32,64]:random \
+        --arg float32[64,32]:random+float32[64,32]:random --arg float32[32]:empty \
+        --arg int32:32 --arg int32:64 --arg int32:2 --arg int32:2 -DSTORE=float
 """
 
 
@@ -36,3 +46,17 @@ def case_b() -> str:
     """
     # (1) the name of the fault
     return "a_causal_encoder"
+
+
+def case_c() -> str:
+    """The fault in case_c.cu, a kernel. It is one of these:
+
+    hidden_read_too_early  no barrier between writing the hidden state of an expert and reading it
+    hidden_overwritten     no barrier between reading the hidden state of an expert and writing that of the next
+    hidden_over_answer     the hidden state begins one place too early, where the last number of the answer is
+    total_not_zero         a thread adds to a total that nobody has set to zero
+    one_row_too_many       a thread computes a hidden number F, where the last one is F - 1
+    barrier_for_some       a barrier stands in a branch that some threads do not take
+    """
+    # (1) the name of the fault
+    return "hidden_overwritten"

@@ -15,6 +15,7 @@ from PIL import Image
 import tiny
 from tiny.system.whole import write_whole
 from tiny.tools import demo, plots
+from tiny.tools.bench import context
 from tiny.tools.demo import STORY, TEXTS
 from tiny.tools.memory import kv_bytes
 from tiny.tools.releases import MIXTRAL_8X7B
@@ -22,6 +23,7 @@ from tiny.tools.routing import chosen_experts, measure_routing
 from tiny.tools.terminal import Parser, program
 from tutorial import drawings
 from tutorial.pages.measure import code_lines
+from tutorial.pages.records import record
 from tutorial.source import ROOT
 
 FOLDER = ROOT / "tutorial/figures"
@@ -114,6 +116,7 @@ def figures() -> dict:
         "kv_cache_bytes": cache_picture(),
         "tokens_by_expert": token_picture(model),
         "routing_shares": shares_picture(model),
+        "long_context": context.draw(record("context.json")["rows"]),
         **drawings.all_pictures()}
 
 

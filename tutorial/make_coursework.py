@@ -1,7 +1,7 @@
 """Carve the coursework: copies of the modules that hold an exercise, each with a hole to fill.
 
     python -m tutorial.make_coursework            write student/
-    python -m tutorial.make_coursework --force    overwrite also the files that were worked on
+    python -m tutorial.make_coursework --force    write also the files that were worked on; what they held is kept
 
 There is no second tree to keep in step: `exercises.toml` names a function and its steps, and the hole is cut into the
 file of today's book. Signature, docstring and the other steps stay; the docstring is the assignment.
@@ -10,6 +10,7 @@ file of today's book. Signature, docstring and the other steps stay; the docstri
 import ast
 import functools
 import importlib
+import itertools
 import re
 import textwrap
 import tomllib
@@ -33,6 +34,11 @@ class Idea:
     name: str
     property: str
     hints: list[str]
+    reports: dict[str, list[str]] = field(default_factory=dict)
+
+    def hints_for(self, found: str) -> list[str]:
+        """The hints that fit what was found: the emulator's reports have hints of their own, by a word of theirs."""
+        return next((hints for word, hints in self.reports.items() if word in found), self.hints)
 
 
 @dataclass(frozen=True)
@@ -218,24 +224,36 @@ def shape_of(function: ast.FunctionDef | ast.ClassDef | Kernel) -> list[str]:
 
 
 def write(files: dict[str, str], folder: Path, force: bool) -> list[str]:
-    """Write the files that are missing, or all with force; return the names of those that were left as they are."""
+    """Write the files that are missing, or all with force; return the names of those that were left as they are.
+
+    Work is never lost: before a file is written afresh, what it held goes to `rope.py.1`, or the next free number.
+    """
     folder.mkdir(exist_ok=True)
     kept = []
     for name, text in files.items():
         path = folder / name
-        if path.is_file() and path.read_bytes() != text.encode() and not force:
+        differs = path.is_file() and path.read_bytes() != text.encode()
+        if differs and not force:
             kept.append(name)
-        else:
-            write_whole(path, text)
+            continue
+        if differs:
+            write_whole(free_name(path), path.read_bytes())
+        write_whole(path, text)
     return kept
 
 
+def free_name(path: Path) -> Path:
+    """The first of `rope.py.1`, `rope.py.2`, ... that is not there."""
+    names = (path.with_name(f"{path.name}.{n}") for n in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
 def write_cases(folder: Path, force: bool = False) -> None:
-    """Write the runs that detectives.py asks about; those that are there only by force."""
+    """Write the runs and the kernel that detectives.py asks about; those that are there only by force."""
     from tutorial import planting  # It runs the embedded models.
 
-    for part in planting.MODELS:
-        path = folder / f"case_{part.lower()}.npz"
+    for part, name in (("A", "case_a.npz"), ("B", "case_b.npz"), ("C", "case_c.cu")):
+        path = folder / name
         if force or not path.exists():
             planting.write_case(part, path)
 
@@ -244,16 +262,18 @@ def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = Parser(prog="python -m tutorial.make_coursework", description="Write the exercises.")
     parser.add_argument("--folder", type=Path, default=STUDENT, help="where to write (default: student/)")
-    parser.add_argument("--force", action="store_true", help="overwrite files that were worked on")
+    parser.add_argument("--force", action="store_true", help="write also files that were worked on; they are kept")
     args = parser.parse_args(argv)
     exercises = load_exercises()
     kept = write(carve(exercises), args.folder, args.force)
     write_cases(args.folder, args.force)
+    width = max(len(exercise.file) for exercise in exercises)
     for exercise in exercises:
-        print(f"Exercise {exercise.id}  {args.folder.name}/{exercise.file:13} {exercise.title} "
+        print(f"Exercise {exercise.id:4}  {args.folder.name}/{exercise.file:{width}} {exercise.title} "
               f"(tutorial/{exercise.chapter})")
     if kept:
-        print(f"Left as they are, for they differ from fresh ones: {', '.join(kept)}. --force overwrites them.")
+        print(f"Left as they are, for they differ from fresh ones: {', '.join(kept)}. To begin one again, move it "
+              f"away and run this once more.")
     first = exercises[0]
     command = f"make try EX={first.id}" if args.folder == STUDENT else (
         f"python -m tutorial.attempt {first.id} --impl {args.folder}")

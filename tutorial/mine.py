@@ -5,18 +5,20 @@
 
 What is not finished is the book's. The model writes a story and names what is in two pictures; then its numbers are
 compared with those that transformers computed with the same weights (tests/golden/verify), array by array, and the
-logits of the text once more through the cache.
+logits of the text once more through the cache, in which a second text lies.
 Each of your functions runs in a process of its own, as when you try it, with your other functions of the same file
 beside it; but one that calls others of the model, as a layer does, runs among them.
 """
 
 import ast
-import json
+import shutil
+import signal
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 from PIL import Image
@@ -24,22 +26,17 @@ from PIL import Image
 import tiny
 from tiny.config import TinyError
 from tiny.tools import demo
-from tiny.tools.prompt_images import user_turn
 from tiny.tools.terminal import Parser, printable, program
+from tutorial.attempt import run_of
 from tutorial.binding import bind, instead, load
-from tutorial.grader.isolated import Isolated, Limits
+from tutorial.grader.isolated import Isolated, Limits, Refused
 from tutorial.grader.wall import find_wall
 from tutorial.make_coursework import STUDENT, Exercise, is_written, load_exercises, reference
+from tutorial.own_numbers import first_difference, odd_words, within
 from tutorial.source import ROOT
 
 DUMPS = ROOT / "tests/golden/verify"
-# How far logits may be from those of transformers. Measured on 2026-11-29 with the book's functions and with right
-# answers mixed at random, on OpenBLAS for five processors: up to 2.1e-5 of tiny-mixtral, whose largest logit is 20 (so
-# 2e-5 would refuse a right answer), and at most 1.2e-5 of tiny-pixtral; through the cache, with the book's, 1.8e-5.
-LOGITS, NEAR = 5e-5, "5e-5"
-# Of any other array, as a part of its largest number, or of 1 if that is larger. Measured likewise: at most 1.2e-6.
-PART = 5e-6
-SECONDS = 300  # for each function
+SECONDS, EACH = 300, 20  # for each function, and for one call of it
 PARTS = {"A": "tiny-mixtral", "B": "tiny-pixtral"}
 TOKENS = 60
 
@@ -54,7 +51,10 @@ def with_functions(exercises: list[Exercise], folder: Path) -> Iterator[dict[str
     def counted(exercise: Exercise, call: Callable) -> Callable:
         def function(*args, **kwargs):
             calls[exercise.id] += 1
-            return call(*args, **kwargs)
+            try:
+                return call(*args, **kwargs)
+            except Refused as error:
+                raise AssertionError(f"{exercise.file}: {exercise.name}: {error}") from error
         return function
 
     with tempfile.TemporaryDirectory(prefix="mine-") as trees:
@@ -62,9 +62,10 @@ def with_functions(exercises: list[Exercise], folder: Path) -> Iterator[dict[str
             for exercise in exercises:
                 book = reference(exercise)
                 if exercise.runs_others:
-                    call = load(exercise, folder / exercise.file)
+                    call = in_time(exercise, load(exercise, folder / exercise.file))
                 else:
-                    one = Isolated(exercise, book, folder, Path(trees).resolve(), Limits(SECONDS), find_wall(),
+                    limits = Limits(SECONDS, each=EACH)
+                    one = Isolated(exercise, book, folder, Path(trees).resolve(), limits, find_wall(),
                                    [other.name for other in exercises if other.path == exercise.path])
                     started.append(one)
                     call = one.call
@@ -77,55 +78,23 @@ def with_functions(exercises: list[Exercise], folder: Path) -> Iterator[dict[str
                 one.stop()
 
 
-def inputs_of(model, dump: dict[str, np.ndarray]) -> tuple[list[int], list[np.ndarray]]:
-    """The ids and pixels of a stored run, as this code makes them from its prompt and pictures."""
-    record = json.loads(str(dump["record"]))
-    if not record["chat"]:
-        return [model.tokenizer.bos_id, *model.tokenizer.encode(record["prompt"])], []
-    pictures = [Image.fromarray(dump[f"image{n}"]) for n in range(len(record["images"]))]
-    return model.tokenizer.encode_chat([user_turn(record["prompt"], pictures)])
+def in_time(exercise: Exercise, call: Callable) -> Callable:
+    """A function of this process that is stopped when a call has taken too long."""
+    def ring(number: int, frame: FrameType | None) -> None:
+        while frame and Path(frame.f_code.co_filename).name != exercise.file:
+            frame = frame.f_back
+        raise AssertionError(f"{exercise.file}: {exercise.name} took more than {EACH} seconds: does a loop never end?"
+                             + (f" It was at line {frame.f_lineno}." if frame else ""))
 
-
-def first_difference(model, dump: dict[str, np.ndarray]) -> tuple[str, float]:
-    """The first array that differs from a stored run, and by how much; or an empty name, and how far the logits are.
-
-    A text is read once more through the cache, and its logits are compared again.
-    """
-    ids, pixels = inputs_of(model, dump)
-    own: dict[str, np.ndarray] = {}
-    shown = {"ids": np.array(ids), **{f"pixels{n}": array for n, array in enumerate(pixels)}}
-    for name, array in shown.items():
-        if distance(array, dump[name]) > allowed(name, dump[name]):
-            return name, distance(array, dump[name])
-    with np.errstate(all="ignore"):
-        own["logits"] = model(ids, images=pixels, trace=own)
-    for name, array in dump.items():
-        if name in own and distance(own[name], array) > allowed(name, array):
-            return name, distance(own[name], array)
-    far = distance(own["logits"], dump["logits"])
-    if not pixels:
-        with np.errstate(all="ignore"):
-            far = max(far, distance(in_chunks(model, ids), dump["logits"]))
-    return "" if far <= LOGITS else "logits through the cache", far
-
-
-def in_chunks(model, ids: list[int]) -> np.ndarray:
-    """The logits of a text of which half is read in one call, and the rest token by token. Shapes:  -> (T, V)."""
-    cache, half = model.new_cache(len(ids)), len(ids) // 2
-    return np.concatenate([model(chunk, cache=cache) for chunk in (ids[:half], *([token] for token in ids[half:]))])
-
-
-def allowed(name: str, theirs: np.ndarray) -> float:
-    """How far an array may be from that of transformers."""
-    return LOGITS if name == "logits" else PART * max(1.0, float(np.abs(theirs).max()))
-
-
-def distance(mine: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest difference of two arrays: infinite for another shape, or a NaN on one side."""
-    if mine.shape != theirs.shape:
-        return float("inf")
-    far = np.abs(np.asarray(mine, np.float64) - theirs)
-    return float("inf") if np.isnan(far).any() else float(far.max(initial=0.0))
+    def function(*args, **kwargs):
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.alarm(EACH)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+    return function
 
 
 def said(error: Exception) -> str:
@@ -136,18 +105,20 @@ def said(error: Exception) -> str:
     return " ".join((f"{stop}: {stop.text}" if stop and stop.text else str(stop or error)).split())[:200]
 
 
-def show(part: str) -> bool | None:
+def show(part: str, used: Callable[[], list[Exercise]]) -> bool | None:
     """Let the model of a part speak, and compare it; return whether its numbers are those of transformers, or None if
-    it stops.
+    it stops. `used` says which functions of the student it has called.
     """
-    name = PARTS[part]
+    name, odd = PARTS[part], ""
     try:
         model = tiny.load(name)
         if part == "A":
+            print(f"\n{name} continues a story:\n")
             ids = [model.tokenizer.bos_id, *model.tokenizer.encode(demo.STORY)]
-            text = "".join(token.text for token in tiny.generate(model, ids, max_tokens=TOKENS))
-            story = textwrap.fill(f"{demo.STORY} {printable(text)} ...", 100)
-            print(f"\n{name} continues a story:\n\n{textwrap.indent(story, '  ')}\n")
+            tokens = list(tiny.generate(model, ids, max_tokens=TOKENS))
+            story = textwrap.fill(f"{demo.STORY} {printable(''.join(token.text for token in tokens))} ...", 100)
+            print(f"{textwrap.indent(story, '  ')}\n")
+            odd = odd_words(model, ids, [token.id for token in tokens])
         else:
             print(f"\n{name} looks at two pictures:\n")
             for file, questions in demo.PICTURES.items():
@@ -162,9 +133,34 @@ def show(part: str) -> bool | None:
         return None
     if array:
         print(f"Part {part}: your model differs from transformers' first in {array}, by {far:.2g}.")
+    elif odd:
+        print(f"Part {part}: {odd}.")
+    elif not used():
+        print(f"Part {part}: nothing in it is yours yet. The book's model equals transformers' within {within(far)}.")
     else:
-        print(f"Part {part}: your model's logits equal transformers' within {NEAR} (largest difference {far:.1e}).")
-    return not array
+        print(f"Part {part}: your model's logits equal transformers' within {within(far)} "
+              f"(largest difference {far:.1e}). Functions of yours in it: {len(used())}.")
+    return not array and not odd
+
+
+def unreadable(file: Path) -> str:
+    """Why Python cannot read a student's file; nothing if it can, or if there is none."""
+    try:
+        ast.parse(file.read_bytes() if file.is_file() else b"")
+    except SyntaxError as error:
+        return f"line {error.lineno}: {error.msg}"
+    except (ValueError, RecursionError, MemoryError) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def faulty(kernels: list[Exercise], folder: Path) -> dict[str, str]:
+    """What the compiler or the emulator says of a student's kernels that it cannot run, by their files."""
+    if shutil.which("g++") is None:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="mine-") as scratch:
+        runs = {exercise.file: run_of(exercise, folder, Path(scratch)) for exercise in kernels}
+    return {file: found for file, found in runs.items() if isinstance(found, str)}
 
 
 def idle_among(written: list[Exercise], calls: dict[str, int], folder: Path) -> list[Exercise]:
@@ -175,6 +171,16 @@ def idle_among(written: list[Exercise], calls: dict[str, int], folder: Path) -> 
 
     return [exercise for exercise in written if not calls[exercise.id] and not (
         is_named(exercise) and any(calls[other.id] and other.path == exercise.path for other in written))]
+
+
+def since(written: list[Exercise], calls: dict[str, int], folder: Path) -> Callable[[], list[Exercise]]:
+    """What tells which of a student's functions were called from now on."""
+    before = dict(calls)
+
+    def used() -> list[Exercise]:
+        idle = idle_among(written, {id: count - before[id] for id, count in calls.items()}, folder)
+        return [exercise for exercise in written if exercise not in idle]
+    return used
 
 
 def listed(exercises: list[Exercise]) -> str:
@@ -190,18 +196,29 @@ def main(argv: list[str] | None = None) -> int:
     if not args.impl.is_dir():
         raise TinyError(f"There is no folder {args.impl}.", "`make student` writes student/; or name yours by --impl.")
     folder = args.impl.resolve()
-    exercises = [exercise for exercise in load_exercises() if not exercise.is_kernel]
+    every = load_exercises()
+    kernels = [exercise for exercise in every if exercise.is_kernel and is_written(exercise, folder)]
+    exercises = [exercise for exercise in every if not exercise.is_kernel]
     written = [exercise for exercise in exercises if is_written(exercise, folder)]
-    rest = [exercise for exercise in exercises if exercise not in written]
+    broken = {exercise.file: words for exercise in exercises if (words := unreadable(folder / exercise.file))}
+    rest = [exercise for exercise in exercises if exercise not in written and exercise.file not in broken]
     print(f"Yours: {listed(written)}." if written else "No function of yours is finished yet: all are the book's.")
     if written and rest:
         print(f"Not finished, so the book's: {listed(rest)}.")
+    for file, words in broken.items():
+        lost = [exercise for exercise in exercises if exercise.file == file]
+        print(f"{file} does not load ({words}): the book's is used for {listed(lost)}.")
+    if kernels:
+        print(f"Kernels, which `make try` compiles and runs, and these models do not: {listed(kernels)}.")
+    stopped = faulty(kernels, folder)
+    for file, words in stopped.items():
+        print(f"{file} does not run: {words}")
     with with_functions(written, folder) as calls:
-        equal = [show(part) for part in PARTS]
+        equal = [show(part, since(written, calls, folder)) for part in PARTS]
     idle = idle_among(written, calls, folder)
     if idle and None not in equal:
         print(f"Not used by these two models: {listed(idle)}.")
-    return 0 if all(equal) else 1
+    return 0 if all(equal) and not broken and not stopped else 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Faults planted in a run of an embedded model: the cases that detectives.py asks about.
+"""Faults planted in a run of an embedded model, and in a kernel: the cases that detectives.py asks about.
 
-A model is built with the operations that it uses, so a fault is one operation of another kind.
+A model is built with the operations that it uses, so a fault is one operation of another kind. A fault of a kernel is
+a change of its text.
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from tiny.system.whole import write_whole
 from tiny.tools.demo import PICTURES, STORED
 from tiny.tools.prompt_images import user_turn
 from tutorial import detectives
+from tutorial.source import ROOT, source_of
 
 MODELS = {"A": "tiny-mixtral", "B": "tiny-pixtral"}
 PROMPTS = {"A": "Tom had a red kite. Mia had a blue ball. Tom", "B": "what does the image show?"}
@@ -77,6 +80,36 @@ FAULTS: dict[str, dict[Callable, str]] = {
 NAMES = {part: {fault.__name__: fault for fault in faults} for part, faults in FAULTS.items()}
 
 
+# What is changed in the kernel of part C, by the name of the fault: each pattern is there once.
+KERNEL, SHARED = "kernels/experts.cu", "kernels/swiglu.cuh"
+BARRIER = r"^ *__syncthreads\(\);.*\n"
+CHANGES = {"hidden_read_too_early": (rf"{BARRIER}(?=  for \(int d)", ""),
+           "hidden_overwritten": (rf"{BARRIER}(?=\}})", ""),
+           "hidden_over_answer": (r"\(answer \+ D\)", "(answer + D - 1)"),
+           "total_not_zero": (r"^ *for .* total\[d\] = 0\.0f;\n", ""),
+           "one_row_too_many": (r"f < F;", "f <= F;"),
+           "barrier_for_some": (r"__syncthreads\(\);(?=\n  for \(int d)", "if (threadIdx.x < D) __syncthreads();")}
+
+# The case has no scales of int8 weights, and no layer without a router.
+PLAIN = {r"scaled\((dot_v1\(.*?, \w+\)), s\d, \w\)": r"\1", r",\s*const SCALE\*(?: const\*)? s\d": "",
+         r", s\d\[e\]": "", r"expert_of\((\w+), pair\)": r"\1[pair]", r"weight_of\((\w+), pair\)": r"\1[pair]"}
+
+
+def kernel(name: str) -> str:
+    """The first version of the experts as a file of its own, with a fault in it."""
+    silu, first, last = (source_of(name) for name in (f"{SHARED}:silu", f"{KERNEL}:dot_v1", f"{KERNEL}:experts_v1"))
+    lines = (ROOT / KERNEL).read_text(encoding="utf-8").splitlines()[first.first - 1 : last.last]
+    lines = [*(ROOT / SHARED).read_text(encoding="utf-8").splitlines()[silu.first - 1 : silu.last], "", *lines]
+    text = "\n".join(["// A kernel with a fault in it, for exercise 11.4: student/detectives.py says how to run it.",
+                      '#include "numbers.cuh"', "", *lines, ""])
+    for written, plain in PLAIN.items():
+        text, times = re.subn(written, plain, text)
+        assert times, written
+    changed, times = re.subn(*CHANGES[name], text, flags=re.M)
+    assert times == 1, name
+    return changed
+
+
 def run(part: str, name: str) -> dict[str, np.ndarray]:
     """Every array of a run of a part's model with a fault in it, in the order in which they are made."""
     fault = NAMES[part][name]
@@ -97,7 +130,10 @@ def run(part: str, name: str) -> dict[str, np.ndarray]:
 
 
 def write_case(part: str, path: Path) -> None:
-    """Write the case of a part as `verify dump` writes a run."""
+    """Write the case of a part: a kernel, or a run as `verify dump` writes it."""
+    if part == "C":
+        write_whole(path, kernel(detectives.case_c()))
+        return
     name = {"A": detectives.case_a, "B": detectives.case_b}[part]()
     record = {"format": "tiny-verify 1", "precision": "float32", "implementation": "a case for detectives",
               "model": MODELS[part]}

@@ -101,13 +101,18 @@ def steps_of(function: str | Callable, root: Path = ROOT) -> dict[int, tuple[int
     return found
 
 
+def whole(line: str) -> bool:
+    """Whether a line without indentation holds a whole function."""
+    return line[:1] not in " #/" and line.endswith("}") and line.count("{") == line.count("}")
+
+
 def kernel_at(path: str, name: str, root: Path = ROOT) -> Kernel:
     """The lines of a function of a .cu file: it begins and ends without indentation."""
     lines = read(path, root)
     for number, line in enumerate(lines):
         if not re.search(rf"\b{re.escape(name)}\(", line) or line.lstrip().startswith("//"):
             continue
-        last = next((n for n in range(number, len(lines)) if lines[n].startswith("}")), None)
+        last = next((n for n in range(number, len(lines)) if lines[n].startswith("}") or whole(lines[n])), None)
         opens = next((n for n in range(number, len(lines)) if re.search("[{;]", lines[n])), None)
         first = next(n for n in range(number, -1, -1) if not lines[n].startswith(" "))
         if last is not None and opens is not None and "{" in lines[opens].partition(";")[0] and number - first < 3:

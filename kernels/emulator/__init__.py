@@ -114,14 +114,15 @@ class Module:
     path: the file. defines: "NAME=VALUE" for -D. instances: kernels made of templates, "scale<float>". check: look at
     every access. profile: count what the accesses would cost. order: in which threads and blocks take turns, "forward",
     "reverse" or "random:SEED". workers: how many blocks run at the same time; all cores if None; one with check or
-    profile. portable: switch stacks by the system's functions. debug: compile for a debugger.
+    profile. portable: switch stacks by the system's functions. debug: compile for a debugger. strict: refuse functions
+    without `return`, and variables that are read before they are set.
 
     Raises: TinyError without g++, or if the file does not compile
     """
 
     def __init__(self, path, defines: Sequence[str] = (), check: bool = False, profile: bool = False,
                  order: str = "forward", workers: int | None = None, portable: bool = False, debug: bool = False,
-                 instances: Sequence[str] = ()):
+                 instances: Sequence[str] = (), strict: bool = False):
         name, _, seed = order.partition(":")
         if name not in ORDERS or seed and not seed.isdigit():
             raise TinyError(f"The order {order!r} is not known.", 'Say "forward", "reverse" or "random:7".')
@@ -130,7 +131,8 @@ class Module:
         self.order, self.seed = ORDERS[name], int(seed or 0)
         self.mode = 1 if check else 2 if profile else 0
         self.workers = 1 if self.mode else workers or os.cpu_count() or 1
-        self.built = build.build(path, tuple(defines), tuple(instances), bool(self.mode), portable, debug)
+        self.built = build.build(path, tuple(defines), tuple(instances), bool(self.mode), portable, debug,
+                                 strict)
         self.variables, self.shared_offset = symbols(self.built.library)
         self.library = load(self.built.library, any(kind == DEVICE_VARIABLE for _, _, kind, _ in self.variables))
         self.library.emulator_launch.restype = None

@@ -55,7 +55,8 @@ def crash_remedy(args: argparse.Namespace) -> str:
 def run_kernel(args: argparse.Namespace, arrays: list, unwritten: list[int], running) -> int:
     """Compile, launch, and print; the exit status."""
     module = Module(args.file, defines=args.defines, check=args.check, profile=args.profile, order=args.order,
-                    portable=args.portable, instances=[args.kernel] if args.kernel and "<" in args.kernel else [])
+                    portable=args.portable, strict=args.strict,
+                    instances=[args.kernel] if args.kernel and "<" in args.kernel else [])
     kernel = choose(module, args.kernel, args.file)
     parameters = module.parameters(kernel)
     if len(arrays) == len(parameters):

@@ -48,6 +48,8 @@ def build_parser() -> Parser:
     parser.add_argument("-D", dest="defines", action="append", default=[], metavar="NAME=VALUE", help="define a macro")
     parser.add_argument("--time-limit", type=float, default=30.0, metavar="SECONDS",
                         help="stop a kernel that does not end; default: %(default)g, without compiling")
+    parser.add_argument("--strict", action="store_true",
+                        help="refuse functions without `return`, and variables that are read before they are set")
     parser.add_argument("--portable", action="store_true", help="switch between threads by ucontext, not by hand")
     parser.add_argument("--debug", action="store_true", help="show where an error of this program happened")
     return parser

@@ -244,4 +244,4 @@ def fill(call: str, match: re.Match, parts: list[str]) -> str:
 def unknown(name: str) -> str:
     """A statement that the compiler refuses."""
     words = re.sub(r"[^\w .:,]", " ", name)
-    return f"_Pragma(\"GCC error \\\"the emulator does not know the PTX instruction {words.strip()}\\\"\")"
+    return f'static_assert(false, "the emulator does not know the PTX instruction {words.strip()}");'

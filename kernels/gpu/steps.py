@@ -19,13 +19,32 @@ import numpy as np
 
 from kernels import cases
 from kernels.cases import BFLOAT16, STORAGES, Draw, Operation
-from kernels.gpu import torch_peer
-from kernels.launch import Cuda, import_cupy
+from kernels.device.gpus import import_cupy
+from kernels.gpu import ahead, models, torch_peer, transformers_peer
+from kernels.launch import Cuda
 from kernels.nvrtc import nvrtc
 from tiny.config import TinyError
 
 LAUNCHES, WARM_UPS, REPLAYS = 20, 10, 50
 GRAPH_MS, TOTAL_MS = 200.0, 400.0  # slow runs are launched less often: about this long in a graph, and in all replays
+PEERS = ("torch", "transformers")  # what is compared with where it is installed
+READ_NUMBERS = 1 << 28
+# Every thread counts its numbers: they are all 1, so it knows how many there should be.
+READ = """
+extern "C" __global__ void __launch_bounds__(256) read(const float* x, unsigned* out, long long chunks) {
+  long long step = 256LL * gridDim.x, first = 256LL * blockIdx.x + threadIdx.x;
+  float sum = 0.0f;
+#pragma unroll 8
+  for (long long i = first; i < chunks; i += step) {
+    uint4 bits;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w) : "l"(x + 4 * i));
+    sum += __uint_as_float(bits.x) * __uint_as_float(bits.y) * __uint_as_float(bits.z) * __uint_as_float(bits.w);
+  }
+  long long wanted = first < chunks ? (chunks - first + step - 1) / step : 0;
+  if (sum == (float)wanted) atomicAdd(out, 1u);
+}
+"""
 EMPTY = 'extern "C" __global__ void touch(int* x) { %s x[threadIdx.x] += 1; }'
 
 
@@ -123,6 +142,20 @@ def copy() -> Iterator[dict]:
     b = cupy.empty_like(a)
     found = time_runs(cupy, [lambda: cupy.copyto(b, a)])
     yield {**found, "bytes": 2 * a.nbytes, "TB_per_s": 2 * a.nbytes / found["us"] / 1e6}
+
+
+def read() -> Iterator[dict]:
+    """What a kernel can read that writes nothing, as those for few tokens do with weights: more than a copy moves."""
+    cupy = import_cupy()
+    x, out = cupy.ones(READ_NUMBERS, np.float32), cupy.zeros(1, np.uint32)
+    kernel, chunks = cupy.RawKernel(READ, "read"), np.int64(READ_NUMBERS // 4)
+    blocks = 8 * cupy.cuda.runtime.getDeviceProperties(0)["multiProcessorCount"]
+    run = lambda: kernel((blocks,), (256,), (x, out, chunks))
+    run()
+    if int(out[0]) != blocks * 256:
+        raise TinyError(f"{int(out[0])} of {blocks * 256} threads have read what is there.", "Look at READ by itself.")
+    found = time_runs(cupy, [run])
+    yield {**found, "bytes": x.nbytes, "TB_per_s": x.nbytes / found["us"] / 1e6}
 
 
 def agree(name: str, storages: list = STORAGES) -> Iterator[dict]:
@@ -237,8 +270,10 @@ def sanitizer(tool: str) -> Iterator[dict]:
 
 STEPS: dict[str, Callable[..., Iterator[dict]]] = {
     "device": device, "bfloat16": bfloat16_arrays, "cubin": own_cubin, "sm_90a": sm_90a, "graph": graph, "copy": copy,
-    "agree": agree, "time": times, "cublas": torch_peer.products, "sdpa": torch_peer.sdpa, "torch": torch_peer.times,
-    "sanitizer": sanitizer, "small": small}
+    "read": read, "compile": ahead.compile_all, "agree": agree, "model": models.agree, "speed": models.speed,
+    "time": times, "cublas": torch_peer.products, "sdpa": torch_peer.sdpa, "torch": torch_peer.times,
+    "transformers": transformers_peer.speed, "compiled": transformers_peer.compiled, "sanitizer": sanitizer,
+    "small": small}
 
 
 def main(words: list[str]) -> int:
@@ -248,6 +283,9 @@ def main(words: list[str]) -> int:
         for row in STEPS[name](*arguments):
             print(json.dumps(row), flush=True)
     except Exception as error:  # whatever it is, the script that started this process reports it
+        if isinstance(error, ModuleNotFoundError) and error.name in PEERS:
+            print(json.dumps({"absent": f"{error.name} is not installed here, so nothing is compared with it."}))
+            return 0
         remedy = f" {error.remedy}" if isinstance(error, TinyError) else ""
         cause = error.cause if isinstance(error, TinyError) else f"{type(error).__name__}: {error}"
         print(f"{cause}{remedy}".replace("\n", " "), file=sys.stderr)

@@ -104,6 +104,12 @@ def rope(torch: Any, T: int, n: int, d: int) -> Callable:
     return lambda: as_real(as_complex(x.float().reshape(T, n, -1, 2)) * turns).flatten(2).to(x.dtype)
 
 
+def linear(torch: Any, T: int, D: int, N: int) -> Callable:
+    """cuBLAS."""
+    x, w = normal(torch, T, D), normal(torch, N, D)
+    return lambda: torch.nn.functional.linear(x, w)
+
+
 def route(torch: Any, T: int, D: int, E: int, K: int) -> Callable:
     """Logits, the K largest, and their softmax."""
     x, gate = normal(torch, T, D), normal(torch, E, D)
@@ -127,5 +133,5 @@ def experts(torch: Any, T: int, D: int, F: int, E: int, K: int) -> Callable:
 
 
 PEERS: dict[str, Callable[..., Callable]] = {
-    "rms_norm": rms_norm, "rope": rope, "route": route, "attention": attention, "attention_decode": attention,
-    "experts": experts}
+    "rms_norm": rms_norm, "rope": rope, "linear": linear, "route": route, "attention": attention,
+    "attention_decode": attention, "experts": experts}

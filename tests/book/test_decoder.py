@@ -54,7 +54,7 @@ def test_the_order_of_the_operations():
     ops = SimpleNamespace(**{name: spy(name) for name in tiny.ops.__all__})
     decoder_layer(inputs(config, 3), 0, random_tensors(config), config, new_pass(config, [3], ops=ops))
     assert calls == ["rms_norm", "linear", "linear", "linear", "rope", "rope", "attention", "linear",
-                     "rms_norm", "route", "experts"]
+                     "add_norm", "route", "experts", "add"]
 
 
 def test_with_a_cache_the_layer_goes_on_where_it_was():

@@ -9,6 +9,7 @@ import pytest
 from compare import assert_close
 from tolerances import OPS
 
+import tiny.experts
 from tiny.experts import experts, feed_forward
 
 RNG = np.random.default_rng(5)
@@ -53,11 +54,14 @@ def test_against_the_loops(T, E, K, dtype):
     assert_close(y, loops(x, expert_ids, expert_weights, *w), OPS["experts"], name="experts")
 
 
-@pytest.mark.parametrize("T", [1, 65])
-def test_feed_forward(T):
+@pytest.mark.parametrize("T, block", [(1, 1024), (32, 1024), (33, 1024), (65, 1024), (75, 40), (83, 40)])
+def test_feed_forward(T, block, monkeypatch):
+    """Of one block of tokens and of several, with and without rows of zeros to fill the last one up."""
+    monkeypatch.setattr(tiny.experts, "TOKENS", block)
     x, w = RNG.standard_normal((T, D)).astype(np.float32), matrices(1)
-    y = feed_forward(x, *(matrix[0] for matrix in w))
-    assert y.dtype == np.float32
+    before, y = x.copy(), feed_forward(x, *(matrix[0] for matrix in w))
+    assert y.dtype == np.float32 and y.flags.c_contiguous and y.base is None
+    assert_close(x, before, 0.0, name="the argument is left alone")
     assert_close(y, [one(row, *(matrix[0] for matrix in w)) for row in x], OPS["experts"], name="feed_forward")
 
 

@@ -8,6 +8,7 @@ import ast
 import functools
 import importlib
 import json
+import mmap
 import os
 import re
 from dataclasses import replace
@@ -29,10 +30,12 @@ from tiny.config import TinyError
 from tiny.decoder import ForwardPass
 from tiny.files.checkpoint import Checkpoint
 from tiny.files.params import KEYS
+from tiny.files.streamed import Streamed
 from tiny.generate import ExpertTrace
 from tiny.kv_cache import KVCache
 from tiny.mixtral import Mixtral
-from tiny.pixtral import Pixtral
+from tiny.pixtral import ImageRows, Pixtral
+from tiny.system.direct import Arrival, DirectReader, Span
 from tiny.system.whole import lock
 from tiny.tekken import SPECIAL_TOKENS, TekkenTokenizer
 
@@ -63,7 +66,15 @@ def subject(name):
             "SentencePieceTokenizer": lambda: tiny.load_tokenizer(tiny.model_folder("tiny-mixtral")),
             "TextStream": lambda: subject("SentencePieceTokenizer").stream(),
             "TekkenTokenizer": lambda: tiny.load_tokenizer(tiny.model_folder("tiny-pixtral")),
-            "TekkenStream": lambda: subject("TekkenTokenizer").stream()}[name]()
+            "TekkenStream": lambda: subject("TekkenTokenizer").stream(),
+            "Streamed": lambda: SimpleNamespace(allow=functools.partial(Streamed.allow, SimpleNamespace(least=10))),
+            "DirectReader": lambda: DirectReader([])}[name]()
+
+
+def failed_arrival():
+    arrival = Arrival("a tensor", Span("a file", 0, 1), mmap.mmap(-1, 1))
+    arrival.fail(TinyError("A disk error.", "Buy another one."))
+    return arrival
 
 
 @functools.cache
@@ -234,11 +245,14 @@ RAISES = {
                     ("hold their own", 3, 5, [3], [(0, 2)])],
     "patches": [("pixels (C, H, W)", np.zeros((4, 4), FLOAT32), 2), ("multiples of 2", np.zeros((3, 4, 5), FLOAT32), 2),
                 ("multiples of 2", np.zeros((3, 0, 4), FLOAT32), 2)],
+    "KVCache": [("precision", 1, 1, 2, [3], "float16")],
     "KVCache.append": [("of float32", 0, np.zeros((1, 2, 4)), np.zeros((1, 2, 4)), [1, 0]),
                        ("one row for each", 0, *[np.zeros((1, 1, 4), FLOAT32)] * 2, [1, 0]),
                        ("Ask new_cache for more", 0, *[np.zeros((4, 2, 4), FLOAT32)] * 2, [4, 0])],
     "Mixtral.tokenizer": [("no tokenizer",)],
-    "Mixtral.new_cache": [("None tokens", None), ("0 tokens", 0), ("1.5", [1.5])],
+    "Mixtral.new_cache": [("None tokens", None), ("0 tokens", 0), ("1.5", [1.5]),
+                          ("cache='float16' is unknown", 4, "float16")],
+    "known": [("cache='half' is unknown", "cache", "half")],
     "Mixtral.__call__": [("one row", [[1]]), ("token id", ["1"]), ("not in the vocabulary", [40]),
                          ("Give a list", [1], None), ("text only", [1], [PIXELS]), ("add up", [1], (), None, [2]),
                          ("sequences", [1], (), Made(lambda _: subject("Mixtral").new_cache([2, 2]))),
@@ -286,6 +300,7 @@ RAISES = {
     "Pixtral.check_images": [("Image 1 is an array", np.array([1]), [np.zeros((1, 4, 4), FLOAT32)], False),
                              ("have 2 patches", np.array([1]), [PIXELS], False),
                              ("have 0 patches", np.array([7]), [], False),
+                             ("1 [IMG] tokens, the images have 0 rows left", np.array([7]), ImageRows()),
                              ("not those", np.array([7, 7, 9]), [PIXELS], False)],
     "splice": [("got 2 rows", np.zeros((2, 4), FLOAT32), np.array([7, 9]), np.ones((2, 4), FLOAT32), 7)],
     "vision_of": [("vision encoder", SIZES)],
@@ -342,7 +357,11 @@ RAISES = {
     "take_tensors": [("lacks the tensor norm.weight", "mistral", without(SMALL_TENSORS, "norm.weight"), SIZES, PATH),
                      ("tensors that the model has not", "mistral", SMALL_TENSORS | {"x": np.ones(2)}, SIZES, PATH),
                      ("the configuration says", "mistral", SMALL_TENSORS | {"norm.weight": np.ones(2)}, SIZES, PATH)],
+    "open_files": [("once more", Made(lambda folder: 2 * tensors_of(folder, lambda t: None)), written("a.json", {})),
+                   ("by 'x'", [], written("a.json", {"quantization_config": {"quant_method": "x"}}))],
     "choose_mode": [("is unknown", "x", {})],
+    "Streamed.allow": [("need 10 bytes", 9)],
+    "DirectReader.wait": [("A disk error", Made(lambda folder: failed_arrival()))],
     "no_header": [("is a web page", PATH, b"<html>", 6), ("is a GGUF file", PATH, b"GGUF", 4)],
     "require_shards": [("lacks a-00001-of-00002.safetensors, a-00002", Made(
         lambda folder: [folder / "a-00001-of-00002.safetensors"]))],
@@ -475,6 +494,13 @@ def through_layer():
     return tiny.decoder.decoder_layer(draw(3, 24), 0, model.weights, model.config, run_of(model))
 
 
+def appended(name):
+    cache = KVCache(1, 1, 2, [1], name)
+    cache.append(0, *np.full((2, 1, 1, 2), 1.00390625, FLOAT32), [1])  # between 1 and 1.0078125, so to the even 1
+    assert cache.keys.tolist() == cache.values.tolist() == [[[[1.00390625 if name == "float32" else 1.0] * 2]]]
+    return cache.keys
+
+
 def stored(folder, dtype):
     (folder / "w.safetensors").write_bytes(small.file_bytes({"w": np.zeros(2, dtype)}))
     return tiny.files.safetensors.read_safetensors(folder / "w.safetensors")["w"]
@@ -483,9 +509,12 @@ def stored(folder, dtype):
 WEIGHTS = (FLOAT32, BFLOAT16, FLOAT16)
 # For each dtype that a `Dtypes:` line names: the dtype, and results that a call with it, or to it, gives.
 DTYPES = {
+    "KVCache": [(kept, lambda _, name=name, half=half: getattr(KVCache(1, 1, 2, [3], name), half))
+                for name, kept in (("float32", FLOAT32), ("bfloat16", BFLOAT16)) for half in ("keys", "values")],
+    "KVCache.append": [(kept, lambda _, name=name: appended(name)) for name, kept in (("float32", FLOAT32),
+                                                                                      ("bfloat16", BFLOAT16))],
     "decoder_layer": [(FLOAT32, lambda _: through_layer())],
     "vision_encoder": [(FLOAT32, lambda _: through_encoder())],
-    "KVCache": [(FLOAT32, lambda _: subject("KVCache").keys), (FLOAT32, lambda _: subject("KVCache").values)],
     "Mixtral.__call__": [(FLOAT32, lambda _, dtype=dtype: subject("Mixtral")(np.ones(3, dtype)))
                          for dtype in (np.int64, np.int32, np.uint8)],
     "preprocess": [(FLOAT32, lambda _: tiny.preprocess(Image.new("RGB", (20, 30))))],

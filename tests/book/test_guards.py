@@ -4,6 +4,7 @@ The oracle is the docstring of each operation: its shapes, its dtypes and what i
 """
 
 import inspect
+import re
 
 import ml_dtypes
 import numpy as np
@@ -33,8 +34,11 @@ def right(name: str) -> dict:
                 "w_out.bias": draw(6)}.items()}
     return {
         "adapter": {"x": draw(3, 4), "weights": adapter},
+        "add": {"x": draw(3, 4), "y": draw(3, 4)},
+        "add_norm": {"x": draw(3, 4), "y": draw(3, 4), "weight": draw(4), "eps": 1e-5},
         "attention": {"q": draw(3, 4, 8), "keys": draw(5, 2, 8), "values": draw(5, 2, 8), "lengths": [2, 1],
                       "spans": [(0, 3), (3, 5)]},
+        "embed": {"ids": np.array([4, 0, 4]), "table": draw(5, 4)},
         "experts": {"x": draw(3, 4), "expert_ids": np.array([[0, 2], [1, 0], [2, 1]]), "expert_weights": draw(3, 2),
                     **{key: [value] * 3 for key, value in matrices.items()}},
         "feed_forward": {"x": draw(3, 4), **matrices},
@@ -49,13 +53,16 @@ def right(name: str) -> dict:
         "round_to": {"x": draw(3, 4), "precision": "float32"}}[name]
 
 
+SEAM = sorted({*tiny.ops.__all__} - {"new_cache", "splice"})  # these two have tests of their own
 OPERATIONS = {name: getattr(tiny.ops if hasattr(tiny.ops, name) else numerics, name) for name in
-              [*tiny.ops.__all__, "erf", "gelu", "silu", "softmax", "round_to"]}
+              [*SEAM, "erf", "gelu", "silu", "softmax", "round_to"]}
 ACTIVATIONS = {"attention": ["q", "keys", "values"], "rope": ["x", "cos", "sin"], "experts": ["x", "expert_weights"],
-               "patch_embed": ["images"], "rope_table": [], "rope_2d_table": []}
-WEIGHTS = {"linear": ["weight"], "rms_norm": ["weight"], "route": ["gate"], "patch_embed": ["weight"],
+               "patch_embed": ["images"], "rope_table": [], "rope_2d_table": [], "add": ["x", "y"],
+               "add_norm": ["x", "y"], "embed": []}
+WEIGHTS = {"linear": ["weight"], "rms_norm": ["weight"], "add_norm": ["weight"], "embed": ["table"],
+           "route": ["gate"], "patch_embed": ["weight"],
            "feed_forward": ["w1", "w2", "w3"], "experts": ["w1", "w2", "w3"], "adapter": ["weights"]}
-POSITIONS = {"rope_table": ["positions"], "rope_2d_table": ["positions"], "experts": ["expert_ids"]}
+POSITIONS = {"embed": ["ids"], "rope_table": ["positions"], "rope_2d_table": ["positions"], "experts": ["expert_ids"]}
 
 
 def rounds(function):
@@ -73,6 +80,8 @@ def of_another_dtype():
     for name in OPERATIONS:
         cases = [(key, dtype) for key in ACTIVATIONS.get(name, ["x"])
                  for dtype in (np.float64, np.float16, ml_dtypes.bfloat16, np.int64, np.complex64, object)]
+        # Keys and values may also be those of a cache in bfloat16.
+        cases = [case for case in cases if name != "attention" or case[1] != ml_dtypes.bfloat16 or case[0] == "q"]
         cases += [(key, dtype) for key in WEIGHTS.get(name, []) for dtype in (np.float64, np.int8, bool, object)]
         cases += [(key, dtype) for key in POSITIONS.get(name, []) for dtype in (np.float32, bool, object)]
         yield from ((name, {key: changed(right(name)[key], lambda x, dtype=dtype: x.astype(dtype))})
@@ -81,7 +90,7 @@ def of_another_dtype():
 
 def of_another_rank():
     """One axis more, one less, none; but softmax, SiLU and their like take any, and linear a view of HF's rows."""
-    for name in tiny.ops.__all__:
+    for name in SEAM:
         for key, value in right(name).items():
             changes = [lambda x: x[None], lambda x: x[0], lambda x: x[()].ravel()[0], lambda x: x.tolist()]
             if isinstance(value, (np.ndarray, list, dict)) and key not in ("lengths", "spans"):
@@ -94,6 +103,9 @@ F32 = np.float32
 OTHERS = [
     ("linear", {"x": draw(3, 5)}), ("linear", {"weight": draw(4)}), ("rms_norm", {"weight": draw(3)}),
     ("rms_norm", {"weight": draw(1)}), ("rms_norm", {"eps": -1e-5}), ("rms_norm", {"eps": float("nan")}),
+    ("add", {"y": draw(3, 5)}), ("add", {"y": draw(1, 4)}), ("add_norm", {"y": draw(2, 4)}),
+    ("add_norm", {"weight": draw(3)}), ("add_norm", {"eps": -1.0}), ("embed", {"ids": np.array([0, 5])}),
+    ("embed", {"ids": np.array([-1])}),
     ("softmax", {"x": X((3, 0), F32)}), ("softmax", {"x": X((), F32)}), ("softmax", {"out": X((2, 3, 4), F32)}),
     ("softmax", {"out": X((3, 4))}),
     ("rope", {"x": draw(3, 2, 7), "cos": draw(3, 3), "sin": draw(3, 3)}), ("rope", {"cos": draw(3, 8)}),
@@ -152,7 +164,7 @@ def refusal(function, *args, **arguments) -> str:
 @pytest.mark.parametrize("name, bad", CASES, ids=[f"{name} {' '.join(bad)}" for name, bad in CASES])
 def test_what_has_no_meaning_is_refused_in_a_sentence(name, bad):
     words = refusal(OPERATIONS[name], **{**right(name), **bad})
-    assert name in words or words.startswith("The precision") or "patches expects" in words or "feed_forward" in words
+    assert name in words or re.match("The precision|(?:patches|feed_forward|add|rms_norm) expects", words)
 
 
 @needs_compiler
@@ -162,7 +174,11 @@ def test_kernels_refuse_the_same_in_the_same_words(name):
     for case, bad in CASES:
         if case == name:
             arguments = {**right(name), **bad}
-            assert refusal(getattr(kernels.ops, name), **arguments) == refusal(OPERATIONS[name], **arguments), bad
+            words, of_the_book = (refusal(function, **arguments)
+                                  for function in (getattr(kernels.ops, name), OPERATIONS[name]))
+            # Kernels take matrices of int8, which the book has not, and ask for their scales.
+            scales = "of int8" in of_the_book and "a scale for each row of int8 matrices" in words
+            assert words == of_the_book or name == "experts" and scales, bad
 
 
 @needs_compiler

@@ -1,12 +1,19 @@
 """The cache: where rows go, what a subset shares, and what overflows."""
 
 import resource
+import tracemalloc
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from compare import assert_close
+from emulator_case import needs_compiler
 
+import tiny
+from kernels.ops import choose
+from tiny.attention import attention
+from tiny.config import TinyError
 from tiny.kv_cache import KVCache
 
 STATM = Path("/proc/self/statm")
@@ -106,3 +113,55 @@ def test_a_large_cache_costs_nothing_until_it_is_written():
     cache.append(3, *np.ones((2, 1, 8, 128), np.float32), [1])
     assert cache.keys.nbytes + cache.values.nbytes == 2**29
     assert resident_bytes() - before < 2**24
+
+
+# ---- bfloat16
+
+PROMPTS = {"tiny-mixtral": "Once upon a time there was a little girl", "tiny-pixtral": "what does the image show ?"}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_cache_in_bfloat16_loses_nothing_under_that_precision(name):
+    """What a pass remembers is rounded already, so half the bytes give the same logits to the bit."""
+    model = tiny.load(name, precision="bfloat16", weights="resident")
+    ids = [1, *model.tokenizer.encode(PROMPTS[name])]
+    caches = [model.new_cache(99, dtype) for dtype in (None, "float32")]
+    assert [cache.keys.dtype for cache in caches] == [ml_dtypes.bfloat16, np.float32]
+    assert 2 * caches[0].keys.nbytes == caches[1].keys.nbytes
+    for piece in (ids[:5], ids[5:], [7]):
+        narrow, wide = (model(piece, cache=cache) for cache in caches)
+        assert_close(narrow, wide, 0.0, name="logits")
+    assert_close(caches[0].values[:, : len(ids)].astype(np.float32), caches[1].values[:, : len(ids)], 0.0)
+
+
+def test_in_float32_it_is_rounded_only_if_that_is_asked_for():
+    model, asked = tiny.load("tiny-mixtral"), tiny.load("tiny-mixtral", cache="bfloat16")
+    ids = [1, *model.tokenizer.encode(PROMPTS["tiny-mixtral"])]
+    whole = model(ids)
+    assert model.new_cache(3).keys.dtype == np.float32 and asked.new_cache(3).keys.dtype == ml_dtypes.bfloat16
+    rounded = asked(ids, cache=asked.new_cache(len(ids)))
+    assert_close(rounded, model(ids, cache=model.new_cache(len(ids), "bfloat16")), 0.0, name="both ways of asking")
+    moved = np.abs(rounded - whole).max()
+    assert 1e-3 < moved < 0.1, f"{moved:.3g}; measured: 0.034 of logits of standard deviation 3"
+    with pytest.raises(TinyError, match="cache='float16' is unknown"):
+        tiny.load("tiny-mixtral", cache="float16")
+
+
+@pytest.mark.parametrize("kernel", [False, pytest.param(True, marks=needs_compiler)], ids=["NumPy", "kernel"])
+@pytest.mark.parametrize("lengths, spans", [([70, 3], [(0, 80), (85, 90)]), ([1, 1], [(3, 40), (60, 90)])])
+def test_attention_reads_bfloat16_as_the_numbers_that_it_holds(kernel, lengths, spans):
+    rng, operation = np.random.default_rng(2), choose("attention", "emulator").attention if kernel else attention
+    q = rng.standard_normal((sum(lengths), 4, 8), np.float32)
+    keys, values = rng.standard_normal((2, 90, 2, 8), np.float32).astype(ml_dtypes.bfloat16)
+    wide = operation(q, keys.astype(np.float32), values.astype(np.float32), lengths, spans)
+    assert_close(operation(q, keys, values, lengths, spans), wide, 0.0)
+
+
+def test_one_head_at_a_time_becomes_float32():
+    """16 heads of 4,096 keys would take 34 MB; one takes 2 MB, for its keys and its values."""
+    keys, values = np.ones((2, 4096, 16, 64), ml_dtypes.bfloat16)
+    tracemalloc.start()
+    attention(np.ones((1, 16, 64), np.float32), keys, values, [1], [(0, 4096)])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6e6, f"{peak / 1e6:.1f} MB"

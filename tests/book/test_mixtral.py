@@ -9,6 +9,7 @@ from tolerances import MODEL
 
 import tiny
 from tiny.config import TinyError
+from tiny.files.weights import Weights
 from tiny.mixtral import Mixtral
 
 MODELS = {"moe": sizes(), "dense": sizes(None), "K=1": sizes((4, 1)), "K=E": sizes((3, 3)), "one expert": sizes((1, 1)),
@@ -67,7 +68,7 @@ def test_chunks_equal_one_pass(small, chunk):
 def test_resident_and_mapped_agree_bit_for_bit_in_what_they_read():
     tensors = random_tensors(sizes())
     for mode in ("mapped", "resident"):
-        weights = tiny.Weights(dict(tensors), mode)
+        weights = Weights(dict(tensors), mode)
         for name, stored in tensors.items():
             assert_close(weights[name], stored, 0.0, name=name)
             wanted = stored.dtype if mode == "mapped" or name.startswith("tok") else np.float32

@@ -10,6 +10,7 @@ import pytest
 from compare import assert_close
 from tolerances import OPS
 
+from tests.mutants.numerics import MUTANTS
 from tiny import numerics
 from tiny.numerics import erf, gelu, linear, round_to, silu, softmax
 
@@ -77,39 +78,149 @@ def test_gelu():
     assert np.abs(tanh - expected[:28001]).max() > 100 * OPS["gelu"]
 
 
-@pytest.mark.parametrize("T", [1, 2, 31, 65])
+@pytest.fixture
+def two_cores(monkeypatch):
+    """Few tokens take resident weights in blocks, as on a machine with one or two cores."""
+    monkeypatch.setattr(numerics, "FEW_RESIDENT", numerics.FEW)
+
+
+TOKENS = [1, numerics.SINGLE, numerics.SINGLE + 1, numerics.FEW, numerics.FEW + 1, 2 * numerics.FEW + 1]
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("T", [2, 31, 65, *TOKENS])
 @pytest.mark.parametrize("out, inner", [(1, 1), (7, 10), (130, 33)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_linear(T, out, inner, dtype):
     x, weight = normal(T, inner), (normal(out, inner) / np.float32(inner**0.5)).astype(dtype)
     y = linear(x, weight)
-    assert y.dtype == np.float32 and y.shape == (T, out)
-    expected = [[math.fsum(float(a) * float(b) for a, b in zip(row, column)) for column in weight] for row in x]
+    assert y.dtype == np.float32 and y.shape == (T, out) and y.flags.c_contiguous
+    expected = x.astype(float) @ weight.astype(float).T  # in float64, which adds better than the tolerance by 10^8
     assert_close(y, expected, OPS["linear"], name="linear")
 
 
-@pytest.mark.parametrize("block", [1, 4 * 16 * 5 * 3, 4 * 16 * 5 * 3 + 4, 1 << 20])
+@pytest.mark.parametrize("out, inner", [(1, 1), (7, 10), (130, 33)])
+def test_linear_against_exact_sums(out, inner):
+    x, weight = normal(2, inner), (normal(out, inner) / np.float32(inner**0.5)).astype(ml_dtypes.bfloat16)
+    expected = [[math.fsum(float(a) * float(b) for a, b in zip(row, column)) for column in weight] for row in x]
+    assert_close(linear(x, weight), expected, OPS["linear"], name="linear")
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("block", [1, 16 * 5 * 3, 16 * 5 * 3 + 1, 1 << 18])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_linear_in_blocks(block, dtype, monkeypatch):
     """HF's permuted rows as a 4-D view, and blocks from one row up to more than the matrix."""
-    monkeypatch.setattr(numerics, "FEW_BYTES", block)
-    monkeypatch.setattr(numerics, "MANY_BYTES", block)
-    x, stored = normal(3, 16), normal(7 * 10, 16).astype(dtype)
+    monkeypatch.setattr(numerics, "FEW_WEIGHTS", block)
+    monkeypatch.setattr(numerics, "MANY_BYTES", 4 * block)
+    stored = normal(7 * 10, 16).astype(dtype)
     view = stored.reshape(7, 2, 5, 16).swapaxes(1, 2)
     assert np.shares_memory(view, stored)
     order = [head * 10 + half * 5 + pair for head in range(7) for pair in range(5) for half in range(2)]
-    plain = [[sum(float(a) * float(b) for a, b in zip(row, stored[n])) for n in order] for row in x]
-    assert_close(linear(x, view), plain, OPS["linear"], name="4-D view")
-    y = linear(x, stored)
-    assert_close(y[:, order], plain, OPS["linear"], name="2-D")
+    for T in TOKENS:
+        x = normal(T, 16)
+        plain = x.astype(float) @ stored[order].astype(float).T
+        assert_close(linear(x, view), plain, OPS["linear"], name="4-D view")
+        y = linear(x, stored)
+        assert_close(y[:, order], plain, OPS["linear"], name="2-D")
 
 
-@pytest.mark.parametrize("T", [2, numerics.FEW, numerics.FEW + 1])
-def test_linear_of_large_matrices_goes_in_blocks_by_itself(T):
-    x, weight = normal(T, 1024), normal(1500, 1024).astype(ml_dtypes.bfloat16)
-    assert 4 * weight.size > numerics.MANY_BYTES > numerics.FEW_BYTES
+@pytest.mark.parametrize("T", [2, numerics.FEW, 2 * numerics.FEW + 1])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_linear_of_large_matrices_goes_in_blocks_by_itself(T, dtype):
+    x, weight = normal(T, 1024), normal(1500, 1024).astype(dtype)
+    assert 4 * weight.size > numerics.MANY_BYTES > 4 * numerics.FEW_WEIGHTS
     expected = np.concatenate([x.astype(float) @ weight[n].astype(float)[:, None] for n in range(1500)], axis=1)
     assert_close(linear(x, weight), expected, 16 * OPS["linear"], name="1024 terms of size 1")
+
+
+def patterns():
+    """Every finite bfloat16 number, two in each row: zeros and subnormal ones too, and both signs."""
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    return bits[bits & 0x7F80 != 0x7F80].reshape(-1, 2).view(ml_dtypes.bfloat16)
+
+
+def test_every_bfloat16_weight_is_exact_in_pairs():
+    """Oracle: ml_dtypes, one number at a time."""
+    weight, x = patterns(), np.float32([[1, 0], [0, 1]])
+    assert_close(linear(x, weight), weight.astype(np.float32).T, 0.0, name="first and second of each pair")
+
+
+def test_what_is_no_number_stays_where_it_is():
+    """Infinity, and NaN with bits below: the neighbour in the pair and the other rows do not see them."""
+    bits = np.zeros((8, 2), np.uint16)
+    bits[1, 0], bits[3, 1], bits[5, 0], bits[6, 1] = 0x7F80, 0xFF80, 0x7F81, 0xFFFF
+    weight = bits.view(ml_dtypes.bfloat16)
+    with np.errstate(invalid="ignore"):  # of NaN that signals
+        y = linear(np.ones((1, 2), np.float32), weight)[0]
+    assert_close(y[:5], [0, np.inf, 0, -np.inf, 0], 0.0)
+    assert np.isnan(y[5:7]).all() and y[7] == 0
+
+
+def layouts():
+    """(name, bfloat16 weights (6, 10)) as files and callers hand them over, all of the same numbers."""
+    plain = normal(6, 10).astype(ml_dtypes.bfloat16)
+    yield "every other column", plain, np.repeat(plain, 2, axis=1)[:, ::2]
+    yield "rows far apart", plain, np.tile(np.repeat(plain, 2, axis=0), 2)[::2, :10]
+    yield "columns first", plain, np.asfortranarray(plain)
+    yield "backwards", plain, plain[:, ::-1].copy()[:, ::-1]
+    for offset in (1, 2):  # a file may put a tensor at any byte
+        raw = np.frombuffer(bytes(offset) + plain.tobytes(), np.uint8)[offset:]
+        yield f"from byte {offset}, read-only", plain, raw.view(plain.dtype).reshape(plain.shape)
+
+
+@pytest.mark.parametrize("name, plain, weight", [pytest.param(*case, id=case[0]) for case in layouts()])
+def test_bfloat16_weights_in_any_layout(name, plain, weight):
+    for T in TOKENS:
+        x = normal(T, 10)
+        assert_close(linear(x, weight), x @ plain.astype(np.float32).T, OPS["linear"], name=name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_nothing_times_nothing(dtype):
+    assert linear(normal(0, 10), normal(6, 10).astype(dtype)).shape == (0, 6)
+    for T in TOKENS:
+        assert linear(normal(T, 10), normal(0, 10).astype(dtype)).shape == (T, 0)
+
+
+class Rows:
+    """Weights that are no array: they unpack the rows that are asked for, and remember how many that were."""
+
+    def __init__(self, weight):
+        self.weight, self.shape, self.ndim, self.dtype = weight, weight.shape, weight.ndim, np.dtype(np.float32)
+        self.most = 0
+
+    def __len__(self):
+        return len(self.weight)
+
+    def __getitem__(self, key):
+        found = self.weight[key].astype(np.float32)
+        self.most = max(self.most, found.size)
+        return found
+
+
+def test_what_unpacks_itself_goes_by_blocks(monkeypatch):
+    monkeypatch.setattr(numerics, "FEW_WEIGHTS", 40)
+    monkeypatch.setattr(numerics, "MANY_BYTES", 4 * 80)
+    for T in TOKENS:
+        x, weight = normal(T, 10), normal(30, 10)
+        rows = Rows(weight)
+        assert_close(linear(x, rows), x @ weight.T, OPS["linear"], name="rows")
+        assert rows.most == (40 if T <= 2 * numerics.FEW else 80)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mistakes_with_few_tokens_are_seen(name, monkeypatch):
+    """By the comparisons above, with blocks of which the last is short."""
+    monkeypatch.setattr(numerics, "FEW_WEIGHTS", 4 * 10)
+    monkeypatch.setattr(numerics, "FEW_RESIDENT", numerics.FEW)
+    dtype, mistake = MUTANTS[name]
+    x, weight = normal(2, 10), normal(7, 10).astype(dtype)
+    expected = x.astype(float) @ weight.astype(float).T
+    assert_close(linear(x, weight), expected, OPS["linear"], name="without the mistake")
+    mistake(monkeypatch)
+    with pytest.raises(AssertionError):
+        assert_close(linear(x, weight), expected, OPS["linear"], name=name)
 
 
 @pytest.mark.parametrize("x, weight", [((2, 3), (4, 2)), ((2, 3), (3, 4)), ((3,), (4, 3)), ((2, 3), (3,)),

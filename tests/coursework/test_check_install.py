@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from answers import Answer, submit
+from emulator_case import needs_compiler
 
 import tiny
 from tutorial import check_install as doctor
@@ -40,7 +42,12 @@ def spoil_student(monkeypatch, tmp_path):
     (tmp_path / "student/rope.py").write_text("x = 1\ndef rope(:\n")
 
 
+def spoil_kernel(monkeypatch, tmp_path):
+    submit(tmp_path / "student", Answer("11.1", "", "return value +;"))
+
+
 @pytest.mark.parametrize(("spoil", "words"), [
+    pytest.param(spoil_kernel, ["student/rms_norm.cu does not compile: rms_norm.cu:"], marks=needs_compiler),
     (spoil_version, ["This is Python 3.9"]), (spoil_package, ["numpy is", "no-such-package-here cannot be imported"]),
     (spoil_model, ["tiny-mixtral does not run: OSError: tiny-mixtral is damaged", "tiny-pixtral does not run"]),
     (spoil_folder, ["cannot be written to: No such file"]), (spoil_student, ["student/rope.py, line 2 is no Python"])])
@@ -48,5 +55,7 @@ def test_a_fault_is_two_lines(spoil, words, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
     spoil(monkeypatch, tmp_path)
     assert doctor.main([]) == 1
-    found = re.findall(r"^error: (.*)\nremedy: .+$", capsys.readouterr().out, re.M)
+    out = capsys.readouterr().out
+    found = re.findall(r"^error: (.*)\nremedy: .+$", out, re.M)
+    assert "--force" not in out, "no remedy costs work"
     assert len(found) == len(words) and all(word in line for word, line in zip(words, found)), found

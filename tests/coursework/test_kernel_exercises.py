@@ -1,13 +1,19 @@
 """Exercises about kernels: a hole in a .cu file, judged by the emulator, whose words the student is told."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from answers import EXERCISES
+from answers import EXERCISES, Answer, submit
+from answers import RIGHT as ANSWERED
 from compare import assert_close
 from emulator_case import needs_compiler
 
+from kernels.launch import Emulator
+from tutorial.drawings import steps
 from tutorial.grader import emulated, wall
 from tutorial.grader.emulated import Emulated, Reported
 from tutorial.make_coursework import carve, is_finished, is_written, same_as_book, write
@@ -65,6 +71,7 @@ def test_functions_of_a_kernel_file_are_found():
         text = source_of(f"kernels/rms_norm.cu:{name}").text.splitlines()
         assert text[0] == first and text[-1] == "}"
     assert "```cpp\n" in chapters.include("kernels/rms_norm.cu:block_sum")
+    assert source_of("kernels/swiglu.cuh:silu").text.count("\n") == 0  # it ends in its first line
     for nothing in ("none", "sqrtf"):
         with pytest.raises(ValueError, match=f"defines no {nothing}"):
             source_of(f"kernels/rms_norm.cu:{nothing}")
@@ -102,6 +109,49 @@ def test_what_the_emulator_says_is_told(tmp_path, old, new, words, monkeypatch):
         assert str(tmp_path) not in str(caught.value) and "\n" not in str(caught.value)
     finally:
         one.stop()
+
+
+@needs_compiler
+def test_what_a_kernel_moves_is_counted():
+    """A tile of 1,024 numbers, 8 in a sector, written by rows and read by columns: each of 32 warps meets one bank."""
+    x = np.zeros(1024, np.float32)
+    found = emulated.counts("tutorial/drawings/tile.cu", "turn", (1,), (1024,), [x, x], ("STRIDE=32",))
+    assert found == {"global load": 128, "global store": 128, "shared store": 32, "shared load": 1024}
+
+
+class Noting(Emulator):
+    """The emulator, which notes what it launches."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.names = names
+
+    def call(self, function, *given):
+        if self.recorded is None:
+            self.names.append(function.args[0])
+        super().call(function, *given)
+
+
+@needs_compiler
+def test_what_one_more_token_costs_is_what_the_picture_shows():
+    """The keys and values of a row of the cache: 2 x 4 layers x 2 heads x 32 numbers of 4 bytes, for each row."""
+    record, counts = steps.read(), steps.crossings(steps.on_the_device, 64)
+    assert counts == record["on the device"]["64"] == record["on the device"]["1024"] == {"up": 4, "down": 4 * 2048}
+    rows = steps.CAPACITIES
+    sent = [record["one by one"][str(n)]["up"] for n in rows]
+    assert steps.crossings(steps.one_by_one, rows[0])["up"] == sent[0]
+    assert np.diff(sent).tolist() == (2 * 4 * 2 * 32 * 4 * np.diff(rows)).tolist()
+    names = []
+    steps.one_more_token(steps.on_the_device(Noting(names)), 64, names.clear)
+    assert names == [name for name, _ in record["launches"]]
+
+
+def test_without_a_compiler_a_try_says_so(tmp_path):
+    folder = submit(tmp_path / "student", Answer("11.1", "", ANSWERED["11.1"]))
+    ran = subprocess.run([sys.executable, "-m", "tutorial.attempt", "11.1", "--impl", str(folder)], cwd=ROOT,
+                         env=os.environ | {"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert ran.returncode == 1 and ran.stderr == ""
+    assert "Not tried: The emulator compiles kernels with g++" in ran.stdout
 
 
 @needs_compiler

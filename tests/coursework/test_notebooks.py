@@ -17,6 +17,7 @@ from oracles import ROOT
 
 import notebooks.show
 from notebooks import build
+from tiny.config import TinyError
 from tiny.experts import experts
 from tiny.kv_cache import KVCache
 from tiny.rope import rope, rope_table
@@ -122,6 +123,25 @@ def test_cells_of_a_script(tmp_path):
     assert cells[1] == {"cell_type": "code", "id": "01-01", "metadata": {}, "execution_count": None, "outputs": [],
                         "source": ["x = 1\n", "\n", "# a comment\n", "print(x)"]}
     assert set(cells[0]) == {"cell_type", "id", "metadata", "source"}
+
+
+def test_a_notebook_that_stops_keeps_no_other_from_being_built(tmp_path, monkeypatch, capsys):
+    """What it raised is said in a line without colours; of numbers that are given, only those are built."""
+    def execute(book):
+        if book["cells"][0]["source"] == ["x = 1"]:
+            raise RuntimeError("Traceback\n  cell\n\x1b[31mModuleNotFoundError\x1b[0m: No module named 'x'\n\n")
+        return book | {"cells": [cell | {"execution_count": 1} for cell in book["cells"]]}
+
+    for number in (1, 2):
+        (tmp_path / f"0{number}_a.py").write_text(f"# %%\nx = {number}\n")
+    monkeypatch.setattr(build, "FOLDER", tmp_path)
+    monkeypatch.setattr(build, "execute", execute)
+    assert build.main([]) == 1
+    assert capsys.readouterr().err.strip() == "01_a.ipynb stops: ModuleNotFoundError: No module named 'x'"
+    assert not (tmp_path / "01_a.ipynb").exists() and (tmp_path / "02_a.ipynb").exists()
+    assert build.main(["02"]) == 0 and build.last_line(ValueError()) == "ValueError"
+    with pytest.raises(TinyError, match="no notebook 07"):
+        build.main(["07"])
 
 
 # ---- what a notebook says
@@ -237,7 +257,8 @@ def test_show(function, steps, first, capsys):
     assert ("# (2)" in "\n".join(lines)) == (2 in steps or function is KVCache.append or function is rope_table)
 
 
-SHOWN = {"4.2": (rope, ()), "6.2": (KVCache.append, ()), "5.2": (experts, (1, 3))}
+SHOWN = {"4.2": (rope, ()), "6.2": (KVCache.append, ()), "5.2": (experts, (1, 3)),
+         "11.1": ("kernels/rms_norm.cu:block_sum", ())}
 
 
 @pytest.mark.parametrize("id", SHOWN)
@@ -250,7 +271,7 @@ def test_an_exercise_is_shown_with_its_hole_until_it_is_written(id, tmp_path, mo
         monkeypatch.setattr(notebooks.show, "STUDENT", folder)
         notebooks.show.show(function, *steps)
         out = capsys.readouterr().out
-        assert f" of exercise {id} go" in out and " here" in out and "NotImplementedError" not in out
+        assert f" of exercise {id} go" in out and " here" in out and exercise.hole not in out
         answer = source_of(f"{exercise.path}:{exercise.name}#{exercise.steps[-1]}").text.splitlines()
         assert answer[0] in out and answer[-1].strip() not in out and out.startswith(f"{exercise.path}:")
     (tmp_path / exercise.file).write_text("def broken(:")
@@ -260,6 +281,7 @@ def test_an_exercise_is_shown_with_its_hole_until_it_is_written(id, tmp_path, mo
     notebooks.show.show(function, *steps)
     out = capsys.readouterr().out
     assert out.startswith(f"student/{exercise.file}:") and "return 'mine'" in out and "goes here" not in out
+    assert out.partition("\n")[0].endswith("  (the cells run the book's)")
 
 
 def test_no_notebook_gives_an_exercise_away():
@@ -268,8 +290,9 @@ def test_no_notebook_gives_an_exercise_away():
     book = [path.read_text(encoding="utf-8") for path in (ROOT / "tiny").glob("*.py")]
     for exercise in EXERCISES.values():
         for step in exercise.steps:
-            *_, last = source_of(f"{exercise.path}:{exercise.name}#{step}").text.splitlines()
-            given = last.strip() == "first += length" or sum(last in text for text in book) > 1
+            text = source_of(f"{exercise.path}:{exercise.name}#{step}").text
+            *_, last = (line for line in text.splitlines() if line.strip() != "}")
+            given = last.strip() in ("first += length", "__syncthreads();") or sum(last in text for text in book) > 1
             assert given or json.dumps(last.strip())[1:-1] not in kept, exercise.id
 
 

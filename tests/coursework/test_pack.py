@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import PurePosixPath
 
 import pytest
@@ -15,7 +16,7 @@ from answers import ANSWERS, RIGHT, Answer, submit
 from tutorial.grader.credit import Rules
 from tutorial.make_coursework import carve, load_exercises
 from tutorial.pack import __main__ as pack
-from tutorial.pack import classroom, kept, student
+from tutorial.pack import answers, classroom, kept, student, words
 from tutorial.pack.gradescope import NOT_HERE, container_files
 from tutorial.source import ROOT
 
@@ -52,25 +53,64 @@ def run(folder, *command):
 
 # ---- the archive of the students
 
+TEXT = (".py", ".cu", ".cuh", ".h", ".cpp", ".md", ".ipynb")
+
+
 def leaks(files):
-    """Files that show a line of an answer."""
-    secret = student.secret_lines(EXERCISES, HOLES, student.read_all(), ROOT)
-    assert len({*secret.values()}) > len(EXERCISES) / 2, "most exercises have such lines"
-    return [(name, line) for line in secret for name, data in files.items() if line.encode() in data]
+    """What files show of an answer."""
+    found = answers.Answers(EXERCISES, HOLES, student.read_all())
+    assert {*found.lines.values()} == {e.id for e in EXERCISES}, "each exercise has lines that nobody may see"
+    assert len({*found.shapes.values()}) > len(EXERCISES) / 2, "and most have shapes"
+    return [(name, *shown) for name, data in files.items() if name.endswith(TEXT)
+            for shown in found.found_in(cells_of(name, data), name)]
 
 
-def test_no_file_shows_a_line_of_an_answer(files):
+def cells_of(name, data):
+    """The text of a file; of a notebook, of all its cells and of what they printed."""
+    if not name.endswith(".ipynb"):
+        return data.decode()
+    cells = json.loads(data)["cells"]
+    return "\n".join("".join(part) for c in cells for part in (
+        c["source"], *(output.get("text", "") for output in c.get("outputs", ()))))
+
+
+def test_no_file_shows_an_answer(files):
     assert leaks(files) == []
 
 
 def test_leaks_are_found(files):
     """The repository itself is full of them."""
-    for name in ("tiny/rope.py", "tutorial/05_routing_and_experts.md", "tests/coursework/answers.toml"):
-        data = (ROOT / name).read_bytes()
-        if name.endswith("answers.toml"):  # answers in other words; the book's own are its business
-            assert name not in files
-        else:
-            assert leaks({name: data}), name
+    for name in ("tiny/rope.py", "tutorial/05_routing_and_experts.md", "tiny/tools/verify/torch_cpu.py",
+                 "tests/helpers/small.py", "kernels/rms_norm.cu"):
+        assert leaks({name: (ROOT / name).read_bytes()}), name
+    assert "tests/coursework/answers.toml" not in files, "answers in other words"
+
+
+@pytest.mark.parametrize("id, code", [
+    ("8.1", "a = torch.hstack([np.outer(p[:, 0], f[0::2]),\n    np.outer(p[:,1],f[1::2])])"),
+    ("7.3", "tokens = (([here] * w + [end_of_row]) * h)[:-1] + [last]"),
+    ("12.1", "near = x + (np.uint32(0x7FFF) + odd)")])
+def test_an_answer_is_found_under_other_names(id, code):
+    found = leaks({"tests/helpers/other.py": f"def other():\n    {code}\n".encode()})
+    assert [one[2] for one in found] == [id]
+    assert not leaks({"tests/helpers/other.py": f"def other():\n    # {' '.join(code.split())}\n    pass\n".encode()})
+
+
+def test_a_function_with_an_answer_loses_its_body():
+    text = ("def before():\n    return 1\n\n\ndef run(img, end):\n    \"\"\"Ids.\"\"\"\n    few = img + 1\n"
+            "    return (([img] * few + [end]) * few)[:-1] + [end]\n\n\nAFTER = 2\n")
+    found = answers.Answers(EXERCISES, HOLES, student.read_all())
+    hidden = found.hidden(text, "tests/helpers/other.py")
+    assert "few" not in hidden and '    """Ids."""\n    raise NotImplementedError("An answer to exercise 7.3' in hidden
+    assert hidden.startswith(text[: text.index("def run")]) and hidden.endswith("\n\nAFTER = 2\n")
+    assert found.hidden("def glued():\n    return 1\n", "tutorial/own_run/part_b.py").count("7.2") == 1
+    assert found.hidden("def glued():\n    return 1\n", "tutorial/own_run/part_a.py").count("7.2") == 0
+
+
+def test_functions_in_other_words_are_there():
+    for name, functions in answers.IN_OTHER_WORDS.items():
+        named = {node.name for node in answers.functions(ast.parse((ROOT / name).read_text()))}
+        assert functions.keys() <= named and {*functions.values()} <= {e.id for e in EXERCISES}
 
 
 def test_the_names_of_the_faults_are_not_told(files):
@@ -83,7 +123,8 @@ def test_the_names_of_the_faults_are_not_told(files):
 
 def test_nothing_is_in_it_that_is_for_teachers(files):
     for name, data in files.items():
-        assert not re.search(r"mutants/|answers\.|tricks\.toml|TEACHERS|quiz_answers|runs/|__pycache__", name), name
+        assert not re.search(r"mutants/|answers\.|tricks\.toml|TEACHERS|trials|quiz_answers|runs/|__pycache__",
+                             name), name
         if name.endswith(".py"):
             ast.parse(data)
             assert b"tests.mutants" not in data, name
@@ -113,6 +154,109 @@ def test_its_links_lead_somewhere(files):
                     assert path in files or any(other.startswith(f"{path}/") for other in files), (name, target)
 
 
+PATH = re.compile(r"(?<![\w/.#])((?:tests|tiny|tutorial|kernels|notebooks|binder|student)/[\w./*-]*[\w*/])")
+MODULE = re.compile(r"-m ((?:tiny|tutorial|kernels|notebooks|tests)[\w.]*)")
+MADE = ("student/pictures/",)  # by the commands
+
+
+def named_but_missing(name, text, files):
+    """Files, folders, programs and commands that a page names and the archive has not."""
+    folders = {f"{parent}/" for path in files for parent in PurePosixPath(path).parents}
+    for path in PATH.findall(text):
+        pattern = path.rstrip("/")
+        there = path in files or f"{pattern}/" in folders or any(PurePosixPath(one).match(pattern) for one in files)
+        if not there and not path.startswith(MADE):
+            yield name, path
+    for module in MODULE.findall(text):
+        path = module.replace(".", "/")
+        if f"{path}.py" not in files and f"{path}/__main__.py" not in files:
+            yield name, module
+    yield from ((name, f"make {target}") for target in words.COMMAND.findall(text) if target not in student.TARGETS)
+    yield from ((name, f"make {target}") for target in re.findall(r"^make ([a-z-]+)", text, re.M)
+                if f"```\nmake {target}" in text and target not in student.TARGETS)
+
+
+def test_whatever_its_pages_name_is_there(files):
+    pages = {name: words_of(name, data) for name, data in files.items() if name.endswith((".md", ".ipynb"))}
+    assert len(pages) > 50
+    assert [missing for name, text in pages.items() for missing in named_but_missing(name, text, files)] == []
+
+
+def test_what_is_missing_is_found(files):
+    text = ("Run `make verify`, or `.venv/bin/python -m pytest tests/kernels/test_a.py`; "
+            "`python -m tutorial.grader DIR`, "
+            "`make site`, `python -m tiny.training x`, `tiny/rope.py`, tests/book/, student/pictures/1.png\n\n```\n"
+            "make gpu\nmake fuzz\n```\n\n```\nmake dev\n```\n")
+    assert [missing for _, missing in named_but_missing("a.md", text, files)] == [
+        "tests/kernels/test_a.py", "tutorial.grader", "make verify", "make dev"]
+
+
+def test_modules_that_its_programs_import_are_there(files):
+    """Wherever in a file the import stands; the tests of a teacher's files are none of its business."""
+    here = {*files, *json.loads(zlib.decompress(files[kept.STORE])), "tutorial/pack/__init__.py"}
+
+    def there(module):
+        path = module.replace(".", "/")
+        return f"{path}.py" in here or f"{path}/__init__.py" in here
+
+    missing = set()
+    for name, data in files.items():
+        for node in ast.walk(ast.parse(data)) if name.endswith(".py") and not name.startswith("student/") else ():
+            named = [node.module] if isinstance(node, ast.ImportFrom) else [
+                alias.name for alias in getattr(node, "names", ())] if isinstance(node, ast.Import) else []
+            missing |= {(name, one) for one in named if re.match(r"(tiny|tutorial|kernels|notebooks)\b", one or "")
+                        and not there(one)}
+    assert missing == set()
+
+
+LISTED = re.compile(r"^(?:\[[^]]*\]\([./]*)?((?:tiny|kernels|tutorial)/[\w/]+\.(?:py|cuh?))(?:#L|:)(\d+)\)?\n\n"
+                    r"(?:```\w+\n)?(.*)$", re.M)
+
+
+def test_line_numbers_are_those_of_its_files(files):
+    """Where code stands below its place, in a page or in what a notebook printed, its first line is at that place."""
+    seen = set()
+    for name, data in files.items():
+        for path, line, first in LISTED.findall(cells_of(name, data)) if name.endswith((".md", ".ipynb")) else ():
+            there = files[path].decode().splitlines()[int(line) - 1]
+            assert there.strip() == first.strip(), (name, path, line)
+            seen.add(path)
+    assert len(seen & {*HOLES}) > 5, "files with holes are among them"
+    for path, line in re.findall(r"\]\(\.\./(tiny/\w+\.py)#L(\d+)\)", files["kernels/README.md"].decode()):
+        assert re.match("def |    def ", files[path].decode().splitlines()[int(line) - 1]), (path, line)
+
+
+def test_line_map():
+    old = "a\nb\nc\nd\ne\nf\ng"
+    moved = words.line_map(old, "a\nb\nhole\ne\nf\ng\nh")
+    assert [moved(n) for n in range(1, 8)] == [1, 2, 3, 3, 4, 5, 6]
+    assert [words.line_map(old, old)(n) for n in range(1, 8)] == list(range(1, 8))
+
+
+@pytest.fixture
+def pages():
+    return words.Pages(EXERCISES, {"tiny/rope.py": b"", "tutorial/README.md": b"", "tests/book/test_rope.py": b""},
+                       {"tiny/rope.py": lambda line: line - 2}, ("try", "site"))
+
+
+def test_dead_ends_are_left_out(pages):
+    text = ("# A\n\nRun `make try EX=1`.\n\nRun `make verify`\nnow.\n\n* Teachers read [this](TEACHERS.md);\n"
+            "  and that.\n* [Here](README.md) and [there](x.md).\n* `make fuzz` runs.\n\n```\nmake fuzz\n* [a](b.md)\n"
+            "```\n\n`make dev` is a paragraph.\n")
+    assert pages.page(text, "tutorial/a.md") == (
+        "# A\n\nRun `make try EX=1`.\n\n* [Here](README.md) and there.\n\n```\nmake fuzz\n* a\n```\n")
+
+
+def test_places_and_tests_of_a_notebook(pages):
+    text = ("* **Test it:** `.venv/bin/python -m pytest tests/book/test_rope.py tests/book/test_chat.py`.\n"
+            "* **Write it:** [rope](../tiny/rope.py#L47), or tiny/rope.py:47, not tiny/router.py:47\n")
+    assert pages.words(text, "notebooks/a.ipynb") == (
+        "* **Test it:** `.venv/bin/python -m pytest tests/book/test_rope.py`.\n"
+        "* **Write it:** [rope](../tiny/rope.py#L45), or tiny/rope.py:45, not tiny/router.py:47\n")
+    gone = "# * **Test it:** `.venv/bin/python -m pytest tests/book/test_chat.py`.\n# * **Read on:** x"
+    assert pages.words(gone, "notebooks/a.py") == "# * **Read on:** x"
+
+
 def test_its_commands_are_explained(unpacked):
     shown = subprocess.run(["make", "-s", "help"], cwd=unpacked, capture_output=True, text=True, check=True).stdout
     assert [line.split()[0] for line in shown.splitlines()] and {line.split()[0] for line in shown.splitlines()} == {
@@ -131,7 +275,7 @@ def test_without_an_answer_programs_run_on_the_book(unpacked):
 
 
 def test_kernels_that_are_compiled_are_whole(unpacked):
-    names = sorted({PurePosixPath(e.path).name for e in EXERCISES if e.is_kernel} | {"rope.cu"})
+    names = sorted({PurePosixPath(e.path).name for e in EXERCISES if e.path.startswith("kernels/")} | {"rope.cu"})
     code = ("import hashlib, sys; from kernels.launch import find_source\n"
             "for path in map(find_source, sys.argv[1:]):\n"
             "    print(hashlib.sha256(path.read_bytes()).hexdigest(), (path.parent / 'numbers.cuh').is_file())")
@@ -168,7 +312,7 @@ def test_an_exercise_is_tried_in_it(unpacked, tmp_path):
     assert "5 of 5 points" in tried["right"].stdout
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_right_answers_get_all_points_in_it(unpacked, tmp_path):
     chosen = [e for e in EXERCISES if not e.is_kernel]
     folder = submit(tmp_path / "right", *(Answer(e.id, "", RIGHT[e.id]) for e in chosen))
@@ -178,10 +322,27 @@ def test_right_answers_get_all_points_in_it(unpacked, tmp_path):
     assert {e.id: verdicts[e.id]["points"] for e in chosen} == {e.id: e.points for e in chosen}, done.stdout
 
 
+@pytest.mark.slow
+def test_its_own_tests_pass_in_it(unpacked):
+    done = run(unpacked, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert done.returncode == 0 and "[100%]" in done.stdout, done.stdout[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["10", "11", "12"])
+def test_notebooks_run_in_it(unpacked, number):
+    """Those of part C, which draw from records; each as a plain script."""
+    (script,) = (unpacked / "notebooks").glob(f"{number}_*.py")
+    done = run(unpacked, "-c", "import runpy, sys; runpy.run_path(sys.argv[1])", str(script))
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_tests_without_wrong_functions():
     gone = "from tests.mutants.image import MUTANTS\nALL = list(MUTANTS)\n", "@mark(ALL)\ndef test_a(m):\n    pass\n"
     text = f"import os\n{gone[0]}\n{gone[1]}\ndef test_b():\n    assert os\n"
-    assert student.without_mutants(text) == text.replace(gone[0], "").replace(gone[1], "")
+    assert answers.without_mutants(text) == text.replace(gone[0], "").replace(gone[1], "")
+    told = "def test_bfloat16_rounds_products_and_the_sum():\n    pass\n\n\n"
+    assert answers.without_mutants(told + text, "tests/book/test_rope.py") == "\n\n" + answers.without_mutants(text)
 
 
 def test_classroom_has_each_exercise(files):

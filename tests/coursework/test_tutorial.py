@@ -158,7 +158,7 @@ def test_each_exercise_stands_in_its_chapter_and_its_answer_is_folded():
             answer = re.sub(r"^ +", "", source_of(f"{exercise.path}:{exercise.name}#{step}").text, flags=re.M)
             assert answer in flat, f"{exercise.id}: the chapter has no answer for step {step}"
             for line in answer.splitlines()[1:]:
-                common = line in ("first += length", "__syncthreads();", "#pragma unroll")
+                common = line in ("first += length", "__syncthreads();", "#pragma unroll", "}")
                 assert common or line not in shown, f"{exercise.id}: {line} is given away"
         assert f"**Exercise {exercise.id}: {exercise.title}** ({exercise.points} points)" in text
 
@@ -189,6 +189,12 @@ def test_the_glossary():
     assert [name for name, _ in words] == sorted(name for name, _ in words)
     linked = set(re.findall(r"\]\(glossary\.md#([^)]*)\)", "\n".join(SHOWN.values())))
     assert linked == {name for name, _ in words}
+
+
+@pytest.mark.parametrize("number", SHOWN)
+def test_commands_name_the_python_of_this_folder(number):
+    """Another Python has none of the packages."""
+    assert re.findall(r"^(?:\$ )?python3? -m .*$", SHOWN[number], re.M) == []
 
 
 def test_commands_of_the_chapters():
@@ -253,6 +259,10 @@ def test_every_picture_is_shown_once_with_words(drawn):
     texts = [*TEXTS.values(), (ROOT / "README.md").read_text(encoding="utf-8")]
     shown = [match for text in texts
              for match in re.findall(r"!\[([^\]]*)\]\((?:tutorial/)?figures/(\w+)\.png\)", text)]
+    # Pages of the reference also show pictures that commands of `python -m tiny` draw.
+    shown += [match for path in sorted((ROOT / "tutorial/reference").glob("*.md"))
+              for match in re.findall(r"!\[([^\]]*)\]\(\.\./figures/(\w+)\.png\)", path.read_text(encoding="utf-8"))
+              if match[1] in drawn]
     assert sorted(name for _, name in shown) == sorted(drawn)
     assert all(len(words) > 40 for words, _ in shown)
 

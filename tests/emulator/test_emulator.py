@@ -373,10 +373,10 @@ def test_modes_that_are_not_known():
 # ---- building
 
 def test_what_is_built_is_kept_until_something_changes(tmp_path, monkeypatch):
+    shared = build.runtime(build.compiler(), build.cache_folder(), False)  # compiled once for all tests
     monkeypatch.setattr(build, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(build, "runtime", lambda *_: shared)
     (tmp_path / "cache").mkdir()
-    monkeypatch.setattr(build, "runtime", lambda *_: Path(module("tensor", "plain").built.library).parent / next(
-        path.name for path in module("tensor", "plain").built.library.parent.glob("runtime-*.so")))
     path = kernel_file(tmp_path, '#include "size.cuh"\n__global__ void k(int* y) { *y = SIZE; }\n')
     header = tmp_path / "size.cuh"
     answers = []

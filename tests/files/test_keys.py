@@ -10,6 +10,7 @@ from small import hf_config, params, random_tensors, sizes, vision_sizes, write_
 import tiny
 from tiny.config import TinyError
 from tiny.files.hf_config import read_hf_config
+from tiny.files.packed.compressed import KEYS as PACKED_KEYS
 from tiny.files.params import KEYS, read_params
 from tiny.system.keys import check_keys
 from tiny.system.reading import FOREIGN, LARGEST_JSON, read_json
@@ -29,9 +30,9 @@ def refused(call, *words):
         assert word.lower() in str(caught.value).lower(), str(caught.value)
 
 
-@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("kind", KEYS | PACKED_KEYS)
 def test_each_key_of_the_table_means_what_it_says(kind):
-    keys = KEYS[kind]
+    keys = (KEYS | PACKED_KEYS)[kind]
     assert keys.known >= keys.off | keys.only.keys() and not keys.off & keys.only.keys()
 
     def check(mapping):
@@ -201,10 +202,10 @@ def test_files_without_end_and_of_a_size_that_no_configuration_has(tmp_path):
     path.unlink()
     path.touch()
     os.truncate(path, 1 << 40)
-    start = time.perf_counter()
+    start = time.process_time()
     refused(lambda: read_json(path), f"more than {LARGEST_JSON:,} bytes")
     refused(lambda: memory.read_headers(tmp_path), "bytes")
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     path.unlink()
     path.symlink_to("nothing")
     refused(lambda: read_json(path), "is a link to a file that is not there", "cp -rL")
@@ -231,11 +232,11 @@ def test_files_that_are_something_else(tmp_path, name, data, what):
     {"vocab_size": 2**39}, {"head_dim": 2**39}, {"n_heads": 2**38, "n_kv_heads": 2}])
 def test_sizes_are_bounded_before_anything_is_made(tmp_path, changes):
     folder = write_mistral(tmp_path / "m", sizes(), random_tensors(sizes()), **changes)
-    start = time.perf_counter()
+    start = time.process_time()
     refused(lambda: tiny.load(folder))
     (folder / "consolidated.safetensors").unlink()
     refused(lambda: memory.read_headers(folder))
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_the_largest_sizes_that_are_read_make_stand_ins(tmp_path):

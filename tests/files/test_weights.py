@@ -92,7 +92,7 @@ def test_several_consolidated_files(mistral):
     for n in range(2):
         (mistral / f"consolidated.{n:02}.safetensors").write_bytes(file_bytes({k: TENSORS[k] for k in names[n::2]}))
     assert len(weight_files(mistral, "mistral")) == 2
-    assert_close(tiny.load(mistral)([1, 2]), tiny.Mixtral(CONFIG, TENSORS)([1, 2]), 0.0)
+    assert_close(tiny.load(mistral, weights="mapped")([1, 2]), tiny.Mixtral(CONFIG, TENSORS)([1, 2]), 0.0)
 
 
 def test_tensors_are_views_of_the_files(mistral, hf):
@@ -193,9 +193,10 @@ def test_damaged_files_in_a_folder(mistral):
 
 
 def test_modes(mistral, monkeypatch):
-    assert choose_mode("mapped", TENSORS) == "mapped" and choose_mode("resident", TENSORS) == "resident"
-    needed = 4 * sum(x.size for x in TENSORS.values())
-    for free, expected in ((2 * needed, "resident"), (2 * needed - 1, "mapped"), (0, "mapped")):
+    assert all(choose_mode(mode, TENSORS) == mode for mode in ("mapped", "streamed", "resident"))
+    needed, stored = 4 * sum(x.size for x in TENSORS.values()), sum(x.nbytes for x in TENSORS.values())
+    for free, expected in ((2 * needed, "resident"), (2 * needed - 1, "mapped"), (stored, "mapped"),
+                           (stored - 1, "streamed"), (0, "streamed")):
         monkeypatch.setattr(module, "free_memory", lambda free=free: free)
         assert choose_mode("auto", TENSORS) == tiny.load(mistral).weights.mode == expected
     for bad in ("", "Mapped", None, 3):

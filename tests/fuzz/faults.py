@@ -14,6 +14,7 @@ import builtins
 import errno
 import io
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -143,14 +144,15 @@ def inject(name: str, kinds: tuple[str, ...], old: bool, named: bool, every: int
             where = f"{name}: {kind} at step {at}{', named' * named}"
             status, through = attempt(writer, out, at, kind, named)
             may_leave = kind == "SIGKILL" and (named or bool(before) or writer.folder)
-            check(where, before, versions, contents(out), may_leave)
+            check(where, before, versions, without_kept(where, writer, before, contents(out)), may_leave)
             if (out / "copy").exists() and len(contents(out / "copy")) < len(new):
                 raise Wrong(f"{where} leaves a part of the folder")
-            if status not in (0, 2, 143, -9) or status == 0 and contents(out) != new:
+            if status not in (0, 2, 143, -9) or status == 0 and without_kept(
+                    where, writer, before, contents(out)) != new:
                 raise Wrong(f"{where} ends in status {status}")
             if through:
                 return at - 1
-            check_again(where, writer, out, new, named)
+            check_again(where, writer, out, before, new, named)
     raise Wrong(f"{name} has more than {MOST} steps")
 
 
@@ -183,11 +185,26 @@ def check(where: str, before: dict[str, bytes], versions: dict[str, set[bytes]],
             raise Wrong(f"{where} leaves {file} neither old nor new")
 
 
-def check_again(where: str, writer: Writer, out: Path, new: dict[str, bytes], named: bool) -> None:
+def without_kept(where: str, writer: Writer, before: dict[str, bytes], found: dict[str, bytes]) -> dict[str, bytes]:
+    """The files that a command writes, without those where it keeps old ones. Raises Wrong if an old one is lost."""
+    if not writer.keeps_old:
+        return found
+    kept = {file: data for file, data in found.items() if re.fullmatch(r".*\.\d+", file)}
+    for file, data in kept.items():
+        if data != before.get(file.rpartition(".")[0]):
+            raise Wrong(f"{where} leaves {file}, which holds no old file")
+    for file, data in before.items():
+        if found.get(file) != data and not any(name.rpartition(".")[0] == file for name in kept):
+            raise Wrong(f"{where} loses what {file} held")
+    return {file: data for file, data in found.items() if file not in kept}
+
+
+def check_again(where: str, writer: Writer, out: Path, before: dict[str, bytes], new: dict[str, bytes],
+                named: bool) -> None:
     """The same command, given again, does all of it, and removes what a killed one has left."""
     if not (out / "copy").exists():  # `convert` writes to no folder that is there
         attempt(writer, out, NEVER, "EIO", named)
-    if contents(out) != new:
+    if without_kept(where, writer, before, contents(out)) != new:
         raise Wrong(f"{where}, and the same command again leaves something else")
 
 

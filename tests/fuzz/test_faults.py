@@ -16,9 +16,10 @@ from tiny.system import whole
 from tiny.system.whole import whole_folder, write_whole
 
 KINDS = tuple(faults.KINDS)
-THOROUGH = ("state", "pages", "cubin")  # in every kind and way; of the others `python -m tests.fuzz.faults` does that
+# In every kind and way; of the others `python -m tests.fuzz.faults` does that.
+THOROUGH = ("state", "pages", "cubin", "evals run")
 STEPS = 4  # of the shortest command, at least
-LONG = ("cases", "grader")  # commands of many steps, each of which takes long
+LONG = ("cases", "grader", "records")  # commands of many steps, each of which takes long
 HELPERS = ("write_whole", "whole_folder", "write_figure")
 
 

@@ -16,7 +16,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import gguf_files
 import numpy as np
+import small_evals
 from matplotlib import figure
 from matplotlib.figure import Figure
 
@@ -24,10 +26,17 @@ import tiny
 from kernels import nvrtc
 from kernels.emulator import results as emulator_results
 from kernels.gpu import __main__ as gpu
+from kernels.predict import __main__ as predictions
+from kernels.ptx import __main__ as ptx
+from kernels.ptx import oracle as ptx_oracle
 from notebooks import build as notebooks
 from tests.fuzz.engine import ROOT, Tally
 from tiny.__main__ import main as command
+from tiny.evals import commands as evaluations
+from tiny.evals import run_folder
 from tiny.tools import bench, demo, markdown, plots
+from tiny.tools import passkey as passkeys
+from tiny.tools.bench import context as bench_context
 from tiny.tools.bench import vision as bench_vision
 from tiny.tools.cards import images as image_card
 from tiny.tools.cards import text as text_card
@@ -35,12 +44,12 @@ from tiny.tools.verify import check, dump, report
 from tiny.training import __main__ as training
 from tiny.training import run_state
 from tiny.training.images import evaluate as image_evaluation
+from tiny.training.images import evaluate_more, going_on, vocabulary
 from tiny.training.images import train as image_training
-from tiny.training.images import vocabulary
 from tiny.training.text import build_corpus, data
 from tiny.training.text import train as text_training
 from tutorial import attempt, draw_figures, make_coursework, own_run
-from tutorial.drawings import stages
+from tutorial.drawings import stages, steps
 from tutorial.grader import __main__ as grader
 from tutorial.pack import __main__ as pack
 from tutorial.pages import demo_record, emulator_record, records
@@ -53,11 +62,13 @@ class Writer:
     """A command that writes below a folder.
 
     keeps: it leaves files that are there as they are; folder: it writes one whole folder, `copy`, that is not there
+    keeps_old: what a file held before is kept beside it, as NAME.1 and so on
     """
 
     run: Callable[[Path], object]
     keeps: bool = False
     folder: bool = False
+    keeps_old: bool = False
 
 
 @contextmanager
@@ -121,6 +132,18 @@ def convert(to: str) -> Callable[[Path], object]:
     return lambda out: command(words("convert", GOLDEN / "mixtral-b/hf", out / "copy", *options))
 
 
+def convert_gguf(out: Path) -> object:
+    """A GGUF file of the embedded model, with its tokenizer."""
+    path = scratch() / "model.gguf"
+    if not path.exists():
+        gguf_files.write_model(path, "tiny-mixtral", "Q8_0")
+    return command(words("convert", path, out / "copy", "--dtype", "bfloat16"))
+
+
+def quantize(out: Path) -> object:
+    return command(words("quantize", GOLDEN / "mixtral-b/hf", out / "copy"))
+
+
 def patches(out: Path) -> int:
     picture = GOLDEN / "verify/left.png"
     return command(words("describe", picture, "--max-tokens", 1, "--patches", out / "a.png"))
@@ -174,6 +197,18 @@ def measure_vision(out: Path) -> int:
         return command(words("bench", "--vision", "--save", "--threads", 1))
 
 
+def measure_context(out: Path) -> int:
+    found = {"seconds": 1.0, "processor": 1.0, "over": 2, "cache": 1, "images": 0, "other_cores": 0.0}
+    with instead((bench_context, {"RECORD": out / "context.json", "run_child": answer(found), "draw": answer(SMALL)}),
+                 (bench.time, {"strftime": answer("today")})):
+        return command(words("bench", "--context", "--save", "--figure", out / "a.png"))
+
+
+def passkey(out: Path) -> int:
+    with instead((passkeys, {"draw": answer(SMALL)})):
+        return command(words("passkey", "--tokens", 100, "--depths", 0, "--trials", 1, "--figure", out / "a.png"))
+
+
 # ---- training
 
 @cache
@@ -197,12 +232,15 @@ def train_text(out: Path) -> int:
         return training.run(words("--out", out))
 
 
-def train_images(out: Path) -> int:
-    with instead((image_training, {"train": answer(trained("tiny-pixtral"))}),
-                 (training, {"machine": answer("a machine")}), (image_evaluation, {"evaluate": answer({})}),
-                 (image_card, {"console_table": answer("")}), (figure, {"Figure": Quick}),
-                 (training.time, {"strftime": answer("today")})):
-        return training.run(words("tiny-pixtral", "--out", out))
+def train_images(*options: object) -> Callable[[Path], int]:
+    def write(out: Path) -> int:
+        with instead((image_training, {"train": answer(trained("tiny-pixtral"))}), (going_on, {"begin_from": answer()}),
+                     (training, {"machine": answer("a machine")}), (image_evaluation, {"evaluate": answer({})}),
+                     (evaluate_more, {"evaluate_more": answer({}), "table_lines": answer(())}),
+                     (image_card, {"console_table": answer("")}), (figure, {"Figure": Quick}),
+                     (training.time, {"strftime": answer("today")})):
+            return training.run(words("tiny-pixtral", "--out", out, *options))
+    return write
 
 
 def tokenizers(out: Path) -> None:
@@ -251,7 +289,60 @@ def measured_on_gpu(out: Path) -> None:
     found = {"ok": True, "seconds": 1.0, "rows": []}
     with instead((gpu, {"run_step": answer(found), "version_of_sources": answer("abc"), "rows_of_table": answer([])}),
                  (gpu.time, {"strftime": answer("today")})):
-        gpu.run_all([("device", (), 9.0), ("kernels", (), 9.0)], out / "gpu/results.json")
+        gpu.run_all([gpu.Step(name, (), 9.0) for name in ("device", "kernels")], out / "gpu/results.json")
+
+
+def read_by_ptx(out: Path) -> int:
+    found = {"rows": [], "runs": {"nvcc": {"agree": 1, "cases": 1}}}
+    with instead((ptx, {"run_all": answer(found)})):
+        return ptx.main(words("--record", out / "ptx.json"))
+
+
+def predicted(out: Path) -> int:
+    kernel = SimpleNamespace(name="rope", published={"one token": {}, "a prompt": {}}, versions=("v1",))
+
+    def row(operation: Any, shape: str, code: str) -> dict:
+        return {"model": 1, "operation": operation.name, "shape": shape, "code": code, "low_us": 1.0, "high_us": 2.0,
+                "bound": "memory"}
+
+    with instead((predictions, {"operations": answer([kernel]), "row_of": row, "code_of": answer("a"),
+                                "find_nvdisasm": answer("nvdisasm")})):
+        return predictions.main(words("--record", out / "predictions.json"))
+
+
+def changed_source(out: Path) -> None:
+    launcher = SimpleNamespace(launch=answer())
+    ptx_oracle.Kept(launcher, out, lambda text: text[:3000]).launch("rope.cu")
+
+
+# ---- evaluations
+
+def items(out: Path) -> None:
+    small_evals.small_items(out / "copy", count=2)
+
+
+def run_begun(out: Path) -> None:
+    head = {"format": run_folder.FORMAT, "task": "chartqa", "items": "ab", "requests": 1, "limit": None,
+            "images": "original", "prompts": {"explicit": "cd"}, "model": {"name": "m"}, "versions": {},
+            "folder": "here", "date": "today"}
+    run_folder.begin(out / "run", head, [{"id": "1", "item": "1", "references": ["a"]}])
+
+
+def reported(out: Path) -> None:
+    """The report of a run whose scores are known."""
+    with instead((evaluations.run_folder, {"read_head": answer({})}),
+                 (evaluations.scores, {"belongs": answer(False), "score_run": answer({})}),
+                 (evaluations, {"read_run": answer(), "show": answer()}),
+                 (evaluations.report, {"document": answer("text\n" * 2000)})):
+        evaluations.report_command(SimpleNamespace(runs=[out], png=False))
+
+
+def listed(out: Path) -> None:
+    """The table of every answer of a run whose scores are known."""
+    with instead((evaluations.scores, {"score_run": answer({})}),
+                 (evaluations, {"read_run": answer(), "show": answer()}),
+                 (evaluations.report, {"items_table": answer("id,text\n" * 2000)})):
+        evaluations.score(SimpleNamespace(run=out, level="all", blind=None, items=True))
 
 
 # ---- the tutorial
@@ -295,14 +386,17 @@ def pages(out: Path) -> None:
 
 
 def kept_records(out: Path) -> None:
-    with instead((records, {"RECORDS": out / "records"}), (demo_record, {"RECORD": out / "demo.txt",
-                                                                         "demo_text": answer("text")}),
+    with instead((records, {"RECORDS": out / "records"}),
+                 (demo_record, {"RECORD": out / "demo.txt", "demo_text": answer("text"),
+                                "EVALS_RECORD": out / "evals_demo.txt", "evals_text": answer("text of the evals")}),
                  (emulator_record, {"RECORD": out / "emulator.json", "measure_kernels": answer({"rows": []})}),
-                 (stages, {"RECORD": out / "stages.json", "count": answer({"rows": []})})):
+                 (stages, {"RECORD": out / "stages.json", "count": answer({"rows": []})}),
+                 (steps, {"RECORD": out / "step.json", "count": answer({"rows": []})})):
         records.keep("a.json", {"rows": [1]})
         run(demo_record.main)
         run(emulator_record.main)
         run(stages.main)
+        run(steps.main)
 
 
 def figures(out: Path) -> None:
@@ -327,14 +421,22 @@ def fuzz_record(out: Path) -> None:
 
 WRITERS: dict[str, Writer] = {
     "convert to hf": Writer(convert("hf"), folder=True), "convert to mistral": Writer(convert("mistral"), folder=True),
+    "convert a GGUF file": Writer(convert_gguf, folder=True),
+    "quantize": Writer(quantize, folder=True),
     "describe --patches": Writer(patches), "routing": Writer(routing), "verify check --plot": Writer(check_plot),
     "verify results": Writer(check_results), "verify dump": Writer(check_dump), "demo": Writer(demonstrate),
-    "bench --save": Writer(measure), "bench --vision --save": Writer(measure_vision), "state": Writer(state),
-    "training of tiny-mixtral": Writer(train_text), "training of tiny-pixtral": Writer(train_images),
+    "bench --save": Writer(measure), "bench --vision --save": Writer(measure_vision),
+    "bench --context --save": Writer(measure_context), "passkey": Writer(passkey), "state": Writer(state),
+    "training of tiny-mixtral": Writer(train_text), "training of tiny-pixtral": Writer(train_images()),
+    "tiny-pixtral trained on": Writer(train_images("--from", "tiny-pixtral")),
     "tokenizers": Writer(tokenizers, True), "streams": Writer(streams, True), "corpus": Writer(corpus),
     "card of tiny-mixtral": Writer(card_of(text_card, [])), "card of tiny-pixtral": Writer(card_of(image_card, [])),
     "emulator --save": Writer(emulator), "cubin": Writer(compiled, True), "kernels.gpu": Writer(measured_on_gpu),
-    "grader": Writer(grade), "make_coursework": Writer(coursework), "cases": Writer(cases),
+    "kernels.predict": Writer(predicted, True), "kernels.ptx": Writer(read_by_ptx),
+    "kernels.ptx, changed": Writer(changed_source, True),
+    "evals import": Writer(items, folder=True), "evals run": Writer(run_begun, True), "evals report": Writer(reported),
+    "evals score": Writer(listed),
+    "grader": Writer(grade), "make_coursework": Writer(coursework, keeps_old=True), "cases": Writer(cases),
     "attempt": Writer(tried), "pack": Writer(packed), "pages": Writer(pages),
     "records": Writer(kept_records), "draw_figures": Writer(figures), "notebooks": Writer(notebook),
     "record of the fuzzer": Writer(fuzz_record)}

@@ -13,6 +13,19 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None,
                                     reason="The emulator compiles kernels with g++, which is not on this machine.")
 
 
+class Shifted(Emulator):
+    """The emulator, which moves the first two arrays of a launch to addresses between multiples of 16 bytes."""
+
+    def launch(self, file, name, grid, block, args, **options):
+        moved = [self.shift(array) if n < 2 else array for n, array in enumerate(args)]
+        super().launch(file, name, grid, block, moved, **options)
+
+    def shift(self, array):
+        room = np.empty(array.size + 1, array.dtype)[1:].reshape(array.shape)
+        room[...] = array
+        return room
+
+
 def arrays(result) -> list[np.ndarray]:
     """The result of a host function as a list: most return one array, some a tuple."""
     return list(result) if isinstance(result, tuple) else [result]

@@ -55,6 +55,7 @@ class Record:
     names: set[str] = field(default_factory=set)  # of tests that pass
     failure: Failure | None = None
     others: int = 0  # further tests that fail, where the first does not end the run
+    untried: str = ""  # why no test could run on this machine
 
 
 def state_of(exercise: Exercise, folder: Path) -> str:
@@ -104,9 +105,10 @@ def checked(error: BaseException) -> str:
 
 
 def in_digits(*values) -> list[str]:
-    """Numbers with as many digits as it takes to tell them from each other."""
+    """Numbers with as many digits as it takes to tell them from each other; all, if nine are enough."""
     plain = [value.item() if isinstance(value, np.generic) else value for value in values]
-    for digits in range(3, 10):
+    exact = all(float(f"{value:.9g}") == value for value in plain if isinstance(value, float))
+    for digits in range(9 if exact else 3, 10):
         words = [f"{value:.{digits}g}" if isinstance(value, float) else str(value) for value in plain]
         if len(set(words)) == len(words):
             break
@@ -209,9 +211,13 @@ class Coursework:
         """Count what passes and fails of each exercise; a failure is told in a student's words."""
         report = (yield).get_result()
         exercise = self.exercise_of(item)
-        if exercise is None or self.folder is None or (call.when != "call" and not report.failed):
+        if exercise is None or self.folder is None:
             return
         record, name = self.records[exercise.id], item.nodeid.rpartition("::")[2].partition("[")[0]
+        if report.skipped and OVER not in str(report.longrepr):
+            record.untried = str(report.longrepr[-1]).removeprefix("Skipped: ")
+        if call.when != "call" and not report.failed:
+            return
         if report.passed:
             record.passed += 1
             record.names.add(name)
@@ -234,7 +240,7 @@ class Coursework:
         failure, isolated = record.failure, self.isolated.get(exercise.id)
         idea, refused = failure and failure.idea, isolated.dead if isolated else ""
         idea = None if refused else idea
-        hints = idea.hints if idea else exercise.hints if by_check(exercise, failure) else []
+        hints = idea.hints_for(failure.words) if idea else exercise.hints if by_check(exercise, failure) else []
         failed = (failure is not None) + record.others
         right = state == "own" and not failed and not refused and 0 < record.passed == record.total
         return {"id": exercise.id, "title": exercise.title, "state": state, "of": exercise.points,
@@ -245,7 +251,7 @@ class Coursework:
                 "hints": hints[: self.hints] if state == "own" and not refused else [],
                 "refused": refused, "said": (isolated.said if refused else failure.said if failure else "")[:300],
                 "printed": isolated.printed.decode("utf-8", "replace") if isolated else "",
-                "same_as_book": bool(self.folder) and same_as_book(exercise, self.folder),
+                "same_as_book": same_as_book(exercise, self.folder) if state == "own" else None,
                 "holds": [i.name for i in exercise.ideas if f"test_{i.name}" in record.names]}
 
     def pytest_terminal_summary(self, terminalreporter) -> None:
@@ -282,10 +288,12 @@ def why(exercise: Exercise, record: Record, state: str, refused: str) -> str:
     if state == "missing":
         return f"There is no file {exercise.file}."
     if state == "unfinished":
-        return ("Unfinished: the line `raise NotImplementedError(...)` is still there. Write your code in its place, "
-                "and delete it.")
+        hole = "#error ..." if exercise.is_kernel else "raise NotImplementedError(...)"
+        return f"Unfinished: the line `{hole}` is still there. Write your code in its place, and delete it."
     if refused:
         return f"{refused}."
+    if record.untried:
+        return f"Not tried: {record.untried}"
     if record.failure is None:
         return f"All {record.total} tests pass."
     failure = record.failure

@@ -10,7 +10,8 @@ import numpy as np
 from tiny.config import Config, MoeConfig, VisionConfig
 from tiny.files.weights import expected_shapes
 
-CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "int8": "I8",
+         "int32": "I32", "int64": "I64"}
 HF = {"attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
       "attention.wo": "self_attn.o_proj", "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
       "feed_forward.gate": "block_sparse_moe.gate", "feed_forward.experts": "block_sparse_moe.experts",

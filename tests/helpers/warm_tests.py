@@ -4,8 +4,9 @@
 
 Reads lines with the arguments of pytest, as JSON, and answers each by a line with the exit status and what was printed.
 What judges a student's function is the same as in a process of its own, and so is the worker that runs it, with its
-guard. But that worker is a fork too (warm_worker.py), and there is no wall around it. So this is for answers that the
-tests know, not for hostile ones. test_coursework.py compares the verdicts of both ways.
+guard. But that worker is a fork too (warm_worker.py), as is what runs a kernel (warm_emulator.py), and there is no wall
+around them. So this is for answers that the tests know, not for hostile ones. test_coursework.py compares the verdicts
+of both ways.
 """
 
 import json
@@ -21,8 +22,9 @@ from pathlib import Path
 
 import impl
 import pytest
+import warm_emulator
 
-from tutorial.grader import isolated, wall
+from tutorial.grader import emulated, isolated, wall
 from tutorial.grader.tree import tree_of
 from tutorial.grader.worker import Job
 from tutorial.make_coursework import carve
@@ -107,6 +109,7 @@ def main() -> None:
         tree = tree_of(None, Path(folder).resolve())
         worker, requests = start_worker(tree)
         impl.Isolated, Warm.place = Warm, (tree, requests)
+        emulated.launched = warm_emulator.forked
         for line in sys.stdin:
             print(json.dumps(run(json.loads(line))), flush=True)
         requests.close()

@@ -21,9 +21,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(path for path in ROOT.rglob("*.md")
                if not {".venv", "runs", "student", ".pytest_cache"} & set(path.relative_to(ROOT).parts))
 # The folders that people browse; those of the book and of the kernels hold more than an order of reading.
-FOLDERS = ("kernels/emulator", "kernels/gpu", "notebooks", "tests", "tests/golden", "tiny/checkpoints", "tiny/files",
-           "tiny/system", "tiny/tools", "tiny/training", "tutorial", "tutorial/drawings", "tutorial/own_run",
-           "tutorial/pack", "tutorial/pages", "tutorial/reference", "tutorial/site")
+FOLDERS = ("kernels/cases", "kernels/device", "kernels/emulator", "kernels/gpu", "kernels/predict", "kernels/ptx",
+           "notebooks", "tests", "tests/golden",
+           "tiny/checkpoints", "tiny/evals", "tiny/files", "tiny/parallel", "tiny/serve", "tiny/system",
+           "tiny/tools", "tiny/training",
+           "tutorial", "tutorial/drawings", "tutorial/own_run", "tutorial/pack", "tutorial/pages", "tutorial/reference",
+           "tutorial/site")
 # What a checkpoint of the release stands for when a command of the README is run.
 RELEASED = ROOT / "tests/golden/mixtral-a/mistral"
 
@@ -190,7 +193,7 @@ def test_errors_and_tolerances_of_a_page_are_those_of_the_tests(page, numbers):
         files = [path.parent / target for target in re.findall(r"\]\(([^)]+\.py)\)", row)]
         text = "".join(file.read_text(encoding="utf-8") for file in [*files, ROOT / "tests/helpers/tolerances.py"])
         if "test_kernel" in row:
-            text += f" {worst:.1e} " + (ROOT / "kernels/cases.py").read_text(encoding="utf-8")
+            text += f" {worst:.1e} " + (ROOT / "kernels/cases/__init__.py").read_text(encoding="utf-8")
         for number in re.findall(r"\d[\d.]*e-\d+", row):
             known = {float(n) for n in re.findall(r"\d[\d.]*e-\d+", text)}
             assert float(number) in known, f"{row}: {number} is in no test"

@@ -1,4 +1,4 @@
-"""Whole models with all five operations as kernels, through the emulator, against the oracles of the NumPy models."""
+"""Whole models that stay on a device, through the emulator, against the oracles of the NumPy models."""
 
 import numpy as np
 import pytest

@@ -11,7 +11,7 @@ from oracles import ROOT
 from kernels.cases import kernels_of, operations
 from kernels.ops import SHIPPED
 from tutorial.pages import kernels as kernels_page
-from tutorial.pages import side_by_side
+from tutorial.pages import ptx, side_by_side
 
 FILES = {path.stem: path for path in side_by_side.kernel_files()}
 
@@ -53,7 +53,7 @@ def test_the_tables_are_up_to_date():
 def test_from_a_kernel_to_its_numpy_function_in_one_click():
     """The table links to both, and the host file names the function."""
     for operation in operations():
-        assert re.search(rf"^\| \[{operation.name}\]\(\w+\.cu\) \| \[\w+\]\(\.\./tiny/\w+\.py#L\d+\) \|",
+        assert re.search(rf"^\| \[{operation.name}\]\(\w+\.cu\) \| \[\w+\]\(\.\./(tiny|kernels)/\w+\.py#L\d+\) \|",
                          kernels_page.PAGE.read_text(encoding="utf-8"), re.M), operation.name
     for name in FILES:
         host = ROOT / f"kernels/{name.removesuffix('_decode')}.py"
@@ -69,6 +69,16 @@ def test_the_table_has_every_version_of_the_sources():
             version = re.fullmatch(rf"{path.stem}_(v\d)", kernel)
             if version and (path.stem, version[1]) != ("rope", "v3"):  # that one is rope_into_cache
                 assert (path.stem, version[1]) in listed, kernel
+
+
+def test_every_version_has_been_executed_as_compiled_for_a_gpu():
+    """The record of the interpreter of PTX has every version, and each case agreed with NumPy in every run."""
+    record = ptx.read_record()
+    found = {(row["operation"], row["version"]) for row in record["rows"]}
+    listed = {(operation.name, version) for operation in operations() for version in operation.versions}
+    assert found == listed, "run python -m kernels.ptx, then make pages"
+    for name, run in record["runs"].items():
+        assert run["agree"] == run["cases"] == len(record["rows"]), name
 
 
 @needs_compiler

@@ -1,18 +1,21 @@
 """Classic mistakes in backward passes, which finite differences must refuse.
 
-A mutant puts a wrong function in the place of one of `tiny.training.backward`; most call the right one and spoil what
-it is given or what it gives.
+A mutant puts a wrong function in the place of one of `backward` or `experts_backward` of `tiny.training`; most call
+the right one and spoil what it is given or what it gives.
 """
 
 import numpy as np
 
 from tiny.numerics import softmax
-from tiny.training import backward
+from tiny.training import backward, experts_backward
 
 
 def spoil(patch, name, make):
-    """Replace a function of the module: make(the right one) is the wrong one."""
-    patch.setattr(backward, name, make(getattr(backward, name)))
+    """Replace a function where it is held: make(the right one) is the wrong one."""
+    holders = [module for module in (backward, experts_backward) if hasattr(module, name)]
+    wrong = make(getattr(holders[0], name))
+    for module in holders:
+        patch.setattr(module, name, wrong)
 
 
 # ---- linear maps, embeddings, norms, positions

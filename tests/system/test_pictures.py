@@ -23,6 +23,7 @@ from tiny.tools import memory, prompt_images
 
 CORPUS = ROOT / "tests/fuzz/corpus/picture"
 ALL = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+Image.init()  # Pillow fills SAVE only when it is needed.
 
 
 def said(act) -> list[str]:
@@ -35,19 +36,22 @@ def said(act) -> list[str]:
 
 # ---- formats
 
-@pytest.mark.parametrize("kind", sorted(Image.SAVE) or ALL)
+@pytest.mark.parametrize("kind", sorted(Image.SAVE))
 def test_no_other_format_is_opened(kind, tmp_path):
     """Whatever Pillow can write, under a name that says PNG."""
     path = tmp_path / "picture.png"
+    data = io.BytesIO()  # Pillow's writer of SPIDER makes the extension of a named file its own, for all that follow.
     try:
-        picture(40, 30).save(path, format=kind)
+        picture(40, 30).save(data, format=kind)
     except (OSError, KeyError, ValueError, SystemError):
         pytest.skip(f"Pillow cannot write a picture in mode RGB as {kind} here.")
-    if kind in (*FORMATS, "DIB", "MPO"):
-        assert open_image(path).size == (40, 30)
-    else:
-        with pytest.raises(TinyError, match="is not an image: of none of the formats PNG, JPEG"):
-            open_image(path)
+    path.write_bytes(data.getvalue())
+    try:
+        size = open_image(path).size
+    except TinyError as error:
+        assert kind not in (*FORMATS, "MPO") and "is not an image: of none of the formats PNG, JPEG" in str(error)
+    else:  # DIB is a BMP without its first 14 bytes; Pillow 13 no longer takes it for one.
+        assert kind in (*FORMATS, "DIB", "MPO") and size == (40, 30)
 
 
 def test_the_formats_are_named():

@@ -81,7 +81,7 @@ def test_json_is_one_object_with_the_promised_keys(capsys):
     for key in ("prefill_tokens_per_second", "decode_tokens_per_second", "time_to_first_token_seconds"):
         assert type(said.pop(key)) is float, key
     peak = said.pop("peak_memory_bytes")
-    assert type(peak) is int and 10e6 < peak < 10e9
+    assert type(peak) is int and 10e6 < peak < 10e9 and type(said.pop("major_page_faults")) is int
     assert said == {"model": MODEL, "layout": "mistral", "weights": "resident", "precision": "float32", "seed": None,
                     "device": "cpu", "kernels": [], "prompt_ids": ids,
                     "ids": [token.id for token in tokens], "stop": "max_tokens",

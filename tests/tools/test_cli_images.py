@@ -20,6 +20,7 @@ from tests.book.test_image import BAD
 from tests.tools.test_cli import call, fails
 from tiny.__main__ import main
 from tiny.files.weights import expected_shapes
+from tiny.generate import prefill
 from tiny.tools import chat, describe, memory, patch_plot, prompt_images
 from tiny.training.images.questions import CAPTION, WORDINGS
 
@@ -381,7 +382,7 @@ def test_memory_of_the_real_pixtral(capsys, released, monkeypatch):
     for words in ("12,682,739,712 parameters", "12,247,782,400 in the decoder", "403,489,792 in the vision encoder",
                   "31,467,520 in the adapter", "25,365,479,424 bytes", "131,072 tokens", "160 KiB a token",
                   "64 x 64 patches, 4,160 tokens (4,096 [IMG] + 63 [IMG_BREAK] + 1 [IMG_END])",
-                  "in bfloat16 681.6 MB; 131,072 tokens hold 31 such images", "21.5 GB, 160 KiB"):
+                  "in bfloat16 681.6 MB; 131,072 tokens hold 31 such images", "21.5 GB, 160 KiB", "--cache bfloat16"):
         assert words in out, words
     config = memory.read_headers(released).config
     assert memory.kv_bytes(config, 2) == 163_840 and 131_072 * memory.kv_bytes(config, 2) == 20 << 30
@@ -391,7 +392,7 @@ def test_memory_of_the_real_pixtral(capsys, released, monkeypatch):
 def test_memory_counts_images_by_size_or_file(capsys, released):
     out, _, _ = call(capsys, "memory", released, "--context", "8192", "--image", "1920x1080", "1X1", "--image", COFFEE)
     for words in ("64 x 36 patches, 2,340 tokens", "8,192 tokens hold 3 such images", "1 x 1 patches, 2 tokens",
-                  "coffee_130x61.png: 130 x 61 pixels", "images and text in one pass"):
+                  "coffee_130x61.png: 130 x 61 pixels", "2,048 tokens a pass, one image at a time"):
         assert words in out, words
     config = memory.read_headers(released).config
     assert f"{memory.activation_bytes(config, 8192, [2304, 1, 36]):,} bytes" in out
@@ -443,7 +444,7 @@ def test_activations_with_images_are_bounded_and_not_by_much(case):
     pixels, cache = random_images(*grids, patch_size=seeing.patch_size), model.new_cache(len(ids))
     model(ids[-3:])
     tracemalloc.start()
-    model(ids, pixels, cache=cache, last_only=True)
+    prefill(model, [ids], pixels, cache)
     peak = tracemalloc.get_traced_memory()[1] + sum(image.nbytes for image in pixels)
     tracemalloc.stop()
     bound = memory.activation_bytes(config, len(ids), [1200, 400])

@@ -11,8 +11,8 @@ from oracles import ROOT
 from tests.tools.test_terminal import refused, run
 
 # Started by other programs of this repository, which give them their arguments and read what they say.
-CHILDREN = {"tiny.tools.verify.transformers_child", "tiny.tools.bench.peer_text", "tiny.tools.bench.peer_vision",
-            "kernels.gpu.steps", "tutorial.grader.keeper"}
+CHILDREN = {"tiny.tools.verify.transformers_child", "tiny.tools.bench.peer_llama", "tiny.tools.bench.peer_text",
+            "tiny.tools.bench.peer_vision", "kernels.gpu.steps", "tutorial.grader.keeper"}
 # Not started by `program`: what downloads the corpus, and what runs where nothing is installed yet.
 ALONE = {"tiny.training.text.build_corpus", "tutorial.check_install"}
 PROGRAMS = sorted(
@@ -20,7 +20,7 @@ PROGRAMS = sorted(
     for folder in ("tiny", "kernels", "tutorial", "notebooks") for path in (ROOT / folder).rglob("*.py")
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8"))
 COMMANDS = ("demo", "generate", "chat", "describe", "inspect", "memory", "tokenize", "routing", "verify check",
-            "convert", "trace", "bench")
+            "convert", "trace", "bench", "serve")
 
 
 def test_all_programs_are_known():

@@ -81,7 +81,7 @@ def test_memory_of_the_real_mixtral_as_a_user_sees_it(capsys, released, monkeypa
     out = output(capsys, "memory", released)
     for words in ("46,702,792,704 parameters", "12,879,925,248 active", "32,768 tokens", "93,405,585,408 bytes",
                   "256 KiB a token", "128 KiB a token", "8,589,934,592 bytes", "no weight files here",
-                  "takes mapped: it fits", "larger than the free memory", "25.8 GB from disk"):
+                  "takes streamed: it fits", "larger than the free memory", "25.8 GB from disk"):
         assert words in out, words
     out = output(capsys, "memory", released, "--context", "2048")
     assert " 536,870,912 bytes" in out and "268.4 MB, 128 KiB" in out

@@ -280,7 +280,7 @@ def survive(data: bytes) -> bool:
 
 
 def test_thousands_of_damaged_files(read):
-    rng, before, started = random.Random(0), peak_memory(), time.perf_counter()
+    rng, before, started = random.Random(0), peak_memory(), time.process_time()
     whole, wide = STORED.read_bytes(), torch_file({"a": numbers(9), "b": numbers(5)}, wide=True)
     results = [survive(mutate(rng.choice((whole, wide, GOOD)), rng)) for _ in range(1500)]
     assert 0.1 < sum(results) / len(results) < 0.9, "some changes are in bytes that nobody needs"
@@ -290,7 +290,7 @@ def test_thousands_of_damaged_files(read):
     results = [survive(archive(records | {"data.pkl": mutate(records["data.pkl"], rng)})) for _ in range(1500)]
     assert 0.02 < sum(results) / len(results) < 0.9
     assert peak_memory() - before < 32 << 20
-    assert time.perf_counter() - started < 60, "none takes long"
+    assert time.process_time() - started < 60, "none takes long"
     for _ in range(50):  # through a file, where every error is in two sentences
         with contextlib.suppress(TinyError):
             read(mutate(whole, rng))

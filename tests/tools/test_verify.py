@@ -217,6 +217,10 @@ def test_pixels_in_another_order_alone(tmp_path):
     assert any("nothing else was compared" in line for line in printed.lines(report))
 
 
+def test_a_percentage_is_not_longer_than_it_says():
+    assert [printed.percentage(x) for x in (None, 0.0, 99.6, 9999.0, 2.4e7)] == ["-", "0", "100", "9999", ">9999"]
+
+
 @pytest.mark.parametrize("change, words", [
     (lambda x: x[::-1], "blue, green, red"),
     (lambda x: x + 0.01, "filter of the resize"),

@@ -10,7 +10,7 @@ from compare import assert_close
 
 from tests.mutants.backward import MUTANTS
 from tiny import ops
-from tiny.training import backward
+from tiny.training import backward, experts_backward
 
 pytestmark = pytest.mark.usefixtures("float64_too")
 
@@ -181,7 +181,7 @@ def check_experts(rng):
     (x, dout), scales = draw(rng, (T, D), (T, D)), rng.random((T, K))
     book = ops.experts(*as_float32(x), chosen, *as_float32(scales, *w))
     assert_close(book, loop_experts(x, chosen, scales, *w), atol=8e-5, name="forward")
-    dx, dscales = backward.experts_backward(dout, x, chosen, scales, *w, list(zip(*dw)))
+    dx, dscales = experts_backward.experts_backward(dout, x, chosen, scales, *w, list(zip(*dw)))
     for name, actual, by in (("dx", dx, x), ("dweights", dscales, scales), *zip(("dw1", "dw2", "dw3"), dw, w)):
         close(actual, differences(lambda: np.sum(loop_experts(x, chosen, scales, *w) * dout), by), name)
 
@@ -189,7 +189,7 @@ def check_experts(rng):
 def check_feed_forward(rng):
     w, dw = ([part[0] for part in parts] for parts in draw_experts(rng))
     x, dout = draw(rng, (T, D), (T, D))
-    dx = backward.feed_forward_backward(dout, x, *w, dw)
+    dx = experts_backward.feed_forward_backward(dout, x, *w, dw)
     for name, actual, by in (("dx", dx, x), *zip(("dw1", "dw2", "dw3"), dw, w)):
         close(actual, differences(lambda: np.sum([loop_feed_forward(row, *w) for row in x] * dout), by), name)
 
@@ -241,6 +241,6 @@ def test_extreme_gates_stay_finite():
     """exp(1000) is infinite in float32; the gradient there is zero or the plain product's, without a warning."""
     x = np.array([[1000.0], [-1000.0]], np.float32)
     w, dw = [np.ones((1, 1), np.float32)] * 3, [np.empty((1, 1), np.float32) for _ in range(3)]
-    dx = backward.feed_forward_backward(np.ones((2, 1), np.float32), x, *w, dw)
+    dx = experts_backward.feed_forward_backward(np.ones((2, 1), np.float32), x, *w, dw)
     assert_close(dx, np.array([[2000.0], [0.0]], np.float32), atol=0.0, name="dx")
     assert dx.dtype == np.float32

@@ -15,7 +15,7 @@ from tests.training.test_backward import as_float32, close, differences, draw, l
 from tiny import numerics, ops
 from tiny.adapter import adapter
 from tiny.rope_2d import patch_positions, rope_2d_table
-from tiny.training import backward
+from tiny.training import backward, experts_backward
 from tiny.training.images import backward as image_backward
 from tiny.training.images import gradients
 
@@ -165,7 +165,7 @@ def check_feed_forward(rng):
     close(image_backward.keeping_feed_forward(kept)(x, *w), forward(), "forward")
     book = ops.feed_forward(*as_float32(x, *w))
     assert_close(book, forward(), atol=4e-5, name="the book's")  # measured: 9.9e-6
-    dx = backward.feed_forward_backward(dout, x, *w, dw, kept.pop())
+    dx = experts_backward.feed_forward_backward(dout, x, *w, dw, kept.pop())
     for name, actual, by in (("dx", dx, x), *zip(("dw1", "dw2", "dw3"), dw, w)):
         close(actual, differences(lambda: np.sum(forward() * dout), by), name)
 
@@ -248,6 +248,24 @@ def test_mutants_fail(mutant, monkeypatch):
     mutant(monkeypatch)  # outside of the net: where the right function is gone, the mutant must not pass for caught
     with pytest.raises(AssertionError):
         CHECKS[MUTANTS[mutant]](np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("causal, check", [(False, check_images), (True, check_texts)])
+@pytest.mark.parametrize("scores", [1, 2 * H * T * T])
+def test_sequences_one_at_a_time_or_all_together(monkeypatch, causal, check, scores):
+    """However many sequences are computed together, each gets what it gets alone: the checks hold, bit for bit."""
+    def results():
+        rng, states = np.random.default_rng(3), ([], [])
+        q, k, v, dout = draw(rng, (B * T, H, d), (B * T, G, d), (B * T, G, d), (B * T, H, d))
+        out = image_backward.keeping_equal_attention(*states, question_mask())(q, k, v, [T] * B, (), causal)
+        return len(states[causal][0]), np.concatenate([x.reshape(-1) for x in (
+            out, *image_backward.equal_attention_backward(dout, q, k, v, B, states[causal][0]))])
+
+    (together, expected), _ = results(), monkeypatch.setattr(image_backward, "SCORES", scores)
+    parts, actual = results()
+    assert (together, parts) == (1, B if scores == 1 else -(-B // 2))
+    assert_close(actual, expected, 0.0, name="all results")
+    check(np.random.default_rng(4))
 
 
 def test_what_training_cannot_attend_to_is_refused():

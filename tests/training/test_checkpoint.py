@@ -22,7 +22,8 @@ def card() -> dict:
     return json.loads((FOLDER / "card.json").read_text(encoding="utf-8"))
 
 
-def test_it_is_a_released_layout_and_small(model):
+def test_it_is_a_released_layout_and_small():
+    model = tiny.load("tiny-mixtral")  # anew: a model that has computed keeps some of its tensors as float32
     assert (FOLDER / "consolidated.safetensors").stat().st_size <= 8 << 20
     assert {tensor.dtype.name for tensor in model.weights.tensors.values()} == {"bfloat16"}
     assert (model.config.moe.num_experts, model.config.moe.num_experts_per_tok) == (8, 2)

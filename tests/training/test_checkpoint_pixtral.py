@@ -43,7 +43,8 @@ def picture(*shapes, size=(64, 64), ground="white"):
     return image
 
 
-def test_it_is_a_released_layout_and_small(model):
+def test_it_is_a_released_layout_and_small():
+    model = tiny.load("tiny-pixtral")  # anew: a model that has computed keeps some of its tensors as float32
     assert (FOLDER / "consolidated.safetensors").stat().st_size <= 6_000_000
     tensors = model.weights.tensors
     assert {tensor.dtype.name for tensor in tensors.values()} == {"bfloat16"}

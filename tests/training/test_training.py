@@ -26,7 +26,7 @@ from tiny.config import Config, MoeConfig, TinyError
 from tiny.files.params import read_params
 from tiny.mixtral import Mixtral
 from tiny.training import __main__ as command
-from tiny.training import backward, optimiser
+from tiny.training import backward, experts_backward, optimiser
 from tiny.training.gradients import loss_and_gradients
 from tiny.training.optimiser import views, weight_shapes
 from tiny.training.run_state import cut_log, plot_losses, read_log
@@ -148,6 +148,8 @@ def test_adamw_is_the_hand_written_loop(monkeypatch):
 def test_the_schedule_climbs_stays_and_falls():
     rates = [optimiser.learning_rate(x, 2.0, 0.1, 0.5, 0.02) for x in (0.0, 0.05, 0.1, 0.3, 0.5, 0.75, 1.0)]
     assert_close(np.array(rates), np.array([0, 1, 2, 2, 2, 1.02, 0.04]), atol=1e-15, name="rates")
+    rates = [optimiser.learning_rate(x, 2.0, 0.1, 1.0, 0.02) for x in (0.0, 0.05, 0.1, 0.5, 1.0)]
+    assert_close(np.array(rates), np.array([0, 1, 2, 2, 2]), atol=1e-15, name="rates that never fall")
 
 
 def test_clipping_shortens_long_gradients_only():
@@ -550,7 +552,7 @@ def test_the_operations_that_keep_are_the_books():
     x, gate = normal(50, 16), normal(4, 16)
     w1, w2, w3 = normal(4, 12, 16), normal(4, 16, 12), normal(4, 12, 16)
     _, expert_ids, expert_weights = tiny.ops.route(x, gate, 2)
-    ours = backward.keeping_experts(kept)(x, expert_ids, expert_weights, w1, w2, w3)
+    ours = experts_backward.keeping_experts(kept)(x, expert_ids, expert_weights, w1, w2, w3)
     book = tiny.ops.experts(x, expert_ids, expert_weights, w1, w2, w3)
     assert_close(ours, book, atol=2e-4, name="experts")  # values reach 280; measured: 3.1e-5
     assert len(kept) == 2

@@ -7,14 +7,20 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tiny.config import Config, TinyError
 from tiny.files.hf_config import read_generation, read_hf_config
 from tiny.files.hf_names import Place
+from tiny.files.packed.gguf_model import is_gguf, only_gguf, open_gguf, token_list
+from tiny.files.packed.gguf_tokenizer import released_file
+from tiny.files.packed.quantised import DTYPES as PACKED
+from tiny.files.packed.quantised import pack_tensors, read_method
 from tiny.files.params import ENDS, read_params
-from tiny.files.tokenizer_files import added_names, load_tokenizer, tokenizer_paths
+from tiny.files.safetensors import DTYPES
+from tiny.files.tokenizer_files import added_names, load_tokenizer, make_tokenizer, tokenizer_paths
 from tiny.files.weights import read_tensors, take_tensors
 from tiny.system.diagnosis import adapters, no_checkpoint, require, require_shards
 from tiny.system.hub import find_snapshot
@@ -33,9 +39,10 @@ RELEASED = "Use the tokenizer that was released with this model."
 class Checkpoint:
     """What a folder says of a model.
 
-    layout:  "mistral" or "hf"; `convert` also opens "torch"
+    layout:  "mistral", "hf" or "gguf"; `convert` also opens "torch"
     files:   of the weights; none if only a configuration is there, and then the tensors are stand-ins
     tensors: by Mistral's names, as views; places says where each one is in the files
+    metadata: the keys of a GGUF file
     notes:   what a user should know: what is there and not read, what is assumed
     """
 
@@ -45,6 +52,7 @@ class Checkpoint:
     files: list[Path]
     tensors: Mapping[str, np.ndarray]
     places: Mapping[str, Place] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -59,26 +67,42 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path, layout: str | None = None) -> Checkpoint:
-    """Open a folder in one of the layouts, or in the first that it holds. Only headers are read.
+    """Open a folder in one of the layouts, or in the first that it holds; or a GGUF file. Only headers are read.
 
     Raises:  TinyError for a folder, file or tensor that is missing, broken, or of another model
     """
     notes: list[str] = []
-    layout, files = find_files(folder, notes.append, LAYOUTS if layout is None else (layout,))
-    path, config = read_config(folder, layout, notes.append)
-    tensors, places = take_tensors(layout, read_tensors(files), config, folder)
-    notes += adapters(folder)
+    if is_gguf(folder):
+        checkpoint = Checkpoint("gguf", *open_gguf(folder, notes.append), notes)
+    else:
+        layout, files = find_files(folder, notes.append, LAYOUTS if layout is None else (layout,))
+        path, config = read_config(folder, layout, notes.append)
+        tensors, places = take_tensors(layout, open_files(files, path), config, folder)
+        notes += adapters(folder)
+        checkpoint = Checkpoint(layout, path, config, files, tensors, places, notes=notes)
     for text in notes:
         warn(text)
-    return Checkpoint(layout, path, config, files, tensors, places, notes)
+    return checkpoint
+
+
+def open_files(files: list[Path], config: Path) -> dict[str, np.ndarray]:
+    """The tensors of all files, quantised ones as arrays that unpack what is asked for.
+
+    Raises:  TinyError for a broken file, or weights that are quantised in a way that is not read here
+    """
+    method = read_method(read_json(config), config, lambda note: None)  # whose notes came with the sizes
+    if method is None:
+        return read_tensors(files)
+    return pack_tensors(read_tensors(files, DTYPES | PACKED), method, config.parent)
 
 
 def find_folder(path: Path) -> Path:
-    """The folder with the files: of a Hugging Face cache a snapshot, else `path`.
+    """The folder with the files: of a Hugging Face cache a snapshot, else `path`; or the model's file, if it is GGUF.
 
-    Raises:  TinyError if the cache leaves a choice
+    Raises:  TinyError if the cache leaves a choice, or there are several models in GGUF files
     """
-    return find_snapshot(path, [config for config, *_ in LAYOUTS.values()])
+    found = find_snapshot(path, [config for config, *_ in LAYOUTS.values()])
+    return only_gguf(found) or found
 
 
 def find_layout(folder: Path) -> str:
@@ -131,18 +155,20 @@ def indexed_files(index: Path) -> list[Path]:
 
 
 def open_tokenizer(checkpoint: Checkpoint) -> SentencePieceTokenizer | TekkenTokenizer | None:
-    """The tokenizer beside the weights, or None if there is none.
+    """The tokenizer beside the weights, or in their file, or None if there is none.
 
     Raises:  TinyError if it is broken, or of another model: its vocabulary or the sizes of its images differ
     """
     folder, vision = checkpoint.folder, checkpoint.config.vision
-    named = tokenizer_paths(folder, vision is not None)
-    path = next((path for path in named if path.is_file()), None)
-    if path is None:
-        if named:
+    tokenizer = rebuilt_tokenizer(checkpoint) if checkpoint.layout == "gguf" else None
+    if tokenizer is None:
+        named = tokenizer_paths(folder, vision is not None)
+        path = next((path for path in named if path.is_file()), None)
+        if named and path is None:
             checkpoint.note(f"{named[0].name} is a link to a file that is not there: the model has no tokenizer")
+        tokenizer = load_tokenizer(path) if path else None
+    if tokenizer is None:
         return None
-    tokenizer = load_tokenizer(path)
     add_names(tokenizer, checkpoint)
     if vision is None or not isinstance(tokenizer, TekkenTokenizer):
         return tokenizer
@@ -158,6 +184,16 @@ def open_tokenizer(checkpoint: Checkpoint) -> SentencePieceTokenizer | TekkenTok
     return tokenizer
 
 
+def rebuilt_tokenizer(checkpoint: Checkpoint) -> SentencePieceTokenizer | TekkenTokenizer | None:
+    """The tokenizer in a GGUF file; None if it has none. One that is not read costs a note: it cannot be taken out."""
+    try:
+        rebuilt = released_file(checkpoint.metadata, checkpoint.config_file, checkpoint.config.vision)
+        return make_tokenizer(checkpoint.config_file, *rebuilt) if rebuilt else None
+    except TinyError as error:
+        checkpoint.note(f"the tokenizer in the file is not read: {error.cause}")
+        return None
+
+
 def add_names(tokenizer: SentencePieceTokenizer | TekkenTokenizer, checkpoint: Checkpoint) -> None:
     """Give a tokenizer that is smaller than the model names for the rest: added tokens, or numbers that only fill up.
 
@@ -167,9 +203,9 @@ def add_names(tokenizer: SentencePieceTokenizer | TekkenTokenizer, checkpoint: C
     if own > size:
         raise TinyError(f"{checkpoint.folder}: the tokenizer has {own} pieces, the model {size}.", RELEASED)
     if own < size:
-        known = added_names(checkpoint.folder)
+        known = dict(enumerate(token_list(checkpoint.metadata))) or added_names(checkpoint.folder)
         names = [known.get(token, f"<unused_{token}>") for token in range(own, size)]
-        listed = ", ".join(known[token] for token in sorted(known) if own <= token < size)[:200] or "without names"
-        checkpoint.note(f"the tokenizer has {own} pieces, the model {size}: {size - own} more, {listed}. They leave no "
+        shown = ", ".join(known[token] for token in sorted(known) if own <= token < size)[:200] or "without names"
+        checkpoint.note(f"the tokenizer has {own} pieces, the model {size}: {size - own} more, {shown}. They leave no "
                         "text, and no text becomes one of them")
         tokenizer.add(names)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tiny.config import Config, MoeConfig, TinyError, VisionConfig
+from tiny.files.packed.quantised import read_method
 from tiny.files.params import KEYS, REMEDY, context_length, smallest_window
 from tiny.system.diagnosis import checked
 from tiny.system.keys import check_keys, not_computed
@@ -30,6 +31,7 @@ def read_hf_config(path: Path, note: Note = warn) -> Config:
              those that the released file of Pixtral 12B itself leaves out
     """
     config = read_json(path)
+    read_method(config, path, note)
     llava = config.get("model_type") == "llava"
     vision = read_llava(config, path, note) if llava else None
     text = section(config, "text_config", path) if llava else config

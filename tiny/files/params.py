@@ -7,6 +7,7 @@ released layout.
 from pathlib import Path
 
 from tiny.config import Config, MoeConfig, VisionConfig
+from tiny.files.packed.quantised import read_method
 from tiny.system.diagnosis import checked
 from tiny.system.keys import check_keys, read_keys
 from tiny.system.reading import Note, number, read_json, warn
@@ -29,6 +30,7 @@ def read_params(path: Path, note: Note = warn) -> Config:
     Differs: unknown keys cost a note; mistral-inference refuses them
     """
     params = read_json(path)
+    read_method(params, path, note)
     check_keys(params, KEYS["params"], path, REMEDY, note)
     sizes = {name: number(params, name, path) for name in SIZES}
     moe = params.get("moe")
@@ -88,7 +90,8 @@ def context_length(mapping: dict, key: str, moe: MoeConfig | None, window: int |
         return length
     if moe:
         note(f"{path.name}: a sliding window of {window:,} tokens, which transformers applies. It is not applied here: "
-             "the attention of Mixtral is dense")
+             "the attention of Mixtral is dense. The first released configs stated a window by mistake, and texts past "
+             "it became nonsense (vllm#2064, transformers#28115)")
         return length
     note(f"{path.name}: a sliding window of {window:,} tokens. It is not slid here: the context ends there")
     return window

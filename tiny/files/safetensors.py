@@ -7,6 +7,7 @@ import json
 import math
 import mmap
 import os
+from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
 
@@ -21,8 +22,8 @@ DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.d
 MAX_HEADER = 32 << 20  # bytes; the safetensors library allows 100 MB, a model of 100,000 tensors has 12
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Map one file and return its tensors as read-only views.
+def read_safetensors(path: Path, dtypes: Mapping[str, np.dtype] = DTYPES) -> dict[str, np.ndarray]:
+    """Map one file and return its tensors as read-only views; dtypes are those that it may hold.
 
     Dtypes:  BF16, F16, F32 -> ml_dtypes.bfloat16, float16, float32
     Raises:  TinyError if the header is larger than the file or broken, a dtype is unknown, or the tensors do not lie
@@ -38,7 +39,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
             if size < 8 or start > size or start > MAX_HEADER:
                 raise no_header(path, first, size)
             file.seek(8)
-            entries = parse_header(path, file.read(start - 8))
+            entries = parse_header(path, file.read(start - 8), dtypes)
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise unreadable(path, error) from None
@@ -57,7 +58,8 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def parse_header(path: Path, text: bytes) -> list[tuple[int, int, str, np.dtype, list[int]]]:
+def parse_header(path: Path, text: bytes,
+                 dtypes: Mapping[str, np.dtype] = DTYPES) -> list[tuple[int, int, str, np.dtype, list[int]]]:
     """Check a header's JSON: begin, end, name, dtype and shape of each tensor. A name that occurs twice is an error."""
     try:
         header = DECODER.decode(text.decode())
@@ -82,8 +84,9 @@ def parse_header(path: Path, text: bytes) -> list[tuple[int, int, str, np.dtype,
                 raise ValueError
         except (TypeError, KeyError, ValueError):
             raise broken(path, f"the entry of tensor {name} has no proper shape and data_offsets") from None
-        if str(entry.get("dtype")) not in DTYPES:
+        if str(entry.get("dtype")) not in dtypes:
             raise TinyError(f"{path}: tensor {name} has dtype {entry.get('dtype')!r}.",
-                            f"Only {', '.join(DTYPES)} are read: no quantised weights, no buffers of other types.")
-        entries.append((begin, end, name, DTYPES[entry["dtype"]], shape))
+                            f"Only {', '.join(dtypes)} are read: quantised weights if the configuration says how, no "
+                            "buffers of other types.")
+        entries.append((begin, end, name, dtypes[entry["dtype"]], shape))
     return entries

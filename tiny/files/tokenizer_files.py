@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tiny.config import TinyError
+from tiny.files.packed.gguf_model import is_gguf
+from tiny.files.packed.gguf_tokenizer import read_tokenizer
 from tiny.system.reading import number, parse_object, read_file, read_json
 from tiny.tekken import PATTERN, SPECIAL_TOKENS, TekkenTokenizer
 from tiny.tokenizer import SentencePieceTokenizer
@@ -23,16 +25,21 @@ REMEDY = "Fetch the file again, from the same release as the weights."
 
 
 def load_tokenizer(path: str | Path) -> SentencePieceTokenizer | TekkenTokenizer:
-    """Read a tokenizer.model or a tekken.json, by its own name or as the folder that holds it.
+    """Read a tokenizer.model or a tekken.json, by its own name or as the folder that holds it; or that of a GGUF file.
 
     In a folder with both, a model with a vision encoder gets its tekken.json, and any other its tokenizer.model.
 
     Raises:  TinyError if it is missing, empty, cut short, or neither
     """
     path = find_tokenizer(Path(path))
-    data = read_file(path, LARGEST_FILE)
+    name, data = read_tokenizer(path) if is_gguf(path) else (path.name, read_file(path, LARGEST_FILE))
+    return make_tokenizer(path, name, data)
+
+
+def make_tokenizer(path: Path, name: str, data: bytes) -> SentencePieceTokenizer | TekkenTokenizer:
+    """Make a tokenizer of the bytes of a file of this name; `path` is for messages only."""
     # A SentencePiece file begins with a line feed, whatever its name.
-    return open_tekken(path, data) if path.suffix == ".json" or data[:1] == b"{" else open_sentencepiece(path, data)
+    return open_tekken(path, data) if name.endswith(".json") or data[:1] == b"{" else open_sentencepiece(path, data)
 
 
 def find_tokenizer(path: Path, sees: bool | None = None) -> Path:

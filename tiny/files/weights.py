@@ -1,21 +1,23 @@
 """Checkpoints as views: the tensors of all files, found by Mistral's names in either released layout.
 
 Nothing is copied when a checkpoint is opened. Hugging Face's names, and its order of the rows of wq and wk, are undone
-here and nowhere else, as views too. Read `tokenizer_files.py` next.
+here and nowhere else, as views too. Read `streamed.py` next.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
 from tiny.files.hf_names import Place, find_places
-from tiny.files.safetensors import read_safetensors
+from tiny.files.packed.array import Packed
+from tiny.files.safetensors import DTYPES, read_safetensors
 from tiny.system.diagnosis import lacking, misshapen, unexpected
 from tiny.system.free_memory import choose_mode
 
 CONSTANTS = (".inv_freq", ".cos_cached", ".sin_cached")  # of rotary positions, which some HF files carry along
+EMBEDDINGS = "tok_embeddings.weight"  # the one table: rows are looked up, and nothing is multiplied with it
 ROTATED = (".wq.weight", ".wk.weight")  # Rows in pairs that RoPE turns.
 
 
@@ -64,6 +66,7 @@ def halves_to_pairs(weight: np.ndarray, head_dim: int) -> np.ndarray:
     """View wq or wk of an HF file in the order of rows that interleaved RoPE pairs want.
 
     HF keeps row i of a head's first half and row i of its second half as a pair; Mistral keeps rows 2i and 2i + 1.
+    An array (n * d, D) would do as well: it costs a copy.
 
     Shapes:  weight (n * d, D) -> a view (n, d / 2, 2, D), which `linear` reads as (n * d, D)
     """
@@ -84,11 +87,11 @@ def open_tensors(layout: str, files: list[Path], config: Config) -> dict[str, np
     return take_tensors(layout, read_tensors(files), config, files[0].parent)[0]
 
 
-def read_tensors(files: list[Path]) -> dict[str, np.ndarray]:
+def read_tensors(files: list[Path], dtypes: Mapping[str, np.dtype] = DTYPES) -> dict[str, np.ndarray]:
     """Map all files and return their tensors by their names there. Raises TinyError for one in two files."""
     found: dict[str, np.ndarray] = {}
     for path in files:
-        for name, tensor in read_safetensors(path).items():
+        for name, tensor in read_safetensors(path, dtypes).items():
             if name in found:
                 raise TinyError(f"{path} holds {name} once more.", "Remove the file that does not belong here.")
             if not name.endswith(CONSTANTS):
@@ -96,21 +99,22 @@ def read_tensors(files: list[Path]) -> dict[str, np.ndarray]:
     return found
 
 
-def take_tensors(layout: str, found: Mapping[str, np.ndarray], config: Config,
-                 folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Place]]:
+def take_tensors(layout: str, found: Mapping[str, np.ndarray], config: Config, folder: Path,
+                 find: Callable[..., dict[str, Place]] = find_places) -> tuple[dict[str, np.ndarray], dict[str, Place]]:
     """Of the tensors of all files exactly those of the model, by Mistral's names, and where each one is.
 
     Raises:  TinyError that names a tensor which is missing, unexpected or misshapen; folder is for messages
     """
     tensors, shapes = {}, expected_shapes(config)
-    places = find_places(layout, config, shapes, found)
+    places = find(layout, config, shapes, found)
     for name, place in places.items():
         if place.name not in found:
             raise lacking(folder, layout, place.name, found)
         tensor, shape = found[place.name], place.whole or shapes[name]
         if tensor.shape != shape:
             raise misshapen(folder, place.name, tensor.shape, shape)
-        tensor = tensor if place.part is None else tensor[place.part]
+        if place.part is not None:  # of what is packed, a part that still is
+            tensor = getattr(tensor, "part", tensor.__getitem__)(place.part)
         rotated = layout == "hf" and name.endswith(ROTATED)
         tensors[name] = halves_to_pairs(tensor, head_dim_of(name, config)) if rotated else tensor
     if extra := found.keys() - {place.name for place in places.values()}:
@@ -134,7 +138,8 @@ class Tensors(Mapping):
 class Weights(Tensors):
     """The tensors of a model by name, in the form in which operations take them.
 
-    mode "auto" is "resident" if that fits in half of the free memory, else "mapped".
+    mode "auto" is "resident" if that fits in half of the free memory, else "mapped" if the files fit in all of
+    it, else "streamed" (`streamed.py`).
     mode "mapped" hands out views of the files: operations convert what they use, block by block, and keep nothing.
     mode "resident" converts a tensor to float32 at its first use and keeps it: faster, at 4 bytes a parameter. Rows of
     the embedding table are only looked up, so it stays as it is.
@@ -147,7 +152,8 @@ class Weights(Tensors):
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self.tensors[name]
         # Most are float32 already ("f"), which this sees at once: it is asked for every matrix of every token.
-        if self.mode == "resident" and (tensor.dtype.char != "f" or tensor.ndim == 4) and converted(name, tensor):
+        plain = tensor.dtype.char == "f" and tensor.ndim < 4 and not isinstance(tensor, Packed)
+        if self.mode == "resident" and not plain and converted(name, tensor):
             shape = (-1, tensor.shape[-1]) if in_pairs(name, tensor) else tensor.shape
             self.tensors[name] = tensor = np.ascontiguousarray(tensor, np.float32).reshape(shape)
         return tensor
@@ -158,7 +164,8 @@ def converted(name: str, tensor: np.ndarray) -> bool:
 
     Shapes:  any
     """
-    return name != "tok_embeddings.weight" and (tensor.dtype != np.float32 or in_pairs(name, tensor))
+    other = tensor.dtype != np.float32 or isinstance(tensor, Packed) or in_pairs(name, tensor)
+    return name != EMBEDDINGS and other
 
 
 def in_pairs(name: str, tensor: np.ndarray) -> bool:

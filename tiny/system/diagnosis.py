@@ -21,7 +21,8 @@ TWO_MODELS = "The weights and the configuration are of two models."
 def no_checkpoint(folder: Path) -> TinyError:
     """The error for a folder that is in neither released layout."""
     if not folder.is_dir():
-        return TinyError(f"{folder} is not a folder.", "Give the folder that holds the released files.")
+        return TinyError(f"{folder} is not a folder.", "Give the folder that holds the released files, or tiny-mixtral "
+                         "or tiny-pixtral, which are here.")
     paths = sorted(folder.iterdir())
     for lost in (path for path in paths if path.is_symlink() and not path.exists()):
         return missing(lost)
@@ -30,7 +31,7 @@ def no_checkpoint(folder: Path) -> TinyError:
               "The cache holds no snapshot: fetch the model again." if (folder / "snapshots").is_dir() else
               "Point at a folder in one of the two released layouts.")
     return TinyError(f"{folder} holds neither params.json with consolidated*.safetensors nor config.json with "
-                     f"model*.safetensors; found: {names}.", remedy)
+                     f"model*.safetensors, nor a GGUF file; found: {names}.", remedy)
 
 
 def adapters(folder: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """How much memory this process can still take: what the system has, and what its limits leave.
 
-Read `hub.py` next.
+Read `direct.py` next.
 """
 
 import os
@@ -12,10 +12,10 @@ from typing import Any
 
 from tiny.config import TinyError
 
-# Of control groups in version 2 and in version 1: where they are mounted, the limit, what is used, and which entry of
-# memory.stat counts the pages of files that are dropped when memory is wanted.
-VERSIONS = ((("sys/fs/cgroup", "sys/fs/cgroup/unified"), "memory.max", "memory.current", "inactive_file"),
-            (("sys/fs/cgroup/memory",), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
+# Of control groups in version 2 and in version 1: where they are mounted, the limit, what is used, and which entries of
+# memory.stat count the pages of files: used once or again, they are dropped when memory is wanted.
+VERSIONS = ((("sys/fs/cgroup", "sys/fs/cgroup/unified"), "memory.max", "memory.current", "(?:in)?active_file"),
+            (("sys/fs/cgroup/memory",), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_(?:in)?active_file"))
 # Limits of a process (ulimit -v, ulimit -d), and which number of /proc/self/statm counts against them, in pages.
 LIMITS = ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5))
 
@@ -31,16 +31,19 @@ def free_memory(root: Path = Path("/")) -> int:
 
 
 def choose_mode(weights: str, tensors: Mapping[str, Any]) -> str:
-    """Settle "auto": resident if 4 bytes a parameter fit in half of the free memory, else mapped.
+    """Settle "auto": resident if 4 bytes a parameter fit in half of the free memory; else mapped if the files fit in
+    all of it, so that the system can keep them; else streamed.
 
     Raises:  TinyError for any other word
     """
-    if weights not in ("auto", "mapped", "resident"):
-        raise TinyError(f"weights={weights!r} is unknown.", "Use 'auto', 'mapped' or 'resident'.")
+    if weights not in ("auto", "mapped", "streamed", "resident"):
+        raise TinyError(f"weights={weights!r} is unknown.", "Use 'auto', 'mapped', 'streamed' or 'resident'.")
     if weights != "auto":
         return weights
-    needed = 4 * sum(tensor.size for tensor in tensors.values())
-    return "resident" if needed <= free_memory() / 2 else "mapped"
+    free = free_memory()
+    if 4 * sum(tensor.size for tensor in tensors.values()) <= free / 2:
+        return "resident"
+    return "mapped" if sum(tensor.nbytes for tensor in tensors.values()) <= free else "streamed"
 
 
 def left_by_groups(root: Path, free: int) -> Iterator[int]:
@@ -54,8 +57,7 @@ def left_by_groups(root: Path, free: int) -> Iterator[int]:
             if limit.isdigit() and (used := read(f"{folder}/{now}").strip()).isdigit():  # else no limit is to be seen
                 left = int(limit) - int(used)
                 if left < free:
-                    dropped = re.search(rf"^{droppable} (\d+)", read(f"{folder}/memory.stat"), re.M)
-                    yield left + (int(dropped[1]) if dropped else 0)
+                    yield left + sum(map(int, re.findall(rf"^{droppable} (\d+)", read(f"{folder}/memory.stat"), re.M)))
 
 
 def left_by_limits(root: Path) -> Iterator[int]:

@@ -11,21 +11,22 @@ from pathlib import Path
 from tiny.config import TinyError
 
 
-def find_snapshot(folder: Path, signs: Iterable[str]) -> Path:
+def find_snapshot(folder: Path, signs: Iterable[str], kind: str = "models") -> Path:
     """The snapshot that a folder of a Hugging Face cache stands for: that of refs/main, or the only one.
 
     The folder may be the cache itself, a model in it, or refs, blobs or snapshots of a model. A folder with one of the
-    files `signs` is a model itself, and is returned as it is; so is one that is no part of a cache.
+    files `signs` is a model itself, and is returned as it is; so is one that is no part of a cache. kind: "models" or
+    "datasets"
 
     Raises:  TinyError if there are several models, or several snapshots to choose from
     """
     if any((folder / sign).exists() for sign in signs):
         return folder
     around = folder.absolute().parent
-    top = around if around.name.startswith("models--") else folder
-    models = sorted(path.parent for path in (*top.glob("models--*/snapshots"), *top.glob("hub/models--*/snapshots")))
+    top = around if around.name.startswith(f"{kind}--") else folder
+    models = sorted(path.parent for path in (*top.glob(f"{kind}--*/snapshots"), *top.glob(f"hub/{kind}--*/snapshots")))
     if len(models) > 1:
-        raise TinyError(f"{folder} is a cache of {len(models)} models.",
+        raise TinyError(f"{folder} is a cache of {len(models)} {kind}.",
                         f"Give the folder of one of them: {', '.join(path.name for path in models)[:300]}.")
     top = models[0] if models else top
     snapshots = sorted(path for path in top.glob("snapshots/*") if path.is_dir())

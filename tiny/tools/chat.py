@@ -56,7 +56,8 @@ def open_for_chat(args: argparse.Namespace):
     """Open the model of `--model` and get it ready; check its chat format now, not at the first message."""
     model = session.open_model(args)
     model.tokenizer.encode_chat([{"role": "user", "content": ""}])
-    session.load_weights(model, min(model.config.max_seq_len, PREFILL + args.max_tokens))
+    session.load_weights(model, min(model.config.max_seq_len, PREFILL + args.max_tokens),
+                         memory=getattr(args, "memory", None))
     return model
 
 

@@ -40,7 +40,8 @@ def answer(args: argparse.Namespace, model, ids: list[int], pixels: list, pictur
            tell: Callable[[str], None]) -> None:
     """Say how the pictures are cut, and write the answer as text or as JSON."""
     room = check_prompt(model, ids, args.max_tokens)
-    session.load_weights(model, len(ids) + room, [picture.columns * picture.rows for picture in pictures])
+    session.load_weights(model, len(ids) + room, [picture.columns * picture.rows for picture in pictures],
+                         getattr(args, "memory", None))
     for picture in pictures:
         tell(str(picture))
     seed = session.choose_seed(args)

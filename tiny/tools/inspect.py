@@ -2,18 +2,20 @@
 
 import argparse
 import re
+from collections import Counter
 from dataclasses import asdict
 
 import tiny
 from tiny.config import TinyError
 from tiny.files.checkpoint import Checkpoint
+from tiny.files.packed.array import form_of
 from tiny.files.tokenizer_files import find_tokenizer
 from tiny.files.weights import expected_shapes
 from tiny.tools.memory import PARTS, amount, parameters, part_of, parts, read_headers
 from tiny.tools.terminal import one_line
 
 LAYOUTS = {"mistral": "Mistral's (params.json, consolidated*.safetensors)",
-           "hf": "Hugging Face's (config.json, model*.safetensors)"}
+           "hf": "Hugging Face's (config.json, model*.safetensors)", "gguf": "GGUF"}
 
 
 def tensor_rows(checkpoint: Checkpoint, part: str, every: bool) -> list[tuple[str, int, tuple[int, ...], str, int]]:
@@ -28,8 +30,17 @@ def tensor_rows(checkpoint: Checkpoint, part: str, every: bool) -> list[tuple[st
         tensor = checkpoint.tensors[name]
         stored = checkpoint.places[name].name
         kind = stored if every else re.sub(r"\.\d+\.", ".*.", stored)
-        kinds.setdefault((kind, shape, str(tensor.dtype)), []).append(tensor.nbytes)
+        kinds.setdefault((kind, shape, form_of(tensor)), []).append(tensor.nbytes)
     return [(kind, len(sizes), shape, dtype, sum(sizes)) for (kind, shape, dtype), sizes in kinds.items()]
+
+
+def forms(checkpoint: Checkpoint) -> list[str]:
+    """What is stored in which form, the largest share first."""
+    sizes: Counter[str] = Counter()
+    counts = Counter(form_of(tensor) for tensor in checkpoint.tensors.values())
+    for tensor in checkpoint.tensors.values():
+        sizes[form_of(tensor)] += tensor.nbytes
+    return [f"{name} {amount(size)} in {counts[name]:,}" for name, size in sizes.most_common()]
 
 
 def main(args: argparse.Namespace) -> None:
@@ -59,6 +70,8 @@ def main(args: argparse.Namespace) -> None:
     total, active = parameters(checkpoint.config)
     stored = sum(row[4] for table in groups.values() for row in table)
     print(f"{len(checkpoint.tensors):,} tensors, {stored:,} bytes")
+    if len(stored_as := forms(checkpoint)) > 1:
+        print(f"stored as {', '.join(stored_as)}")
     print(f"{total:,} parameters, {active:,} active for a token")
 
 

@@ -19,8 +19,11 @@ from tiny.config import Config, TinyError, VisionConfig
 from tiny.experts import TOKENS
 from tiny.files.checkpoint import LAYOUTS, Checkpoint, open_checkpoint, read_config
 from tiny.files.hf_names import find_places
+from tiny.files.packed.array import form_of
+from tiny.files.streamed import least_memory
 from tiny.files.weights import converted, expected_shapes
 from tiny.generate import PREFILL
+from tiny.kv_cache import DTYPES
 from tiny.numerics import MANY_BYTES
 from tiny.system.free_memory import choose_mode, free_memory
 from tiny.tools.prompt_images import Picture, measure_picture, picture_of
@@ -44,10 +47,14 @@ class Estimate:
     kv_cache: int
     activations: int
     decoding: int = 0
+    streaming: int = 0
 
     def peak(self, mode: str) -> int:
-        """Memory that a run holds at once and cannot give back. Images are decoded before the pass begins."""
-        weights = self.resident if mode == "resident" else self.scratch
+        """Memory that a run holds at once and cannot give back. Images are decoded before the pass begins.
+
+        Streamed weights can do with little, and take what is left.
+        """
+        weights = self.resident if mode == "resident" else self.scratch + self.streaming * (mode == "streamed")
         return weights + self.kv_cache + max(self.activations, self.decoding) + PROGRAM
 
 
@@ -111,26 +118,32 @@ def layer_numbers(T: int, context: int, width: int, hidden: int, heads: tuple[in
 
 
 def activation_bytes(config: Config, context: int, patches: Sequence[int] = ()) -> int:
-    """The most that a prefill holds in arrays, in float32; with images (of `patches` each) it is one pass."""
+    """The most that a prefill holds in arrays, in float32.
+
+    With images, of `patches` each: all pixels, one image that is encoded beside the tokens of a pass, and its vectors,
+    which wait for the passes that take them.
+    """
     heads = config.n_heads, config.n_kv_heads, config.head_dim
-    T = context if patches else min(context, PREFILL)
+    T = min(context, PREFILL)
     numbers = layer_numbers(T, context, config.dim, config.hidden_dim, heads, causal=True)
     if patches and config.vision:
         pixels = sum(patches) * config.vision.num_channels * config.vision.patch_size**2
-        numbers = pixels + max(numbers, T * config.dim + encoder_numbers(config, config.vision, patches))
+        largest = max(patches)
+        encoding = T * config.dim + encoder_numbers(config, config.vision, largest)
+        numbers = pixels + largest * config.dim + max(numbers, encoding)
     return 4 * (numbers + 2 * config.vocab_size)
 
 
-def encoder_numbers(config: Config, vision: VisionConfig, patches: Sequence[int]) -> int:
-    """The most numbers that encoder and adapter hold, beside the pixels and the tokens' vectors.
+def encoder_numbers(config: Config, vision: VisionConfig, N: int) -> int:
+    """The most numbers that encoder and adapter hold for an image, beside the pixels and the tokens' vectors.
 
-    Three places can be the peak: the patches as squares of pixels, of each image and of all; a layer; the adapter,
+    Three places can be the peak: the patches as squares of pixels, twice; a layer; the adapter,
     whose GELU holds seven arrays of the width of the decoder for a block of patches.
     """
-    N, width = sum(patches), vision.hidden_size
+    width = vision.hidden_size
     squares = N * (2 * vision.num_channels * vision.patch_size**2 + width + 16)  # 16: positions
     heads = vision.num_attention_heads, vision.num_attention_heads, vision.head_dim
-    layer = layer_numbers(N, max(patches), width, vision.intermediate_size, heads, causal=False)
+    layer = layer_numbers(N, N, width, vision.intermediate_size, heads, causal=False)
     return max(squares, layer, N * (width + 2 * config.dim) + 7 * min(N, ROWS) * config.dim)
 
 
@@ -145,29 +158,32 @@ def scratch_bytes(tensors: Mapping[str, np.ndarray]) -> int:
 
 
 def estimate(config: Config, tensors: Mapping[str, np.ndarray], context: int,
-             patches: Sequence[int] = (), decoding: int = 0) -> Estimate:
+             patches: Sequence[int] = (), decoding: int = 0, cache: str = "float32") -> Estimate:
     """What a run needs: prompt and answer of `context` tokens together, images with these numbers of patches.
 
-    decoding: bytes that decoding the largest of the images takes
+    decoding: bytes that decoding the largest of the images takes; cache: how keys and values are stored
     """
     resident = 4 * sum(tensor.size for name, tensor in tensors.items() if converted(name, tensor))
     return Estimate(stored=sum(tensor.nbytes for tensor in tensors.values()), resident=resident,
-                    scratch=scratch_bytes(tensors), kv_cache=context * kv_bytes(config, 4),
-                    activations=activation_bytes(config, context, patches), decoding=decoding)
+                    scratch=scratch_bytes(tensors), kv_cache=context * kv_bytes(config, DTYPES[cache].itemsize),
+                    activations=activation_bytes(config, context, patches), decoding=decoding,
+                    streaming=least_memory(tensors)[1])
 
 
 def require_fit(config: Config, tensors: Mapping[str, np.ndarray], mode: str, context: int,
-                patches: Sequence[int] = ()) -> None:
-    """Raise TinyError if a run needs more than the memory that is free."""
-    need, free = estimate(config, tensors, context, patches), free_memory()
+                patches: Sequence[int] = (), cache: str = "float32") -> int:
+    """The bytes that a run leaves. Raises TinyError if it needs more memory than is free."""
+    need, free = estimate(config, tensors, context, patches, cache=cache), free_memory()
     if need.peak(mode) <= free:
-        return
+        return free - need.peak(mode)
     cause = (f"A run of {context:,} tokens with weights {mode} needs {amount(need.peak(mode))} of memory, "
              f"and {amount(free)} are free.")
     if mode == "resident" and need.peak("mapped") <= free:
         raise TinyError(cause, f"Use --weights mapped, which needs {amount(need.peak('mapped'))}.")
     if need.kv_cache > free / 2:
-        raise TinyError(cause, f"Ask for fewer tokens: the KV cache takes {amount(kv_bytes(config, 4))} for each.")
+        half = " With --cache bfloat16 it takes half." if cache == "float32" else ""
+        each = amount(kv_bytes(config, DTYPES[cache].itemsize))
+        raise TinyError(cause, f"Ask for fewer tokens: the KV cache takes {each} for each.{half}")
     raise TinyError(cause, "Close other programs, or use a machine with more memory.")
 
 
@@ -222,29 +238,31 @@ def main(args: argparse.Namespace) -> None:
                         "Count fewer images, or smaller ones.")
     patches = [picture.columns * picture.rows for picture in pictures] if args.image else []
     decoding = max((picture.decoding for picture in pictures), default=0) if args.image else 0
-    need, free = estimate(config, tensors, context, patches, decoding), free_memory()
+    need, free = estimate(config, tensors, context, patches, decoding, args.cache), free_memory()
     total, active = parameters(config)
-    kinds = ", ".join(sorted({str(tensor.dtype) for tensor in tensors.values()}))
+    kinds = ", ".join(sorted({form_of(tensor) for tensor in tensors.values()}))
     where = f"in {len(checkpoint.files)} file(s)" if checkpoint.files else "as released; no weight files here"
-    per_token = kv_bytes(config, 4) / 1024
+    size, other = ("float32", "bfloat16") if args.cache == "float32" else ("bfloat16", "float32")
+    per_token, otherwise = (kv_bytes(config, DTYPES[name].itemsize) for name in (size, other))
     print(f"{one_line(args.folder)}: {total:,} parameters, {active:,} active for a token; a run of {context:,} tokens")
     if config.vision:
         print("  " + ", ".join(f"{count:,} in the {part}" for part, count in parts(config).items()))
-    passes = "images and text in one pass" if patches else f"{min(context, PREFILL):,} tokens a pass"
+    passes = f"{min(context, PREFILL):,} tokens a pass{', one image at a time' * bool(patches)}"
     for label, value, remark in (
             ("weights in the file", need.stored, f"{kinds}, {where}"),
             ("weights as float32", need.resident, "resident only"),
             ("scratch for a block of weights", need.scratch, "mapped: converted, used, overwritten"),
-            ("KV cache in float32", need.kv_cache, f"{per_token:.4g} KiB a token"),
+            (f"KV cache in {size}", need.kv_cache, f"{per_token / 1024:.4g} KiB a token"),
             ("activations of a prefill pass", need.activations, f"at most; {passes}"),
             *([("decoding of the largest image", decoding, "about; before the pass")] if decoding else []),
             ("Python, NumPy, BLAS", PROGRAM, "about"),
             ("peak, resident", need.peak("resident"), ""),
             ("peak, mapped", need.peak("mapped"), "and file pages, which the system can drop and read again"),
+            ("peak, streamed", need.peak("streamed"), "at least; what is left holds weights as they are stored"),
             ("free memory now", free, "")):
         print(f"  {label:<32}{amount(value):>10} {value:>19,} bytes   {remark}".rstrip())
-    print(f"  (a KV cache in bfloat16, as on a GPU, would take {amount(context * kv_bytes(config, 2))}, "
-          f"{per_token / 2:.4g} KiB a token)")
+    print(f"  (--cache {other}: a KV cache in {other} takes {amount(context * otherwise)}, "
+          f"{otherwise / 1024:.4g} KiB a token)")
     for picture in pictures:
         print(image_line(config, picture, context))
     print(verdict(config, tensors, need, free))
@@ -267,7 +285,7 @@ def verdict(config: Config, tensors: Mapping[str, np.ndarray], need: Estimate, f
         text = f"--weights auto takes {mode}: it does not fit, --weights mapped does."
     else:
         return f"--weights auto takes {mode}: it does not fit in the free memory, in neither mode."
-    if mode == "mapped" and need.stored > free:
+    if mode != "resident" and need.stored > free:
         total, active = parameters(config)
         text += (f" But the file is larger than the free memory: each token reads up to "
                  f"{amount(need.stored * active / total)} from disk.")

@@ -17,6 +17,7 @@ import tiny
 from tiny.config import TinyError
 from tiny.files.weights import Tensors
 from tiny.sampling import check_sampling
+from tiny.tools import streaming
 from tiny.tools.memory import amount, parameters, require_fit
 from tiny.tools.terminal import as_text, note, printable
 
@@ -54,11 +55,12 @@ def read_text(text: str) -> str:
 
 def open_model(args: argparse.Namespace):
     """Open the model of `--model` and say what was found. Only headers are read."""
-    model: Any = tiny.load(args.model, ops=getattr(args, "ops", tiny.ops),
-                           precision=getattr(args, "precision", "float32"), weights=getattr(args, "weights", "auto"))
+    load = getattr(args, "load", tiny.load)
+    model: Any = load(args.model, precision=getattr(args, "precision", "float32"),
+                      weights=getattr(args, "weights", "auto"), cache=getattr(args, "cache", None))
     tokenizer = model.tokenizer  # Fail now, before loading, if there is none.
-    layout = {"mistral": "Mistral's", "hf": "HF's"}[model.checkpoint.layout]
-    total, active = parameters(model.config)
+    layout = {"mistral": "Mistral's", "hf": "HF's", "gguf": "GGUF"}[model.checkpoint.layout]
+    total, active = parameters(model.checkpoint.config)
     note(f"{args.model}: {layout} layout, {count(total)} parameters, {count(active)} active for a token; "
          f"weights {model.weights.mode}, precision {model.precision}, {tokenizer.vocab_size:,} token pieces")
     if getattr(args, "device", "cpu") != "cpu":
@@ -74,12 +76,22 @@ def count(n: int) -> str:
     return str(n)
 
 
-def load_weights(model, context: int, patches: Sequence[int] = ()) -> None:
-    """Refuse a run that cannot fit; then convert resident weights, or watch mapped ones in the first pass.
+def load_weights(model, context: int, patches: Sequence[int] = (), memory: float | None = None) -> None:
+    """Refuse a run that cannot fit; then convert resident weights, put those of a device there, read what streamed ones
+    keep, or watch mapped ones in the first pass.
 
-    patches: how many each image has
+    patches: how many each image has; memory: gigabytes for streamed weights, by default most of what a run leaves
     """
-    require_fit(model.config, model.weights.tensors, model.weights.mode, context, patches)
+    if memory is not None and model.weights.mode != "streamed":
+        raise TinyError(f"--memory does nothing for weights that are {model.weights.mode}.",
+                        "Add --weights streamed, or leave it out.")
+    if model.weights.mode in ("mapped", "streamed", "resident"):
+        left = require_fit(model.config, model.weights.tensors, model.weights.mode, context, patches, model.cache)
+        if model.weights.mode == "streamed":
+            streaming.begin(model, left, memory, progress)
+            return
+    else:
+        model.require_room(context, patches)
     stored = sum(tensor.nbytes for tensor in model.weights.tensors.values())
     if model.weights.mode == "mapped":
         if stored >= LARGE:
@@ -182,10 +194,20 @@ def print_json(args: argparse.Namespace, model, ids: list[int], tokens: list, cl
         "kernels": getattr(model.ops, "kernels", []), "seed": seed, "prompt_ids": ids,
         "ids": [token.id for token in tokens], "text": "".join(token.text for token in tokens),
         "logprobs": [token.logprob for token in tokens], "stop": stop, "prefill_tokens_per_second": prefill,
-        "decode_tokens_per_second": decode, "time_to_first_token_seconds": waited, "peak_memory_bytes": peak_memory()}
+        "decode_tokens_per_second": decode, "time_to_first_token_seconds": waited, "peak_memory_bytes": peak_memory(),
+        "major_page_faults": page_faults(), **streaming.facts(model.weights)}
+    if hasattr(model, "facts"):  # one rank of several
+        said |= model.facts()
     if pictures:
         said["images"] = [picture.facts() for picture in pictures]
     print(json.dumps(said))
+
+
+def page_faults() -> int:
+    """How often this process waited for a page of a mapped file to come from the disk."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
 def peak_memory() -> int:

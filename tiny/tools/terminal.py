@@ -1,7 +1,9 @@
 """What every program here does at its edges: streams, signals, errors in two lines, and text that is safe to print."""
 
 import argparse
+import ctypes
 import io
+import mmap
 import os
 import signal
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from tiny.config import TinyError
+from tiny.system.direct import mapped_files
 
 MEMORY = "Use --weights mapped, a shorter prompt, or fewer tokens."
 # Line and paragraph separators, and the marks that turn the direction of writing: with control characters, all that can
@@ -56,16 +59,50 @@ def check_numbers(options: argparse.Namespace, limits: Mapping[str, tuple[float,
         given = getattr(options, name)
         for value in given if isinstance(given, list) else [given]:
             if value is not None and not least <= value <= most:
-                raise TinyError(f"--{name.replace('_', '-')} is {value}.", f"Use a number from {least:g} to {most:g}.")
+                raise TinyError(f"--{name.replace('_', '-')} is {value}.",
+                                f"Use a number from {in_full(least)} to {in_full(most)}.")
+
+
+def in_full(number: float) -> str:
+    """A limit as it is typed: a whole number with all of its digits."""
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 def program(main: Callable[[], int | None]) -> NoReturn:
     """Run a program and end with its status. SIGTERM and SIGHUP end it as Ctrl-C does: nothing half-written stays."""
     open_streams()
+    _handler = catch_bus_error()  # which must live as long as the process
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup, for one, lets SIGHUP be ignored
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     sys.exit(guarded(main, "--debug" in sys.argv))
+
+
+def catch_bus_error() -> object:
+    """Say it in two lines if a mapped file is cut while it is used: the system then ends a process without a word.
+
+    A handler of Python's own would never run, because the processor comes back to the same instruction.
+    """
+    def end(_: int) -> None:
+        try:
+            say_cut_files()
+        finally:
+            os._exit(2)
+    try:
+        handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
+        ctypes.CDLL(None).signal(signal.SIGBUS, handler)
+    except (AttributeError, OSError, TypeError):  # Windows
+        return None
+    return handler
+
+
+def say_cut_files() -> None:
+    """Name the mapped files that end before what is mapped of them."""
+    cut = [path for begin, end, offset, path in mapped_files()
+           if os.path.isfile(path) and os.path.getsize(path) <= offset + end - begin - mmap.PAGESIZE]
+    text = (f"error: {one_line(', '.join(cut) or 'A mapped file')} was cut, or cannot be read, while it was used.\n"
+            "remedy: Leave the files of a model alone while it runs; check the disk, and fetch them again.\n")
+    os.write(2, text.encode("utf-8", "replace"))
 
 
 def open_streams() -> None:

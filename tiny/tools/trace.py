@@ -42,7 +42,8 @@ def main(args: argparse.Namespace) -> None:
     model, pictures = open_with_images(args, args.image)
     ids, pixels = encode_prompt(model, prompt, args.image, args.chat)
     check_prompt(model, ids, 1)
-    session.load_weights(model, len(ids), [picture.columns * picture.rows for picture in pictures])
+    session.load_weights(model, len(ids), [picture.columns * picture.rows for picture in pictures],
+                         getattr(args, "memory", None))
     trace = RowTrace()
     with np.errstate(all="ignore"):  # Damaged weights overflow; the table shows it.
         model(ids, images=pixels, trace=trace)

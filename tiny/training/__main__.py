@@ -1,7 +1,8 @@
 """The command line: `python -m tiny.training` trains tiny-mixtral, or tiny-pixtral, or goes on where it stopped.
 
 When the training is done, the same command writes the checkpoint in Mistral's layout, the loss curve, and the card.
-With --evaluate MODEL it trains nothing and prints the card of a checkpoint.
+With --evaluate MODEL it trains nothing and prints the card of a checkpoint. `tiny-pixtral --from MODEL` trains finished
+weights on, for the published prompts and larger pictures, and writes `measured.json` in the place of the card.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 from tiny.config import TinyError
+from tiny.evals.prompts import EXPLICIT
 from tiny.system.whole import write_whole
 from tiny.tools.machine import machine
 from tiny.tools.terminal import Parser, check_numbers, guarded, program
@@ -44,7 +46,10 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--save-minutes", type=float, default=2.0, help="minutes between two saved states")
     parser.add_argument("--evaluate", metavar="MODEL", help="measure a checkpoint instead: a folder or a name")
     parser.add_argument("--scenes", type=int, default=256, help="tiny-pixtral: scenes of each cell of the table")
-    parser.add_argument("--processes", type=int, default=1, help="tiny-pixtral: 2 share its last stage; same numbers")
+    parser.add_argument("--processes", type=int, default=1,
+                        help="tiny-pixtral: 2 share its last stages, 3 those of --from; same numbers")
+    parser.add_argument("--from", dest="begin", metavar="MODEL",
+                        help="tiny-pixtral: train this checkpoint on, for published prompts and larger pictures")
     parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
     options = parser.parse_args(arguments)
     check_numbers(options, LIMITS)
@@ -53,6 +58,8 @@ def run(arguments: list[str]) -> int:
 
 def run_mixtral(options: argparse.Namespace) -> int:
     """Do what the options ask for with tiny-mixtral; returns the exit status."""
+    if options.begin is not None:
+        raise TinyError("--from is an option of tiny-pixtral.", "Put tiny-pixtral before it, or leave it out.")
     if options.evaluate is not None:
         print(json.dumps(evaluate(options.evaluate), indent=1))
         return 0
@@ -85,6 +92,7 @@ def run_pixtral(options: argparse.Namespace) -> int:
     # Imported here so that tiny-mixtral is trained without fonts and pictures.
     from tiny.tools.cards import images as image_card
     from tiny.training.images import evaluate as evaluation
+    from tiny.training.images import evaluate_more, going_on
     from tiny.training.images import train as image_training
 
     if options.baseline or options.tokens is not None or options.rate is not None:
@@ -94,7 +102,11 @@ def run_pixtral(options: argparse.Namespace) -> int:
         print(image_card.console_table(evaluation.evaluate(options.evaluate, options.scenes)))
         return 0
     recipe = dataclasses.replace(image_training.Recipe(), seed=options.seed)
-    out = options.out or Path("runs") / "tiny-pixtral"
+    out = options.out or Path("runs") / ("tiny-pixtral" if options.begin is None else "tiny-pixtral-on")
+    if options.begin is not None:
+        recipe = going_on.continued(recipe, EXPLICIT)
+        if not (out / "state.npz").exists():
+            going_on.begin_from(options.begin, recipe, out)
     trainer = image_training.train(recipe, out, options.stop_after, options.save_minutes,
                                   processes=options.processes)
     if trainer.step < trainer.total:
@@ -102,9 +114,14 @@ def run_pixtral(options: argparse.Namespace) -> int:
     image_training.export(trainer, out)
     print("the checkpoint is written; measuring it", flush=True)
     card = image_card.facts(trainer, machine()) | evaluation.evaluate(out, options.scenes)
-    write_whole(out / "card.json", json.dumps(card, indent=1) + "\n")
+    lines = [image_card.console_table(card)]
+    if options.begin is not None:
+        found = evaluate_more.evaluate_more(out, EXPLICIT, max(1, options.scenes // 8))
+        card, lines = card | found, [*lines, *evaluate_more.table_lines(found)]
+    # the text of the card is about weights that were not trained on
+    write_whole(out / ("card.json" if options.begin is None else "measured.json"), json.dumps(card, indent=1) + "\n")
     image_card.plot_stages(out / "log.jsonl", out / "loss.png")
-    print(image_card.console_table(card))
+    print("\n".join(lines))
     return 0
 
 

@@ -21,16 +21,14 @@ from tiny.training.backward import (
     attention_backward,
     cross_entropy,
     embedding_backward,
-    experts_backward,
-    feed_forward_backward,
     keeping_attention,
-    keeping_experts,
     linear_backward,
     load_balancing,
     rms_norm_backward,
     rope_backward,
     route_backward,
 )
+from tiny.training.experts_backward import experts_backward, feed_forward_backward, keeping_experts
 
 Tensors = Mapping[str, np.ndarray]
 

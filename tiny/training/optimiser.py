@@ -52,11 +52,12 @@ def initialise(weights: dict[str, np.ndarray], n_layers: int, seed: int) -> None
 def learning_rate(progress: float, peak: float, warmup: float, flat: float, floor: float) -> float:
     """The rate at a point of the training: linear from zero to the peak, flat, then linear down to floor * peak.
 
-    progress, warmup and flat are shares of the training: warmup is where the climb ends, flat where the fall starts.
+    progress, warmup and flat are shares of the training: warmup is where the climb ends, flat where the fall starts;
+    with 1 it never falls.
     """
     if progress < warmup:
         return peak * progress / warmup
-    fall = max(0.0, (progress - flat) / (1 - flat))
+    fall = (progress - flat) / (1 - flat) if progress > flat else 0.0
     return peak * (1 - (1 - floor) * fall)
 
 

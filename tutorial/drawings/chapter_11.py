@@ -1,11 +1,16 @@
-"""The pictures of chapter 11: what the versions of a kernel move, and the banks of a tile in shared memory."""
+"""The pictures of chapter 11: what the versions of a kernel move, the banks of a tile in shared memory, and a step."""
 
 import numpy as np
 
-from tutorial.drawings import PAPER
+from tutorial.drawings import PAPER, steps
 from tutorial.drawings.stages import ATTENTION, NORM, VERSIONS, read
 
 SHOWN = 8  # rows and columns of the tile that are drawn
+LAYER = "rms_norm_v3_add"  # the launch that ends each half of a layer
+PRODUCTS = ("queries", "keys", "values", "mix the heads")  # the linear maps of a layer, in their order
+SAID = {"rope_v3": "rope, into the cache", "attention_decode_v2": "attention, in splits",
+        "attention_decode_v1_combine": "splits put together", LAYER: "add, and rms_norm", "route_v3": "route",
+        "experts_v4": "experts: w1, w3, SwiGLU", "experts_v4_down": "experts: w2, weighted sum"}
 
 
 def stages_picture():
@@ -72,6 +77,45 @@ def banks_picture():
     return figure
 
 
+def step_picture():
+    """The launches of one layer with the bytes that each moves; bytes that go up to the device for one more token."""
+    from matplotlib.figure import Figure
+
+    record = steps.read()
+    names = [name for name, _ in record["launches"]]
+    first = names.index("linear_v3")
+    last = [place for place, name in enumerate(names) if name == LAYER][1]
+    layer = record["launches"][first : last + 1]
+    figure = Figure(figsize=(10.4, 3.9), facecolor=PAPER, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    left.barh(range(len(layer)), [moved / 1e3 for _, moved in layer], color="0.75", edgecolor="0.2", height=0.7)
+    for place, (_, moved) in enumerate(layer):
+        left.text(moved / 1e3 * 1.15, place, f"{moved / 1e3:,.1f}", va="center", fontsize=9)
+    products = iter(PRODUCTS)
+    said = [f"linear: {next(products)}" if name.startswith("linear") else SAID[name] for name, _ in layer]
+    left.set_yticks(range(len(layer)), said, fontsize=9.5)
+    left.set(xscale="log", xlim=(0.5, 4e3), ylim=(len(layer) - 0.4, -0.6), facecolor=PAPER,
+             xlabel="KB of global memory")
+    left.set_title(f"the {len(layer)} launches of a layer", fontsize=10.5)
+    rows = [int(text) for text in record["one by one"]]
+    for kind, style, marker in (("one by one", "-", "o"), ("on the device", "--", "s")):
+        values = [record[kind][str(n)]["up"] for n in rows]
+        right.plot(rows, values, style, marker=marker, color="0.2")
+        right.text(rows[1], values[1] * 2.2, kind, ha="center", va="bottom", fontsize=10)
+        for n, value in zip(rows, values):
+            right.text(n, value / 1.5, f"{value:,}", ha="center", va="top", fontsize=9)
+    right.set(xscale="log", yscale="log", ylim=(0.6, 3e7), xlim=(min(rows) / 2, max(rows) * 2), facecolor=PAPER,
+              xlabel="rows of the cache")
+    right.set_xticks(rows, [f"{n:,}" for n in rows])
+    right.minorticks_off()
+    right.set_title("bytes to the device for one more token", fontsize=10.5)
+    for panel in (left, right):
+        for side in ("top", "right"):
+            panel.spines[side].set_visible(False)
+    left.tick_params(axis="y", length=0)
+    return figure
+
+
 def draw() -> dict:
     """The pictures by name."""
-    return {"kernel_stages": stages_picture(), "shared_banks": banks_picture()}
+    return {"kernel_stages": stages_picture(), "shared_banks": banks_picture(), "graph_step": step_picture()}

@@ -36,10 +36,11 @@ from tutorial.source import ROOT
 KIT = ("conftest.py", "pyproject.toml", "tests/conftest.py", "tests/helpers/*.py", "tests/mutants/*.py",
        "tests/book/*.py", "tests/coursework/exercises/*.py", "tests/golden/images/*",
        "tests/golden/tokenizers_tekken.json", "tests/golden/pixtral-a/mistral/tekken.json", "tiny/*.py",
-       "tiny/files/*.py", "tiny/files/*.toml", "tiny/system/*.py", "tiny/tools/__init__.py", "tiny/tools/machine.py",
-       "tiny/tools/releases.py", "tiny/tools/terminal.py", "tutorial/*.py", "tutorial/grader/*.py",
-       "tutorial/exercises.toml", "tutorial/pack/__init__.py", "tutorial/pack/kept.py", "kernels/*.py",
-       "kernels/*.cu*", "kernels/emulator/*")
+       "tiny/files/*.py", "tiny/files/*.toml", "tiny/files/packed/*.py", "tiny/files/packed/*.toml", "tiny/system/*.py",
+       "tiny/tools/__init__.py", "tiny/tools/machine.py", "tiny/tools/releases.py", "tiny/tools/terminal.py",
+       "tutorial/*.py", "tutorial/grader/*.py", "tutorial/exercises.toml", "tutorial/pack/__init__.py",
+       "tutorial/pack/kept.py", "kernels/*.py", "kernels/*.cu*", "kernels/device/__init__.py", "kernels/device/gpus.py",
+       "kernels/emulator/*")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH")  # of the environment, to the tests
 CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")  # the emulator's own parts, compiled once
 NO_TIME = "When this was handed in is not known: it counts as in time."
@@ -47,8 +48,8 @@ NO_REPORT = "The tests did not come to an end on this submission."
 
 
 def read_kit(root: Path = ROOT) -> dict[str, bytes]:
-    """The tests and what they need, by path. A module with an exercise may lie deeper than the book."""
-    modules = {path for exercise in load_exercises() if not exercise.is_kernel
+    """The tests and what they need, by path. A file with an exercise may lie deeper than the book."""
+    modules = {path for exercise in load_exercises()
                for path in (exercise.path, *(f"{folder}/__init__.py" for folder in Path(exercise.path).parents))}
     return {path.relative_to(root).as_posix(): path.read_bytes()
             for pattern in (*KIT, *sorted(modules)) for path in root.glob(pattern) if path.is_file()}

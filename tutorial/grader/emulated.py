@@ -7,6 +7,7 @@ the grader runs it behind the wall of the operating system or not at all; a stud
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,7 +23,7 @@ from tutorial.make_coursework import Exercise
 from tutorial.pack.kept import unpacked
 from tutorial.source import ROOT
 
-SECONDS = 30  # of one run of a kernel
+SECONDS = 20  # of one run of a kernel
 FILES: dict[str, tuple[Path, Path]] = {}  # by the path of a file of kernels/: the submission's, and where it compiles
 SHARED = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/alternatives")
 
@@ -41,10 +42,10 @@ class Emulated:
         self.path = exercise.path
         self.cache = tempfile.TemporaryDirectory(prefix="compiled-")  # its own, so that it spoils nobody else's
         with contextlib.suppress(TinyError):  # Without a compiler each run says so.
-            made = build.runtime(build.compiler(), build.cache_folder(), False)
             kept = Path(self.cache.name) / "tiny-mixtral/emulator"
             kept.mkdir(parents=True)
-            shutil.copy(made, kept)
+            for made in build.parts(strict=True):
+                shutil.copy(made, kept)
         FILES[self.path] = folder / exercise.file, Path(self.cache.name).resolve()
 
     def stop(self) -> None:
@@ -62,6 +63,27 @@ def run(path: str, kernel: str, grid: Sequence[int], block: Sequence[int], argum
 
     Raises:  Reported with the emulator's words
     """
+    mode = ["--check"] if order == "checked" else ["--order", order]
+    return started(path, kernel, grid, block, arguments, defines, mode)[0]
+
+
+def counts(path: str, kernel: str, grid: Sequence[int], block: Sequence[int],
+           arguments: Sequence[np.ndarray | np.generic], defines: Sequence[str] = ()) -> dict[str, int]:
+    """What the accesses of a run cost, by their kind: "global load", in sectors of 32 bytes, "shared store", in cycles.
+
+    Raises:  Reported with the emulator's words
+    """
+    found: dict[str, int] = {}
+    table = started(path, kernel, grid, block, arguments, defines, ["--profile"])[1].partition("\n\n")[0]
+    for kind, work in re.findall(r"^ *\S+  ((?:global|shared) \w+) +\d+ +[\d,]+ +([\d,]+) ", table, re.M):
+        found[kind] = found.get(kind, 0) + int(work.replace(",", ""))
+    return found
+
+
+def started(path: str, kernel: str, grid: Sequence[int], block: Sequence[int],
+            arguments: Sequence[np.ndarray | np.generic], defines: Sequence[str],
+            mode: list[str]) -> tuple[list[np.ndarray], str]:
+    """The arrays after a run in some mode of the emulator, and what it printed."""
     file, cache = FILES.get(path, (unpacked(path), None))
     with tempfile.TemporaryDirectory(prefix="kernel-") as name:
         scratch = Path(name).resolve()
@@ -72,23 +94,27 @@ def run(path: str, kernel: str, grid: Sequence[int], block: Sequence[int], argum
                 texts.append(str(scratch / f"{n}.npy"))
             else:
                 texts.append(f"{value.dtype.name}:{value}")
-        command = [wall.interpreter(), "-m", "kernels.emulator", str(file), "--kernel", kernel,
-                   "--grid", ",".join(map(str, grid)), "--block", ",".join(map(str, block)),
-                   *(f"--arg={text}" for text in texts), *(f"-D{define}" for define in defines),
-                   *(["--check"] if order == "checked" else ["--order", order]),
-                   "--save", str(scratch / "out.npz"), "--time-limit", str(SECONDS)]
-        paths = os.pathsep.join((str(ROOT), *wall.packages()))
-        try:
-            before = behind(file, scratch, cache) if cache else []
-            ran = subprocess.run([*before, *command], cwd=ROOT, capture_output=True, text=True,
-                                 timeout=SECONDS + 120, stdin=subprocess.DEVNULL,
-                                 env=os.environ | {"PYTHONPATH": paths})
-        except subprocess.TimeoutExpired:
-            raise Reported(f"{file.name} was not compiled and run within {SECONDS + 120} seconds") from None
+        sizes = ["--grid", ",".join(map(str, grid)), "--block", ",".join(map(str, block))]
+        options = [str(file), "--kernel", kernel, *sizes, *mode, *(f"--arg={text}" for text in texts),
+                   *(f"-D{define}" for define in defines),
+                   "--strict", "--save", str(scratch / "out.npz"), "--time-limit", str(SECONDS)]
+        ran = launched(options, file, scratch, cache)
         if ran.returncode:
             raise Reported(words(ran.stdout if ran.returncode == 1 and ran.stdout else ran.stderr, file))
         with np.load(scratch / "out.npz", allow_pickle=False) as saved:
-            return [saved[f"arg{n}"] for n, value in enumerate(arguments) if isinstance(value, np.ndarray)]
+            return [saved[f"arg{n}"] for n, value in enumerate(arguments) if isinstance(value, np.ndarray)], ran.stdout
+
+
+def launched(options: list[str], file: Path, scratch: Path, cache: Path | None) -> subprocess.CompletedProcess:
+    """The program of the emulator on a file, which is a submission's if it has a cache of its own: behind the wall."""
+    paths = os.pathsep.join((str(ROOT), *wall.packages()))
+    try:
+        before = behind(file, scratch, cache) if cache else []
+        return subprocess.run([*before, wall.interpreter(), "-m", "kernels.emulator", *options], cwd=ROOT,
+                              capture_output=True, text=True, timeout=SECONDS + 120, stdin=subprocess.DEVNULL,
+                              env=os.environ | {"PYTHONPATH": paths})
+    except subprocess.TimeoutExpired:
+        raise Reported(f"{file.name} was not compiled and run within {SECONDS + 120} seconds") from None
 
 
 def words(text: str, file: Path) -> str:

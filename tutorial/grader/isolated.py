@@ -55,6 +55,7 @@ class Limits:
 
     seconds: float = 20.0
     megabytes: int = 1024
+    each: float = float("inf")  # seconds of one call
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Isolated:
         self.signature, self.is_method = inspect.signature(reference), "." in exercise.name
         self.process: subprocess.Popen | None = None
         self.left, self.dead, self.printed = limits.seconds, "", b""
+        self.until = float("inf")  # when the call that runs must have ended
         self.said = ""  # of an exception that ended it, for the submission's author only
 
     def grow(self, folder: Path) -> Path:
@@ -92,6 +94,7 @@ class Isolated:
         """What the submission's function gives for these arguments, or an exception that says what it did instead."""
         if self.dead:
             raise Refused(self.dead)
+        self.until = time.monotonic() + self.limits.each
         try:
             return self.converse(*args, **kwargs)
         except Refused as reason:
@@ -228,10 +231,11 @@ class Isolated:
     def wait(self, readable: list[int], writable: list[int]) -> None:
         """Until the worker is ready, within the time that this exercise has left."""
         began = time.monotonic()
-        ready = select.select(readable, writable, [], max(self.left, 0))
+        ready = select.select(readable, writable, [], max(min(self.left, self.until - began), 0))
         self.left -= time.monotonic() - began
         if not any(ready):
-            raise Refused(f"It took more than {self.limits.seconds:g} seconds: does a loop never end?")
+            seconds = min(self.limits.seconds, self.limits.each)
+            raise Refused(f"It took more than {seconds:g} seconds: does a loop never end?")
 
     def ending(self) -> str:
         """How the worker ended."""

@@ -49,7 +49,7 @@ def normed_rows(rms_norm: Callable) -> Table:
     x = np.array([[1, -1, 1, 1], [2, 4, 6, 8], [200, 400, 600, 800], [0.002, 0.004, 0.006, 0.008], [0, 0, 0, 0]])
     with np.errstate(all="ignore"):
         y = rms_norm(x.astype(np.float32), np.array([1, 1, 1, 2], np.float32), 1e-5)
-    return Table(y, ["(1, -1, 1, 1)", "(2, 4, 6, 8)", "a hundred times that", "a thousandth of that", "zeros"],
+    return Table(y, ["(1, -1, 1, 1)", "(2, 4, 6, 8)", "a hundred times that", "a thousandth of (2, 4, 6, 8)", "zeros"],
                  [f"column {n}, weight {w}" for n, w in enumerate((1, 1, 1, 2))], "tokens after rms_norm, eps 0.00001")
 
 
@@ -101,8 +101,8 @@ def angles(rope: Callable) -> Table:
     """The pair (1, 0), at six positions, turned at four speeds."""
     positions = np.arange(6)
     angle = np.outer(positions, [1, 0.5, 0.2, 0.05])
-    turned = rope(np.tile(np.array([1, 0], np.float32), (6, 1, 4)), np.cos(angle).astype(np.float32),
-                  np.sin(angle).astype(np.float32), "float32")
+    cos, sin = (of(angle).astype(np.float32) for of in (np.cos, np.sin))
+    turned = rope(np.tile(np.array([1, 0], np.float32), (6, 1, 4)), cos, sin, "float32")
     pairs = np.reshape(turned, (6, 4, 2))
     return Table(np.degrees(np.arctan2(pairs[..., 1], pairs[..., 0])), [f"position {m}" for m in positions],
                  [f"pair {i}" for i in range(4)], "angles of the pair (1, 0), in degrees", "{:.0f}", arrows=True)

@@ -109,7 +109,8 @@ def seen_and_blind(blind_score: Callable) -> Table:
     """Shares and intervals of four models, by their right answers seen and blind."""
     cases = [(7, 3, 10), (10, 0, 10), (70, 30, 100), (2, 5, 10)]
     values = [shaped(blind_score(np.arange(n) < seen, np.arange(n) < blind), (3, 3)) for seen, blind, n in cases]
-    rows = [name for seen, blind, n in cases for name in (f"seen: {seen} of {n}", f"blind: {blind} of {n}", "gap")]
+    rows = [name for seen, blind, n in cases
+            for name in (f"seen: {seen} of {n}", f"blind: {blind} of {n}", "seen minus blind")]
     return Table(np.concatenate(values), rows, ["share", "low", "high"],
                  "shares of right answers with their intervals, and what seeing adds", bars=True, width=1.1)
 

@@ -32,6 +32,38 @@ def sums_of_threads(run: Callable) -> Table:
                  "sums that threads get: thread n brings n + 1", "{:.0f}")
 
 
+def turned_corners(run: Callable) -> Table:
+    """Some numbers of a turned matrix of 34 x 40 numbers, tiles and edges: x counts 0, 1, 2 and so on, row by row."""
+    x = np.arange(34 * 40, dtype=np.float32).reshape(34, 40)
+    out = run("tutorial/drawings/turn.cu", "turn_matrix", (2, 2), (256,),
+              [x, np.full((40, 34), np.nan, np.float32), np.int32(34), np.int32(40)])[1]
+    rows, columns = [0, 1, 31, 32, 39], [0, 1, 2, 31, 32, 33]
+    return Table(out[np.ix_(rows, columns)].astype(np.float64), [f"y[{r}]" for r in rows], [f"[{c}]" for c in columns],
+                 "numbers of y: x has 0 to 39 in its first row (hatched: not written)", "{:.0f}")
+
+
+def running_softmax(run: Callable) -> Table:
+    """Averages of values, and the logarithms of the sums of weights: two heads, two rounds of 256 keys."""
+    cases = {"equal": (0.0, 0.0), "rising": (0.0, 2.0), "falling": (2.0, 0.0), "high": (500.0, 500.0)}
+    found, D = [], 8
+    for first, second in cases.values():
+        keys, values = np.zeros((512, 1, D), np.float32), np.zeros((512, 1, D), np.float32)
+        keys[:256, 0, :2], keys[256:, 0, :2] = first, second
+        keys[:, 0, 1] /= 2
+        values[:256, 0, 0], values[256:, 0, 0] = 1, 2
+        q = np.sqrt(np.float32(D)) * np.eye(2, D, dtype=np.float32)[None]
+        *_, partial, peaks = run(
+            "kernels/attention_decode.cu", "attention_decode_v2", (1, 1, 1), (128,),
+            [q, keys, values, np.array([[0, 512]], np.int32), np.full((1, 1, 2, D), np.nan, np.float32),
+             np.full((1, 1, 2, 2), np.nan, np.float32), np.int32(1)], ("STORE=float", f"HEAD_DIM={D}", "GROUP=2"))
+        with np.errstate(all="ignore"):
+            averages, sums = partial[0, 0, :, 0] / peaks[0, 0, :, 1], peaks[0, 0, :, 0] + np.log(peaks[0, 0, :, 1])
+        found.append(np.stack([averages, sums], axis=1).reshape(-1).astype(np.float64))
+    return Table(np.array(found), [f"{name} scores" for name in cases],
+                 [f"head {h}, {what}" for h in (0, 1) for what in ("average", "log of sum")],
+                 "values are 1, then 2: their averages (hatched: not a number)")
+
+
 # ---- chapter 12
 
 def quarter_steps(nearest_bfloat16: Callable) -> Table:
@@ -54,6 +86,8 @@ RUNS: dict[str, Callable[[Callable], Table]] = {
     "10.1": norm_gradients,
     # ---- chapter 11
     "11.1": sums_of_threads,
+    "11.2": turned_corners,
+    "11.3": running_softmax,
     # ---- chapter 12
     "12.1": quarter_steps,
 }

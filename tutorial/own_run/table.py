@@ -43,9 +43,10 @@ def draw(mine: Table | str, right: Table) -> Any:
     figure = Figure(figsize=size, facecolor=LIGHT, layout="constrained")
     ours, theirs = figure.subplots(1, 2)
     drawn = intervals if right.bars else cells
+    largest = np.abs(right.values[np.isfinite(right.values)]).max(initial=0) or 1  # one scale for both panels
     if isinstance(mine, Table) and np.shape(mine.values) == right.values.shape:
         wrong = differ(mine.values, right.values)
-        drawn(ours, mine, wrong)
+        drawn(ours, mine, wrong, largest)
         count = int(wrong.sum())
         ours.set_title("yours: no number differs" if not count else f"yours: {count} of {wrong.size} differ (framed)",
                        fontsize=10)
@@ -54,28 +55,26 @@ def draw(mine: Table | str, right: Table) -> Any:
         ours.set_title("yours", fontsize=10)
         ours.axis("off")
         ours.text(0.5, 0.5, words, ha="center", va="center", wrap=True, transform=ours.transAxes)
-    drawn(theirs, right, np.zeros_like(right.values, bool))
+    drawn(theirs, right, np.zeros_like(right.values, bool), largest)
     theirs.set_title("right", fontsize=10)
     figure.suptitle(right.title, fontsize=11)
     return figure
 
 
-def looks(table: Table) -> Callable[[float], tuple[str, str]]:
-    """The words and the colour of a number: darker is larger, unless the table says otherwise."""
-    largest = np.abs(table.values[np.isfinite(table.values)]).max(initial=0) or 1
-
+def looks(table: Table, largest: float) -> Callable[[float], tuple[str, str]]:
+    """The words and the colour of a number: darker is larger, up to the largest, unless the table says otherwise."""
     def look(value: float) -> tuple[str, str]:
-        return table.digits.format(value), str(1 - 0.55 * abs(value) / largest)
+        return table.digits.format(value), str(1 - 0.55 * min(1, abs(value) / largest))
 
     def either(value: float) -> tuple[str, str]:
         return (table.look or look)(value) if np.isfinite(value) else (str(value), "white")
     return either
 
 
-def cells(panel: Any, table: Table, wrong: np.ndarray) -> None:
+def cells(panel: Any, table: Table, wrong: np.ndarray, largest: float) -> None:
     """Draw the cells of a table with their numbers; empty cells are hatched."""
     values = np.asarray(table.values, np.float64)
-    look = looks(table)
+    look = looks(table, largest)
     for row, column in np.ndindex(values.shape):
         value = float(values[row, column])
         words, colour = look(value)
@@ -95,10 +94,10 @@ def cells(panel: Any, table: Table, wrong: np.ndarray) -> None:
     named(panel, table)
 
 
-def intervals(panel: Any, table: Table, wrong: np.ndarray) -> None:
-    """Draw each row as a bar with its interval, and write the three numbers beside it."""
+def intervals(panel: Any, table: Table, wrong: np.ndarray, _: float) -> None:
+    """Draw each row as a bar with its interval, and write the three numbers beside it. Shares have one scale anyhow."""
     values = np.nan_to_num(np.asarray(table.values, np.float64), posinf=9, neginf=-9).clip(-9, 9)  # out of the picture
-    for row, (share, low, high) in enumerate(values):
+    for row, (share, low, high) in enumerate(values.clip(-1.05, 1.05)):  # The numbers stand beside it.
         panel.barh(row, share, height=0.6, color="#b9d4ee", edgecolor="0.4", hatch="///" if share < 0 else None)
         panel.plot([low, high], [row, row], color="black", linewidth=1.5, marker="|", markersize=9)
         panel.text(1.15, row, "{:.2f}   {:.2f} to {:.2f}".format(*table.values[row]), va="center", fontsize=9)

@@ -2,35 +2,42 @@
 
 import ast
 import functools
-import json
 import re
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from tutorial.make_coursework import Exercise, carve, load_exercises, write_cases
+from tutorial.make_coursework import carve, load_exercises, write_cases
 from tutorial.pack import kept
+from tutorial.pack.answers import OUT_OF_SIGHT, Answers, without_mutants
 from tutorial.pack.classroom import classroom
-from tutorial.pages.chapters import PART
-from tutorial.source import ROOT, read, source_of, step_lines
+from tutorial.pack.words import Pages, line_map
+from tutorial.source import ROOT
 
 HERE = Path(__file__).parent
 FILES = ("LICENSE", "requirements.txt", "pyproject.toml", "conftest.py", ".gitignore", "binder/*", "tiny/**/*",
          "kernels/**/*", "notebooks/*", "tutorial/*.md", "tutorial/*.py", "tutorial/exercises.toml",
          "tutorial/figures/*", "tutorial/drawings/*", "tutorial/own_run/*", "tutorial/reference/*.md",
-         "tutorial/site/**/*",
-         "tutorial/grader/*.py", "tutorial/pack/__init__.py", "tutorial/pack/kept.py", "tests/conftest.py",
-         "tests/helpers/*.py", "tests/coursework/exercises/*.py", "tests/golden/images/*",
-         "tests/golden/tokenizers_*.json", "tests/golden/pixtral-a/mistral/tekken.json", "tests/golden/verify/*.npz",
-         "tests/golden/verify/*.json")
+         "tutorial/site/**/*", "tutorial/grader/*.py", "tutorial/pack/__init__.py", "tutorial/pack/kept.py",
+         "tutorial/pages/__init__.py", "tutorial/pages/measure.py", "tutorial/pages/records.py",
+         "tutorial/pages/training_record.py", "tutorial/pages/records/*", "tests/conftest.py", "tests/helpers/*.py",
+         "tests/coursework/exercises/*.py", "tests/golden/images/*", "tests/golden/tokenizers_*.json",
+         "tests/golden/pixtral-a/mistral/tekken.json", "tests/golden/pixtral-a/golden*", "tests/golden/verify/*.npz",
+         "tests/golden/verify/*.json", "tests/golden/FORMAT.md",
+         "tests/emulator/planted/races.cu")
 # What is for the teacher, or needs what is.
-OUT = ("kernels/side_by_side.md", "tutorial/TEACHERS.md", "tutorial/quiz_answers.md", "tutorial/grader/__main__.py",
+OUT = ("kernels/side_by_side.md", "tutorial/TEACHERS.md", "tutorial/trials.md", "tutorial/quiz_answers.md",
+       "tutorial/reference/evidence.md", "tutorial/reference/clients.md", "tutorial/grader/__main__.py",
        "tutorial/grader/submissions.py", "tutorial/grader/credit.py", "tutorial/grader/likeness.py",
        "tests/helpers/answers.py", "tests/helpers/house.py", "tests/helpers/small_site.py",
-       "tests/helpers/warm_tests.py", "tests/helpers/warm_worker.py", "tiny/training/corpus/*")
-# Slow and plain answers to several exercises at once, which tests compare with.
-OUT_OF_SIGHT = ("tests/helpers/reference.py",)
-TARGETS = ("help", "demo", "doctor", "student", "try", "mine", "notebooks", "site", "clean")
-MUTANTS = "tests.mutants"
+       "tests/helpers/warm_emulator.py", "tests/helpers/warm_tests.py", "tests/helpers/warm_worker.py")
+TARGETS = ("help", "demo", "doctor", "student", "try", "mine", "notebooks", "site", "figures", "bench", "train", "gpu",
+           "clean")
+# Files in which an answer loses what stands around it; tests and notebooks are written so that they hold none.
+HIDDEN = r"(?:tiny|kernels|tutorial)/.*\.py|tests/(?:helpers|emulator)/.*"
+MAKEFILE = """\
+# Each command sets up what it needs, once; `make help` lists them.
+PYTHON ?= python3
+PY := .venv/bin/python"""
 STAND_IN = "from tiny.kept import stand_in\n\nstand_in()  # Files have holes; what runs around them is whole.\n"
 # Below kernels/launch.py: sources that are compiled are whole, too.
 WHOLE_KERNELS = """
@@ -45,8 +52,9 @@ def find_source(file: str | Path) -> Path:
     path = find_in_folder(file)
     return unpacked(f"kernels/{path.name}") if path.parent == HERE else path
 """
-DETAILS = re.compile(r"^<details>.*?^</details>\n\n?", re.M | re.S)
-LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+# In kernels/emulator/build.py: a header that is out of sight is found by the compiler, which is told so before these.
+INCLUDES, WHOLE_HEADER = ('"-include", front(', '"-x", "c++-header"'), 'f"-I{unpacked(HALVES).parent}", '
+HALVES = "kernels/emulator/halves.h"
 
 
 def read_all(root: Path = ROOT) -> dict[str, bytes]:
@@ -62,40 +70,57 @@ def read_all(root: Path = ROOT) -> dict[str, bytes]:
 def student_files(root: Path = ROOT) -> dict[str, bytes]:
     """Every file of the archive by path."""
     exercises, files = load_exercises(), read_all(root)
-    holes = {path: carve([exercise for exercise in exercises if exercise.path == path], root=root)[Path(path).name]
-             for path in sorted({exercise.path for exercise in exercises})}
-    secret = secret_lines(exercises, holes, files, root)
-    shown = {path: masked(holes.get(path, data.decode()), secret) for path, data in files.items()
-             if path.endswith(".py") and not path.startswith(("tests/", "notebooks/"))}
-    shown |= {path: text for path, text in holes.items() if not path.endswith(".py")}
-    store = {path: files[path].decode() for path in (*shown, *OUT_OF_SIGHT)
-             if shown.get(path, "").encode() != files[path]}
+    whole = {path: data.decode() for path, data in files.items() if path.endswith((".py", ".cu", ".cuh", ".h"))}
+    shown = with_holes(whole, Answers(exercises, holes_in(root), files), root)
+    store = {path: text for path, text in whole.items() if shown.get(path, text) != text or path in OUT_OF_SIGHT}
     for path in OUT_OF_SIGHT:
         del files[path]
-    files |= {path: text.encode() for path, text in shown.items()}
-    files |= {kept.STORE: kept.pack(store), "tiny/kept.py": files["tutorial/pack/kept.py"],
-              "tiny/__init__.py": with_stand_in(files["tiny/__init__.py"].decode()).encode(),
-              "kernels/launch.py": files["kernels/launch.py"] + WHOLE_KERNELS.encode(),
-              "Makefile": makefile((root / "Makefile").read_text(encoding="utf-8")).encode(),
-              "README.md": (HERE / "for_students.txt").read_bytes(), **classroom(exercises)}
-    files |= {f"student/{Path(path).name}": files[path] for path in holes}
-    files |= cases()
-    files[".gitignore"] = files[".gitignore"].replace(b"student/\n", b"student/pictures/\n")
-    for name, data in files.items():
-        if name.startswith("tests/") and name.endswith(".py") and MUTANTS.encode() in data:
-            files[name] = without_mutants(data.decode()).encode()
-        elif name.endswith(".md"):
-            files[name] = page(data.decode(), holes, exercises, root).encode()
+    files |= {path: shown[path].encode() for path in store if path in files}
+    for path in files:
+        if re.fullmatch(r"tests/(?!helpers/).*\.py", path):
+            files[path] = without_mutants(files[path].decode(), path).encode()
+    files |= around(files, root) | {kept.STORE: kept.pack(store)} | classroom(exercises)
+    files |= {f"student/{Path(path).name}": files[path] for path in holes_in(root)} | cases()
+    moved = {path: line_map(whole[path], files[path].decode()) for path in store if path in files}
+    pages = Pages(exercises, files, moved, TARGETS)
     for name, data in files.items():
         if name.endswith(".md"):
-            files[name] = linked(data.decode(), PurePosixPath(name), files).encode()
+            files[name] = pages.page(data.decode(), name).encode()
         elif name.endswith(".ipynb"):
-            files[name] = linked_notebook(json.loads(data), PurePosixPath(name), files).encode()
-        elif name.startswith("notebooks/"):
-            lines = data.decode().splitlines(keepends=True)
-            files[name] = "".join(linked(line, PurePosixPath(name), files) if line.startswith("#") else line
-                                  for line in lines).encode()
+            files[name] = pages.notebook(data.decode(), name).encode()
+        elif re.fullmatch(r"notebooks/\d.*\.py", name):
+            files[name] = pages.words(data.decode(), name).encode()
     return files
+
+
+@functools.cache
+def holes_in(root: Path) -> dict[str, str]:
+    """The files of the book that have exercises, with their holes."""
+    exercises = load_exercises()
+    return {path: carve([exercise for exercise in exercises if exercise.path == path], root=root)[Path(path).name]
+            for path in sorted({exercise.path for exercise in exercises})}
+
+
+def with_holes(whole: dict[str, str], answers: Answers, root: Path) -> dict[str, str]:
+    """The programs, with holes and without functions that hold an answer. Tests are held against answers.py, too."""
+    shown = {path: holes_in(root).get(path, text) for path, text in whole.items()}
+    return {path: answers.hidden(text, path) if re.match(HIDDEN, path) else text for path, text in shown.items()}
+
+
+def around(files: dict[str, bytes], root: Path) -> dict[str, bytes]:
+    """The files that are others in the archive: what finds the whole functions, the commands, the front page."""
+    build = files["kernels/emulator/build.py"].decode()
+    for include in INCLUDES:
+        assert build.count(include) == 1, "the place where the compiler is told its headers"
+        build = build.replace(include, WHOLE_HEADER + include)
+    build += f'\n\nfrom tiny.kept import unpacked\n\nHALVES = "{HALVES}"\n'
+    return {"tiny/kept.py": files["tutorial/pack/kept.py"],
+            "tiny/__init__.py": with_stand_in(files["tiny/__init__.py"].decode()).encode(),
+            "kernels/launch.py": files["kernels/launch.py"] + WHOLE_KERNELS.encode(),
+            "kernels/emulator/build.py": build.encode(),
+            "Makefile": makefile((root / "Makefile").read_text(encoding="utf-8")).encode(),
+            "README.md": (HERE / "for_students.txt").read_bytes(),
+            ".gitignore": files[".gitignore"].replace(b"student/\n", b"student/pictures/\n")}
 
 
 @functools.cache
@@ -115,108 +140,8 @@ def with_stand_in(text: str) -> str:
 
 def makefile(text: str) -> str:
     """The commands that work in the archive, with what they set up."""
-    blocks = text.split("\n\n")
-    kept_blocks = [block for block in blocks if not (target := re.search(r"^([a-z-]+):", block, re.M))
-                   or target[1] in TARGETS]
-    return re.sub(r"^\.PHONY: .*$", f".PHONY: {' '.join(TARGETS)}", "\n\n".join(kept_blocks), flags=re.M)
-
-
-def without_mutants(text: str) -> str:
-    """A test file without what needs wrong functions: the import, and each statement that uses its names, in turn."""
-    tree, gone = ast.parse(text), set()
-    lines = text.splitlines(keepends=True)
-    for node in tree.body:
-        imported = isinstance(node, ast.ImportFrom) and (node.module or "").startswith(MUTANTS.partition(".")[0])
-        used = {leaf.id for leaf in ast.walk(node) if isinstance(leaf, ast.Name)} & gone
-        if imported:
-            gone |= {alias.asname or alias.name for alias in node.names}
-        elif used and isinstance(node, ast.FunctionDef):
-            gone.add(node.name)
-        elif used:
-            named = [leaf for leaf in ast.walk(node) if isinstance(leaf, ast.Name)]
-            gone |= {leaf.id for leaf in named if isinstance(leaf.ctx, ast.Store)}
-        if imported or used:
-            first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
-            lines[first - 1 : node.end_lineno] = [""] * (node.end_lineno - first + 1)
-    return "".join(lines)
-
-
-def page(text: str, holes: dict[str, str], exercises: list[Exercise], root: Path) -> str:
-    """A page without the folded answers of exercises; code that is shown has the hole."""
-    def spoils(reference: str) -> bool:
-        if reference.startswith("exercise ") or ".py:" not in reference and ".cu" not in reference:
-            return False
-        source = source_of(reference, root)
-        return any(first <= source.last and source.first <= last for exercise in exercises
-                   if exercise.path == source.path for first, last in [hole_of(exercise, root)])
-
-    def block(match: re.Match) -> str:
-        return "" if any(spoils(part[1]) for part in PART.finditer(match[0])) else match[0]
-
-    def part(match: re.Match) -> str:
-        return "This is the code of an exercise: it is yours to write." if spoils(match[1]) else match[0]
-
-    return PART.sub(part, DETAILS.sub(block, text))
-
-
-def hole_of(exercise: Exercise, root: Path = ROOT) -> tuple[int, int]:
-    """First and last line of what is to be written, in the whole file."""
-    return step_lines(f"{exercise.path}:{exercise.name}", exercise.steps[0], exercise.steps[-1], root)
-
-
-def answer_lines(exercise: Exercise, root: Path = ROOT) -> list[str]:
-    """The lines of code that fill a hole, without comments and those that say little."""
-    first, last = hole_of(exercise, root)
-    lines = [code_of(line) for line in read(exercise.path, root)[first - 1 : last]]
-    return [line for line in lines if len(line) >= 20 and not re.fullmatch(r"return [\w, ]+|.*:|.*[{(]", line)]
-
-
-def code_of(line: str) -> str:
-    """A line without its comment."""
-    return re.split(r"(?:^|\s+)(?:#|//) ", line)[0].strip()
-
-
-def secret_lines(exercises: list[Exercise], holes: dict[str, str], files: dict[str, bytes],
-                 root: Path = ROOT) -> dict[str, str]:
-    """The lines that no file may show, with their exercise: what fills a hole, and neither a hint gives away nor the
-    book shows somewhere else.
-    """
-    hints = "\n".join(hint for e in exercises for hint in (*e.hints, *(h for idea in e.ideas for h in idea.hints)))
-    book = [holes.get(path, data.decode()) for path, data in files.items()
-            if re.fullmatch(r"tiny/\w+\.py|(?:kernels|tutorial/drawings)/\w+\.cuh?", path)]
-    common = {code_of(line) for text in book for line in text.splitlines()}
-    return {line: exercise.id for exercise in exercises for line in answer_lines(exercise, root)
-            if line not in common and line not in hints}
-
-
-def masked(text: str, secret: dict[str, str]) -> str:
-    """A program without lines that are an answer, where another part of it needs the same; the whole one is kept."""
-    lines = text.splitlines(keepends=True)
-    found = [n for n, line in enumerate(lines) if code_of(line) in secret]
-    for n in found:
-        indent = lines[n][: len(lines[n]) - len(lines[n].lstrip())]
-        words = f"A line of exercise {secret[code_of(lines[n])]} belongs here."
-        lines[n] = f'{indent}raise NotImplementedError("{words}")\n'
-    return "".join(lines)
-
-
-def linked(text: str, page: PurePosixPath, files: dict[str, bytes]) -> str:
-    """A page whose links lead somewhere; of others the words stay."""
-    def link(match: re.Match) -> str:
-        target = match[3].partition("#")[0]
-        if not target or re.match(r"[a-z]+:", target):
-            return match[0]
-        parts: list[str] = []
-        for piece in (page.parent / target).parts:
-            parts = parts[:-1] if piece == ".." else [*parts, piece]
-        path = "/".join(parts)
-        return match[0] if path in files or any(name.startswith(f"{path}/") for name in files) else match[2]
-    return LINK.sub(link, text)
-
-
-def linked_notebook(notebook: dict, page: PurePosixPath, files: dict[str, bytes]) -> str:
-    """A notebook whose cells of text have links that lead somewhere."""
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown":
-            cell["source"] = linked("".join(cell["source"]), page, files).splitlines(keepends=True)
-    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    blocks = text.split("\n\n")[1:]
+    names = [re.search(r"^([a-z./-]+):(?: (\S+))?", block, re.M) for block in blocks]
+    needed = {name[2] for name in names if name and name[1] in TARGETS} | {".venv/core"}
+    blocks = [block for block, name in zip(blocks, names) if name and name[1] in {*TARGETS, *needed}]
+    return "\n\n".join([f"{MAKEFILE}\n\n.PHONY: {' '.join(TARGETS)}", *blocks]).rstrip() + "\n"

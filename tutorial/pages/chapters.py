@@ -58,11 +58,13 @@ def exercise(number: str) -> str:
     if number not in known:
         raise ValueError(f"There is no exercise {number}. Those of exercises.toml are {', '.join(known)}.")
     entry = known[number]
-    text = (f"**Exercise {number}: {entry.title}** ({entry.points} points). `make student` writes the folder "
-            f"`student/` once. In `student/{entry.file}`, put your {named_steps(entry)} of `{entry.name}` in the "
+    text = (f"**Exercise {number}: {entry.title}** ({entry.points} points). In `student/{entry.file}`, which `make "
+            f"student` writes, put your {named_steps(entry)} of `{entry.name}` in the "
             f"place of the `{'#error' if entry.is_kernel else 'NotImplementedError'}`, and try it:")
-    return (f"{textwrap.fill(text, 120, break_on_hyphens=False)}\n\n```\n"
-            f"make try EX={number}\n```")
+    where = f"from student.{entry.file.removesuffix('.py')} import {entry.name.partition('.')[0]}"
+    yours = "" if entry.is_kernel else f"\n\nYours in Python, started in this folder: `{where}`."
+    return (f"{textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)}\n\n```\n"
+            f"make try EX={number}\n```{yours}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,7 +25,18 @@ PROFILED: dict[str, dict] = {
     "rms_norm": {"T": 2, "D": 4096}, "add_rms_norm": {"T": 2, "D": 4096}, "rope": {"T": 4, "n": 8, "d": 128},
     "rope_into_cache": {"T": 4, "H": 8, "G": 2, "d": 128}, "route": {"T": 8, "D": 4096, "E": 8, "K": 2},
     "group_by_expert": {"T": 512, "E": 8, "K": 2}, "experts": {"T": 1, "D": 512, "F": 1024, "E": 8, "K": 2},
-    "attention": one(128, 4, 1, 128), "attention_decode": one(1, 8, 2, 128, 1024)}
+    "experts_int8": {"T": 1, "D": 512, "F": 1024, "E": 8, "K": 2}, "feed_forward": {"T": 1, "D": 512, "F": 1024},
+    "linear": {"T": 1, "D": 4096, "N": 64}, "linear_int8": {"T": 1, "D": 4096, "N": 64},
+    "linear_epilogue": {"T": 1, "D": 4096, "N": 64}, "linear_prompt": {"T": 128, "D": 4096, "N": 128},
+    "linear_prompt_int8": {"T": 128, "D": 4096, "N": 128}, "linear_prompt_epilogue": {"T": 128, "D": 4096, "N": 128},
+    **dict.fromkeys(("grouped", "grouped_int8"), {"T": 128, "D": 256, "F": 128, "E": 2, "K": 2}),
+    "grouped_dense": {"T": 128, "D": 256, "F": 128}, "attention": one(128, 4, 1, 128),
+    "attention_decode": one(1, 8, 2, 128, 1024), "embed": {"T": 2, "V": 8, "D": 4096}, "splice": {"T": 16, "D": 512},
+    "rope_table": {"T": 4, "d": 128}, "rope_2d_table": {"grids": ((3, 2),), "d": 64}, "advance": {"B": 16},
+    "place": {"T": 64, "parts": ((0, 64, 0),)},
+    "place_tiles": {"lengths": (256,), "spans": ((0, 256),), "causal": True, "queries": 8},
+    "patch_embed": {"grids": ((2, 2),), "C": 3, "p": 16, "D": 64}, "adapter": {"T": 4, "hidden": 512, "D": 512},
+    "sample": {"B": 1, "V": 4096, "temperature": 0.8, "top_p": 0.5}}
 
 
 class Profiler(Emulator):

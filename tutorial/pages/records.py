@@ -1,6 +1,8 @@
 """The records that pages are made from: measurements as JSON in `records/`, and how a page prints them.
 
-    python -m tutorial.pages.records FILE     record a run of tests/verify, which `pytest --junitxml FILE` wrote
+    python -m tutorial.pages.records FILE     record a run of tests/verify, which `pytest --junitxml FILE` wrote;
+                                              --clients: of tests/verify/clients; --gguf, --quantised: of
+                                              tests/verify/test_gguf.py, test_quantised.py
 """
 
 import json
@@ -48,25 +50,30 @@ def rows_table(rows: list[dict]) -> str:
         [row["what"], f"{cell(row['value'])} {row.get('unit', '')}".strip(), row.get("note", "")] for row in rows])
 
 
-def record_verify(report: Path) -> None:
+def record_verify(report: Path, name: str = "verify.json") -> None:
     """Keep what the tests of a JUnit report recorded as properties: "version NAME", and results by what they are."""
     suite = xml.etree.ElementTree.parse(report).getroot().find("testsuite")
     assert suite is not None, f"{report} holds no test suite"
     found = {entry.get("name", ""): entry.get("value", "") for entry in suite.iter("property")}
     versions = {name.removeprefix("version "): value for name, value in found.items() if name.startswith("version ")}
     rows = [{"what": name, "value": value} for name, value in found.items() if not name.startswith("version ")]
-    keep("verify.json", {"date": suite.get("timestamp", "")[:10], "machine": cpu_name(), "versions": versions,
-                         "rows": rows})
+    keep(name, {"date": suite.get("timestamp", "")[:10], "machine": cpu_name(), "versions": versions,
+                "rows": rows})
 
 
 def main() -> None:
     """Record the run that a file describes."""
     parser = Parser(prog="python -m tutorial.pages.records", description="Record a run of tests/verify.")
     parser.add_argument("file", type=Path, metavar="FILE", help="what pytest --junitxml FILE wrote")
-    path = parser.parse_args().file
+    parser.add_argument("--clients", action="store_const", const="clients", dest="of", help="of tests/verify/clients")
+    parser.add_argument("--quantised", action="store_const", const="quantised", dest="of",
+                        help="of tests/verify/test_quantised.py")
+    parser.add_argument("--gguf", action="store_const", const="gguf", dest="of", help="of tests/verify/test_gguf.py")
+    args = parser.parse_args()
+    path = args.file
     check_plain(path, LARGEST_JSON)
     try:
-        record_verify(path)
+        record_verify(path, f"{args.of or 'verify'}.json")
     except (xml.etree.ElementTree.ParseError, AttributeError, AssertionError):
         raise TinyError(f"{path} is not a JUnit report.", "Write it with pytest --junitxml FILE.") from None
 

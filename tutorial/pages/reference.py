@@ -5,13 +5,23 @@
 """
 
 
+import math
+
 import tiny
 from tiny.config import Config
-from tiny.files.params import read_params
+from tiny.files.packed.blocks import KINDS, NAMES, PLAIN
+from tiny.files.packed.int8 import MATRICES
+from tiny.files.params import KEYS, read_params
+from tiny.files.weights import expected_shapes
+from tiny.generate import PREFILL
+from tiny.numerics import PRECISIONS
+from tiny.parallel import cost
+from tiny.parallel.shards import SPLITS
 from tiny.tools import memory
 from tiny.tools.markdown import refresh_parts, table
 from tiny.tools.releases import MIXTRAL_8X7B, PIXTRAL_12B, stand_ins
 from tiny.tools.terminal import Parser, program
+from tutorial.pages import scoring
 from tutorial.pages.measure import ROOT
 from tutorial.pages.records import provenance, record, rows_table
 
@@ -66,6 +76,35 @@ def memory_block() -> str:
         f"which {memory.amount(seen.kv_cache)} are keys and values.")])
 
 
+def context_block() -> str:
+    """Long contexts: how they are read, what the releases need for all of theirs, and what was measured."""
+    image = PIXTRAL_12B.vision.max_image_size // PIXTRAL_12B.vision.patch_size if PIXTRAL_12B.vision else 0
+    how = (f"A prompt is read in passes of {PREFILL:,} tokens, and an image is encoded when its first token comes. So "
+           "little grows with the prompt but its keys and values. `--precision bfloat16` keeps them in bfloat16, which "
+           "loses nothing, because they are rounded already. `--cache bfloat16` does so in float32 too, and rounds "
+           "them. An estimate for all of the context of the two releases:")
+    rows = []
+    for name, config, images in (("Mixtral 8x7B", MIXTRAL_8X7B, 0), ("Pixtral 12B", PIXTRAL_12B, 0),
+                                 ("Pixtral 12B", PIXTRAL_12B, 30)):
+        need = [memory.estimate(config, stand_ins(config), config.max_seq_len, [image**2] * images, cache=cache)
+                for cache in PRECISIONS]
+        rows.append([name, f"{config.max_seq_len:,}", str(images) if images else "",
+                     *map(memory.amount, (need[0].activations, need[0].kv_cache, need[0].peak("mapped"),
+                                          need[1].kv_cache, need[1].peak("mapped")))])
+    head = ["model", "tokens", "images of 1024 x 1024", "activations", "KV in float32", "peak, `mapped`",
+            "KV in bfloat16", "peak, `mapped`"]
+    entry = record("context.json")
+    if not entry:
+        return "\n\n".join([how, table(head, rows), "Not measured yet: `python -m tiny bench --context --save`."])
+    found = [[row["kind"], f"{row['tokens']:,}", str(row["images"] or ""), f"{row['processor']:,.1f} s",
+              memory.amount(row["over"]), memory.amount(row["cache"])] for row in entry["rows"]]
+    what = ("Measured on two narrow models of random weights, by `python -m tiny bench --context`: a Mixtral of 2 "
+            "layers reads words, a Pixtral of 1 layer images of 1024 x 1024. The memory is what a process holds at "
+            f"most beyond its weights and pixels. {provenance(entry)}.")
+    columns = ["reads", "tokens", "images", "processor time", "memory over the start", "of which KV"]
+    return "\n\n".join([how, table(head, rows), what, table(columns, found)])
+
+
 def bench_block() -> str:
     """The recorded benchmarks: of the language model, and of the vision encoder if there is one."""
     entry, vision = record("bench.json"), record("bench_vision.json")
@@ -86,11 +125,63 @@ def bench_tables(entry: dict) -> list[str]:
     return parts
 
 
+def tried_block() -> str:
+    """The changes to products that were tried by hand, with what each gained."""
+    entry = record("tried.json")
+    columns = ["change", "AMD", "Intel, AVX-512", "Intel, AVX2 kernel", "lines", "kept"]
+    rows = [[str(row[key]) for key in ("change", "amd", "avx512", "avx2", "lines", "kept")] for row in entry["rows"]]
+    kinds = ["a step or prompt", "resident", "mapped", "resident, AVX2 kernel", "mapped, AVX2 kernel"]
+    whole = [[row["what"], *(f"{t['before']:.0f} to {t['after']:.0f} ms" for t in row["times"])]
+             for row in entry["whole"]]
+    text = "The whole model before and after what was kept, on a busy machine, where the same code differs by 5 %:"
+    return "\n\n".join([f"{provenance(entry)}.", table(columns, rows), text, table(kinds, whole)])
+
+
 def verify_block() -> str:
     """What was run by hand against other implementations."""
     entry = record("verify.json")
     if not entry:
         return "Not recorded yet: `make verify` runs it."
+    return f"{provenance(entry)}.\n\n{rows_table(entry['rows'])}"
+
+
+def gguf_block() -> str:
+    """What was run by hand against llama.cpp and the package gguf."""
+    entry = record("gguf.json")
+    if not entry:
+        return "Not recorded yet: tests/verify/test_gguf.py says what it needs."
+    return f"{provenance(entry)}.\n\n{rows_table(entry['rows'])}"
+
+
+def forms_block() -> str:
+    """The types of GGUF that are read, with what they cost, and those that are refused by name."""
+    rows = [[name, "1", str(dtype.itemsize), str(8 * dtype.itemsize)] for name, dtype in PLAIN.items()]
+    rows += [[name, str(kind.numbers), str(kind.bytes), f"{8 * kind.bytes / kind.numbers:g}"]
+             for name, kind in KINDS.items()]
+    refused = [name for name in NAMES if name not in PLAIN and name not in KINDS]
+    return table(["type", "numbers of a block", "bytes of a block", "bits for a number"], rows) + (
+        f"\n\nRefused by name: {', '.join(refused)}.")
+
+
+def gguf_keys_block() -> str:
+    """The keys of GGUF files: read, without effect, and refused by name."""
+    rows = []
+    for title, name in (("`llama.`", "gguf"), ("`clip.`", "gguf_clip")):
+        keys = KEYS[name]
+        off = sorted(keys.off)
+        only = [f"{key} = {' or '.join(str(value).lower() for value in values)}"
+                for key, values in sorted(keys.only.items())]
+        rest = sorted(keys.known - keys.off - keys.only.keys())
+        rows += [[title, "read, or without effect", ", ".join(rest)], [title, "only with this value", ", ".join(only)],
+                 [title, "refused, unless it is off", ", ".join(off)]]
+    return table(["keys that begin with", "what they do", "keys"], rows)
+
+
+def clients_block() -> str:
+    """What real clients got from the server."""
+    entry = record("clients.json")
+    if not entry:
+        return "Not recorded yet: tests/verify/clients says how to run it."
     return f"{provenance(entry)}.\n\n{rows_table(entry['rows'])}"
 
 
@@ -122,8 +213,107 @@ def fuzz_block() -> str:
             f"with {versions}.\n\n{table(['what is read', 'inputs', 'what became of them', 'faults'], rows)}")
 
 
-PAGES = {"evidence.md": {"verify": verify_block, "versions": versions_block, "fuzz": fuzz_block},
-         "models.md": {"sizes": sizes_block}, "memory.md": {"memory": memory_block}, "speed.md": {"bench": bench_block}}
+def quantised_block() -> str:
+    """What int8 costs tiny-mixtral, by which matrices are rounded."""
+    entry = record("int8.json")
+    if not entry:
+        return "Not recorded yet: `python -m tutorial.pages.quantised_record` measures it."
+    rows = [[row["what"], f"{row['before']:.4f}", f"{row['after']:.4f}", f"{row['divergence']:.1e}",
+             f"{1 - row['likeliest']:.2%}", f"{1 - row['experts']:.2%}"] for row in entry["costs"]]
+    return f"{provenance(entry)}; {entry['costs'][0]['tokens']:,} tokens of held-out text.\n\n" + table(
+        ["rounded", "loss before", "loss after", "KL divergence", "likeliest token changed", "experts changed"], rows)
+
+
+def products_block() -> str:
+    """The time of one token's product with each form of weights."""
+    entry = record("int8.json")
+    if not entry:
+        return "Not recorded yet: `python -m tutorial.pages.quantised_record` measures it."
+    rows = [[f"`{row['what']}`", memory.amount(row["bytes"]), f"{row['of bfloat16']:.1f}"] for row in entry["speeds"]]
+    return f"{provenance(entry)}; one thread.\n\n" + table(["weights", "bytes", "time, of bfloat16"], rows)
+
+
+def int8_block() -> str:
+    """What `quantize` makes of the released models, from their sizes."""
+    rows = []
+    for name, config in (("Mixtral 8x7B", MIXTRAL_8X7B), ("Pixtral 12B", PIXTRAL_12B)):
+        shapes = expected_shapes(config)
+        whole = sum(2 * math.prod(shape) for shape in shapes.values())
+        int8 = sum(math.prod(shape) + 4 * shape[0] + 16 if MATRICES.search(key) else 2 * math.prod(shape)
+                   for key, shape in shapes.items())
+        rows.append([name, memory.amount(whole), memory.amount(int8)])
+    return table(["model", "bfloat16", "int8"], rows)
+
+
+def quantised_verify_block() -> str:
+    """What transformers and compressed-tensors computed with the same files."""
+    entry = record("quantised.json")
+    if not entry:
+        return "Not recorded yet: `python -m tutorial.pages.records --quantised FILE` does it."
+    return f"{provenance(entry)}.\n\n{rows_table(entry['rows'])}"
+
+
+def parallel_block() -> str:
+    """What was measured of one model over several processes of one machine."""
+    entry = record("parallel.json")
+    if not entry:
+        return "Not recorded yet: `python -m tutorial.pages.parallel_record` measures it."
+    whole = max(entry["runs"][0]["peak_memory_bytes"])
+    rows = [[str(run["ranks"]), f"`{run['split']}`", memory.amount(max(run["peak_memory_bytes"])),
+             f"{max(run['peak_memory_bytes']) / whole:.2f}", f"{run['bytes_of_a_token']:,}"] for run in entry["runs"]]
+    return f"{provenance(entry)}.\n\n" + table(
+        ["ranks", "split", "peak memory of a rank", "of one process", "bytes sent for a token, by all"], rows) + (
+        "\n\nPages of the file count too, which the system can drop: a column of a matrix touches all of its pages.")
+
+
+def streamed_block() -> str:
+    """What was measured of weights larger than memory."""
+    entry = record("streaming.json")
+    if not entry:
+        return "Not measured yet: `python -m tutorial.pages.streaming_record FOLDER` measures and records it."
+    rows = []
+    for kind, run in entry["runs"].items():
+        allowed = entry["memory"][kind]
+        rows.append([f"`streamed`, {allowed} GB" if allowed else f"`{kind}`", f"{1 / run['seconds']:.2f}",
+                     memory.amount(run["bytes"]), f"{memory.amount(run['bytes'] / run['seconds'])}/s",
+                     f"{run['share']:.0%} of {memory.amount(run['raw'])}/s", memory.amount(run["peak"]),
+                     f"{run['faults']:.0f}", f"{run['cpu']:.2f} s", f"{run['other_cores']:.1f}"])
+    first = entry["runs"]["kept"]
+    every = ", ".join(f"{share:.0%}" for share in entry["shares"]["kept"])
+    return (f"{provenance(entry)}. A file of {memory.amount(entry['file'])} in a control group of "
+            f"{memory.amount(entry['limit'])}; one token uses {memory.amount(first['active'])} of it; one thread; the "
+            f"median of {entry['rounds']} rounds.\n\n" + table(
+                ["weights", "tokens/s", "read for a token", "rate", "share of the disk's own rate", "peak of the group",
+                 "page faults a token", "processor time a token", "cores that others used"], rows) +
+            f"\n\nThe share in every round, with what every token needs kept: {every}. The logits of all rows are "
+            "equal to the bit.")
+
+
+def machines_block() -> str:
+    """The model of cost for eight machines, beside one."""
+    one = {rate: 1 / cost.decode_seconds(MIXTRAL_8X7B, 1, "all", cost.NETWORKS[0], rate)[0]
+           for rate in (cost.CPU, cost.GPU)}
+    rows = [[f"{row['memory_bytes_per_second'] / 1e9:,.0f} GB/s", f"`{row['split']}`", row["network"],
+             f"{1e3 * row['read_seconds']:.3g} ms", f"{1e3 * row['sent_seconds']:.2g} ms",
+             f"{row['tokens_per_second']:.3g}", f"{one[row['memory_bytes_per_second']]:.3g}"]
+            for row in cost.eight_machines(MIXTRAL_8X7B)]
+    prefill = {split: cost.bytes_sent(MIXTRAL_8X7B, 8, split, PREFILL, 1) for split in SPLITS}
+    said = ", ".join(f"with `{split}` {memory.amount(sent)}" for split, sent in prefill.items())
+    return table(["weights read", "split", "network", "reading", "sending", "tokens/s", "one machine"], rows) + (
+        f"\n\nA prompt of {PREFILL:,} tokens sends, all eight machines together, {said}: it is read in one pass, so "
+        "its bytes count and not the delays.")
+
+
+PAGES = {"files.md": {"forms": forms_block, "gguf_keys": gguf_keys_block},
+         "how_a_vision_model_is_scored.md": scoring.BLOCKS,
+         "evidence.md": {"verify": verify_block, "gguf": gguf_block, "versions": versions_block, "fuzz": fuzz_block},
+         "clients.md": {"clients": clients_block},
+         "quantised.md": {"int8": int8_block, "cost": quantised_block, "products": products_block,
+                          "verify": quantised_verify_block},
+         "parallel.md": {"parallel": parallel_block, "machines": machines_block},
+         "streamed.md": {"streamed": streamed_block},
+         "models.md": {"sizes": sizes_block}, "memory.md": {"memory": memory_block, "context": context_block},
+         "speed.md": {"bench": bench_block, "tried": tried_block}}
 
 
 def main(argv: list[str] | None = None) -> int:

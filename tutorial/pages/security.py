@@ -7,6 +7,7 @@
 
 from kernels.emulator import values
 from tiny.files import safetensors, tokenizer_files
+from tiny.serve import ask, fields, limits, messages
 from tiny.system import pictures, reading
 from tiny.tools.markdown import fill, refresh, table
 from tiny.tools.terminal import Parser, program
@@ -25,7 +26,15 @@ def limits_block() -> str:
         ["a tokenizer file", f"{tokenizer_files.LARGEST_FILE >> 20} MiB"],
         ["the header of a safetensors file", f"{safetensors.MAX_HEADER >> 20} MiB"],
         ["a file of `verify`", f"{verify_file.MAX_BYTES >> 30} GiB unpacked"],
-        ["all arrays of the emulator's command", f"{values.LARGEST >> 20} MiB"]])
+        ["all arrays of the emulator's command", f"{values.LARGEST >> 20} MiB"],
+        ["a request to `serve`: its header, its body",
+         f"{limits.HEADER_BYTES >> 10} KiB, {limits.BODY_BYTES >> 20} MiB"],
+        ["the same: its texts, characters of each", f"{ask.SEQUENCES}, {fields.TEXT:,}"],
+        ["the same: its pictures, bytes and pixels of each", f"{messages.IMAGES}, {messages.IMAGE_BYTES >> 20} MiB, "
+         f"{messages.PIXELS // 10**6} million pixels"],
+        ["all pictures of a request", f"{messages.ALL_PIXELS // 10**6} million pixels"],
+        ["bodies of all requests at once; connections", f"{limits.ALL_BYTES >> 20} MiB; {limits.CONNECTIONS}"],
+        ["the same: seconds until header and body have come", f"{limits.PATIENCE:g} each"]])
 
 
 def versions_block() -> str:

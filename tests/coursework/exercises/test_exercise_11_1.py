@@ -5,9 +5,11 @@ A row of numbers x becomes x / sqrt(sum / D), if eps is 0: so the result says wh
 
 import numpy as np
 from compare import assert_close
+from emulator_case import needs_compiler
 
 from tutorial.grader import emulated
 
+pytestmark = needs_compiler
 RNG = np.random.default_rng(111)
 ROUGH = 1e-2  # Coarse numbers have a test of their own, the last.
 DEFINES = ("STORE=float", "WEIGHT=float")
@@ -56,9 +58,14 @@ def test_all_warps_are_added():
 
 
 def test_a_block_may_have_any_number_of_warps():
+    """Checked, so that a place too few is reported."""
     for threads in (96, 1024):
         sum_ = threads * (threads + 1) / 2
-        assert_close(sums(rising(threads), threads), np.full(threads, sum_), sum_ * ROUGH,
+        try:
+            got = sums(rising(threads), threads, "checked")
+        except emulated.Reported as report:
+            raise emulated.Reported(f"got a report of the emulator: {report}") from None
+        assert_close(got, np.full(threads, sum_), sum_ * ROUGH,
                      name=f"sums that {threads} threads have of 1, 2, ... {threads}")
 
 

@@ -35,15 +35,15 @@ def of_bits(*patterns):
     return np.array(patterns, np.uint32).view(np.float32)
 
 
-def test_what_fits_stays():
-    fits = [0, 1, -2.5, 1 + STEP, LARGEST, np.inf, -np.inf]
-    assert_close(near(*fits), np.array(fits), 0.0, name="numbers that are bfloat16 already")
-
-
 def test_the_lower_half_is_gone():
     """Whatever becomes of it, no bit of the lower half is left."""
     x = RNG.standard_normal(100).astype(np.float32)
     assert_close(lower_half(book.nearest_bfloat16(x)), np.zeros(100), 0.0, name="the lower 16 bits of the results")
+
+
+def test_what_fits_stays():
+    fits = [0, 1, -2.5, 1 + STEP, LARGEST, np.inf, -np.inf]
+    assert_close(near(*fits), np.array(fits), 0.0, name="numbers that are bfloat16 already")
 
 
 def test_it_goes_to_the_nearest():

@@ -13,7 +13,7 @@ ROUGH = 1e-2  # Coarse numbers have a test of their own, the last.
 def turned(x, degrees):
     """The function's answer for tokens (T, n, d) whose pairs turn by the given angles (T, d / 2)."""
     angles = np.deg2rad(np.array(degrees, float))
-    return book.rope(x, np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
+    return book.rope(x, *(of(angles).astype(np.float32) for of in (np.cos, np.sin)))
 
 
 def test_argument_is_left_alone():

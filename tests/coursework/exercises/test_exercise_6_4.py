@@ -26,6 +26,11 @@ def seen(*args, **kwargs):
     return np.flatnonzero(drawn(*args, **kwargs)).tolist()
 
 
+def only(found, expected, name):
+    """Require that these tokens are drawn, and no others."""
+    assert found == expected, f"{name}: got {found}, expected {expected}"
+
+
 def test_the_likeliest_come_first():
     """Without the token that crosses top-p there would still be one: that has a test of its own."""
     found = seen(logits_of([0.2, 0.2, 0.2, 0.4]), top_p=0.45)
@@ -40,13 +45,13 @@ def test_no_more_than_needed_are_kept():
 
 
 def test_the_token_that_crosses_is_kept():
-    assert_close(seen(logits_of(SHARES), top_p=0.6), [1, 3], 0.0, name="tokens drawn with top-p 0.6")
-    assert_close(seen(logits_of(SHARES), top_p=0.3), [1], 0.0, name="tokens drawn with top-p 0.3")
+    only(seen(logits_of(SHARES), top_p=0.6), [1, 3], "tokens drawn with top-p 0.6")
+    only(seen(logits_of(SHARES), top_p=0.3), [1], "tokens drawn with top-p 0.3")
 
 
 def test_top_p_of_one_keeps_all():
-    assert_close(seen(logits_of(SHARES)), [0, 1, 2, 3], 0.0, name="tokens drawn with top-p 1")
-    assert_close(seen(np.zeros(4)), [0, 1, 2, 3], 0.0, name="tokens drawn of four equal ones with top-p 1")
+    only(seen(logits_of(SHARES)), [0, 1, 2, 3], "tokens drawn with top-p 1")
+    only(seen(np.zeros(4)), [0, 1, 2, 3], "tokens drawn of four equal ones with top-p 1")
 
 
 def test_what_is_kept_shares_all_draws():
@@ -63,8 +68,8 @@ def test_a_low_temperature_sharpens():
 
 def test_the_temperature_comes_before_the_cut():
     """Shares 0.6, 0.3 and 0.1 at temperature 4 are nearly equal: 0.40, 0.34, 0.26."""
-    assert_close(seen(logits_of([0.6, 0.3, 0.1]), temperature=4.0, top_p=0.55), [0, 1], 0.0,
-                 name="tokens drawn of shares 0.6, 0.3 and 0.1, temperature 4, top-p 0.55")
+    only(seen(logits_of([0.6, 0.3, 0.1]), temperature=4.0, top_p=0.55), [0, 1],
+         "tokens drawn of shares 0.6, 0.3 and 0.1, temperature 4, top-p 0.55")
 
 
 def test_equal_ones_keep_their_order():
@@ -78,13 +83,15 @@ def test_large_logits_stay_numbers():
         found = seen([900, 20, 899], temperature=0.5, draws=100)
     except ValueError as error:  # rng.choice says so where a probability is NaN.
         raise AssertionError(f"tokens drawn of logits near 900: got none ({error}), expected [0, 2]") from None
-    assert_close(found, [0, 2], 0.0, name="tokens drawn of logits near 900")
+    only(found, [0, 2], "tokens drawn of logits near 900")
 
 
 def test_the_generator_decides():
     logits = RNG.standard_normal(50).astype(np.float32)
     first, again = ([book.sample(logits, 1.0, 0.9, np.random.default_rng(seed)) for seed in range(20)] for _ in "ab")
     assert_close(again, first, 0.0, name="twenty draws, repeated with generators of the same seeds")
+    ids = {int(book.sample(np.zeros(4, np.float32), 1.0, 0.9, np.random.default_rng(seed))) for seed in range(20)}
+    assert len(ids) > 1, f"tokens drawn of four equal ones by generators of 20 seeds: got {sorted(ids)} only"
 
 
 def test_arguments_are_left_alone():

@@ -48,11 +48,14 @@ def test_no_share_leaves_its_range():
 
 
 def test_the_interval_is_wilson_s():
-    """7 of 10: (0.7 + 0.19208 -+ 0.33877...) / 1.38415. Of 10 right answers of 10 it goes from n / (n + z z) to 1."""
-    y, z, n, p = scored(7, 4, 10), 1.96, 10, 0.7
-    root = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    ends = [(p + z * z / (2 * n) + sign * root) / (1 + z * z / n) for sign in (-1, 1)]
-    assert_close(y[0, 1:], ends, ROUGH, name="ends of the interval of 7 of 10")
+    """An end is a share from which 7 of 10 is just z standard deviations away: its own, and not those of 0.7.
+
+    Of 10 right answers of 10 the interval goes from n / (n + z z) to 1.
+    """
+    z, n = 1.96, 10
+    ends = scored(7, 4, n)[0, 1:]
+    away = z * (ends * (1 - ends) / n) ** 0.5
+    assert_close(abs(ends - 0.7), away, ROUGH, name="from 0.7 to the ends of the interval of 7 of 10")
     edge = n / (n + z * z)
     assert_close(scored(10, 0, 10)[:2, 1:], [[edge, 1], [0, 1 - edge]], ROUGH, name="ends of 10 of 10 and of 0 of 10")
 

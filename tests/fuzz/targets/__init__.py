@@ -1,7 +1,7 @@
 """All targets, by name."""
 
 from tests.fuzz.engine import Target
-from tests.fuzz.targets import arrays, models, pictures, programs, words
+from tests.fuzz.targets import arrays, models, packed, pictures, programs, quantised, words
 
-TARGETS: dict[str, Target] = {target.name: target for module in (models, words, pictures, arrays, programs)
-                              for target in module.TARGETS}
+MODULES = (models, packed, quantised, words, pictures, arrays, programs)
+TARGETS: dict[str, Target] = {target.name: target for module in MODULES for target in module.TARGETS}

@@ -69,8 +69,8 @@ IMAGES = (str(GOLDEN / "verify/left.png"), str(ROOT / "README.md"), "/nonexisten
           "999999999x999999999", "1x1", "/dev/null", "~x", "https://example.com/a.png",
           "data:image/png;base64,xx")
 OPTIONS = {"--temperature": NUMBERS, "--top-p": NUMBERS, "--seed": NUMBERS, "--model": PATHS, "--image": IMAGES,
-           "--weights": ("auto", "mapped", "resident", "x"), "--precision": ("float32", "bfloat16", "f"),
-           "--kernels": NUMBERS, "--json": (), "--chat": ()}
+           "--weights": ("auto", "mapped", "streamed", "resident", "x"), "--memory": NUMBERS,
+           "--precision": ("float32", "bfloat16", "f"), "--kernels": NUMBERS, "--json": (), "--chat": ()}
 
 
 def make_command(rng: random.Random) -> bytes:

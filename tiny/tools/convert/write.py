@@ -5,6 +5,7 @@ size needs the memory of its largest tensor. This is the inverse of `tiny/files/
 """
 
 import json
+import math
 import mmap
 import struct
 from collections import Counter
@@ -17,6 +18,8 @@ import numpy as np
 from tiny.config import Config, TinyError, VisionConfig
 from tiny.files.hf_config import HF_NAMES
 from tiny.files.hf_names import hf_name, hf_prefixes
+from tiny.files.packed.array import Packed
+from tiny.files.packed.quantised import DTYPES as STORED
 from tiny.files.params import VISION_SIZES
 from tiny.files.safetensors import DTYPES
 from tiny.files.weights import ROTATED, Tensors, expected_shapes, head_dim_of, pairs_to_halves
@@ -130,7 +133,7 @@ class Head(NamedTuple):
 
     @classmethod
     def of(cls, x: np.ndarray) -> "Head":
-        return cls(x.dtype, x.shape, x.nbytes)
+        return cls(x.dtype, x.shape, math.prod(x.shape) * x.dtype.itemsize)
 
 
 def main_dtype(heads: Mapping[str, Head]) -> str:
@@ -175,7 +178,7 @@ def write_tensors(path: Path, heads: Mapping[str, Head], tensors: Mapping[str, n
 
     Source:  the safetensors library, which writes tensors of one type in the same order, and the same bytes
     """
-    codes = {dtype: code for code, dtype in DTYPES.items()}
+    codes = {dtype: code for code, dtype in (DTYPES | STORED).items()}
     header: dict[str, dict] = {"__metadata__": metadata} if metadata else {}
     position = 0
     for name in sorted(heads):
@@ -191,15 +194,16 @@ def write_tensors(path: Path, heads: Mapping[str, Head], tensors: Mapping[str, n
             x = tensors[name]
             file.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
             release_pages(x)
-            watch(x.nbytes)
+            watch(heads[name].size)
 
     write_whole(path, write)
 
 
 def release_pages(x: np.ndarray) -> None:
     """Give the pages of a mapped file back, which otherwise count as this process's memory; they can be read again."""
-    base: object = x
-    while isinstance(base, (np.ndarray, memoryview)):
-        base = base.obj if isinstance(base, memoryview) else base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+    for part in x.parts if isinstance(x, Packed) else [x]:
+        base: object = part
+        while isinstance(base, (np.ndarray, memoryview)):
+            base = base.obj if isinstance(base, memoryview) else base.base
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)

@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--json", action="store_true", help="print one JSON object instead of the table")
     option("--plot", metavar="OUT.png", help="draw the error by layer")
     option("--all", action="store_true", help="one line for every array, not only for the notable ones")
-    option("--weights", choices=("auto", "mapped", "resident"), default="auto", help="as for generate")
+    option("--weights", choices=("auto", "mapped", "streamed", "resident"), default="auto", help="as for generate")
     option("--partial", action="store_true", help="judge what the file holds, even if it is not the whole model")
     results.add_argument("files", nargs="*", metavar="FILE.json", help="outputs of check --json, one run each")
     results.add_argument("--out", default="RESULTS.md", metavar="FILE", help="default: %(default)s")

@@ -5,8 +5,10 @@ Three phases: gather (gather.py) runs and compares, judge (judge.py) decides wha
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import tiny
 from tiny.tools.plots import check_figure_name, write_figure
 from tiny.tools.terminal import one_line
 from tiny.tools.verify import file, printed
@@ -20,7 +22,7 @@ def main(args: argparse.Namespace) -> int:
     """The command `verify check`: a table or JSON, and the exit status."""
     if args.plot:
         check_figure_name(args.plot)
-    report = check(args.ours, Path(args.theirs), args.weights, args.partial)
+    report = check(args.ours, Path(args.theirs), args.weights, args.partial, getattr(args, "load", tiny.load))
     if args.plot:
         write_figure(args.plot, error_by_layer(report), dpi=110)
     lines = [json.dumps(as_json(report), indent=1)] if args.json else map(one_line, printed.lines(report, args.all))
@@ -28,9 +30,10 @@ def main(args: argparse.Namespace) -> int:
     return report.status
 
 
-def check(ours: str, path: Path, weights: str = "auto", partial: bool = False) -> Report:
+def check(ours: str, path: Path, weights: str = "auto", partial: bool = False,
+          load: Callable = tiny.load) -> Report:
     """Compare a checkpoint, by its folder or name, or a file (.npz) with the file of another implementation."""
     if not ours.endswith(".npz"):
-        return judge(gather_model(ours, path, weights), partial)
+        return judge(gather_model(ours, path, weights, load), partial)
     own, theirs = (file.headers_of(each) for each in (Path(ours), path))
     return judge(gather_files(file.read(Path(ours), other=theirs), file.read(path, other=own)), partial)

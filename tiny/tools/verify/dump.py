@@ -22,9 +22,10 @@ from PIL import Image
 
 import tiny
 from tiny.config import TinyError
-from tiny.files.checkpoint import find_layout, open_checkpoint, read_config, weight_files
+from tiny.files.checkpoint import find_layout, open_checkpoint, open_files, read_config, weight_files
+from tiny.files.packed.gguf_model import is_gguf
 from tiny.files.tokenizer_files import find_tokenizer, load_tokenizer
-from tiny.files.weights import open_tensors
+from tiny.files.weights import take_tensors
 from tiny.system.free_memory import free_memory
 from tiny.system.hub import model_name
 from tiny.system.pictures import open_image
@@ -59,6 +60,9 @@ def main(args: argparse.Namespace) -> int:
 def run_reference(args: argparse.Namespace, scratch: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """Everything of one run: the record and the arrays."""
     folder = tiny.model_folder(args.folder)
+    if is_gguf(folder):
+        raise TinyError(f"{folder} is a GGUF file; transformers would not compute what it holds.",
+                        f"Convert it first, and give that: python -m tiny convert {folder} OUT --to hf")
     source, files = reference_files(folder, scratch)
     ids, pixels, images, tokenizer = own_inputs(args, folder)
     np.savez(scratch / "inputs.npz", ids=np.array(ids), **{f"pixels{n}": x for n, x in enumerate(pixels)})
@@ -171,7 +175,8 @@ def described(args: argparse.Namespace, folder: Path, source: Path, files: list[
 def fingerprint_of(folder: Path, files: list[Path]) -> str | None:
     """The fingerprint of the weights in some files of Hugging Face's layout; None for what this code cannot read."""
     try:
-        return fingerprint(open_tensors("hf", files, read_config(folder, "hf")[1]))
+        path, config = read_config(folder, "hf")
+        return fingerprint(take_tensors("hf", open_files(files, path), config, folder)[0])
     except TinyError as error:
         session.note(f"this code would not run it: {error.cause}")
         return None
@@ -186,5 +191,5 @@ def fingerprint(tensors: Mapping[str, np.ndarray]) -> str:
         while first.ndim > 1:
             first = first[0]
         digest.update(f"{name} {x.dtype} {x.size}\n".encode())
-        digest.update(np.ascontiguousarray(first[:SAMPLE]).view(np.uint8).tobytes())
+        digest.update(np.ascontiguousarray(first[:SAMPLE], x.dtype).view(np.uint8).tobytes())
     return digest.hexdigest()

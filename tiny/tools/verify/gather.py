@@ -5,7 +5,7 @@ layer and the operation that differ; then the whole run, array by array; then ex
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,12 @@ from tiny.tools.verify.steps import Stage, Step, stages, steps
 SHOWN = 8  # rows that a report names
 
 
-def gather_model(name: str, path: Path, weights: str = "auto") -> Evidence:
+def gather_model(name: str, path: Path, weights: str = "auto", load: Callable = tiny.load) -> Evidence:
     """Run this code on a checkpoint and compare everything with the file at `path`."""
     folder, precision = tiny.model_folder(name), file.read_precision(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        model = tiny.load(folder, precision=precision, weights=weights)
+        model = load(folder, precision=precision, weights=weights)
     theirs = file.read(path, model.config)
     file.check_ids(path, theirs, model.config)
     own = {"model": model_name(folder), "implementation": "tiny", "fingerprint": fingerprint(model.checkpoint.tensors)}

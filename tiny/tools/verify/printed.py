@@ -18,7 +18,7 @@ def lines(report: Report, every: bool = False) -> Iterator[str]:
     yield f"theirs   {described(report.theirs)}"
     yield f"ours     {described(report.ours)}"
     if report.theirs.get("fingerprint") and report.ours.get("fingerprint"):
-        yield "weights  " + ("other fingerprints: the files do not hold the same numbers"
+        yield "weights  " + ("other fingerprints: the files do not hold the same numbers in the same types"
                              if report.gaps.other_checkpoint else "the same fingerprint")
     for name in ("pixels", "grids", "ids"):
         if getattr(report.inputs, name) != "none":
@@ -147,8 +147,13 @@ def array_line(row: ArrayRow) -> str:
         return "-" if value is None else format(value, form)
 
     return columns([row.name, number(row.max, ".1e"), number(row.mean, ".1e"), number(row.relative_l2, ".1e"),
-                    number(row.cosine, ".7f"), "~" * row.after_tie + number(row.percent, ".0f"),
-                    number(row.step_error, ".1e"), number(row.step_percent, ".0f")])
+                    number(row.cosine, ".7f"), "~" * row.after_tie + percentage(row.percent),
+                    number(row.step_error, ".1e"), percentage(row.step_percent)])
+
+
+def percentage(value: float | None) -> str:
+    """A part of what is allowed, in per cent. How far above it is, says nothing more from a hundred times on."""
+    return "-" if value is None else ">9999" if value > 9999 else f"{value:.0f}"
 
 
 def expert_lines(report: Report) -> Iterator[str]:

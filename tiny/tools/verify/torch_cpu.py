@@ -18,14 +18,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tiny.adapter import splice
 from tiny.attention import check_spans
-from tiny.numerics import round_to, silu
+from tiny.kv_cache import new_cache
+from tiny.numerics import add, embed, round_to, silu
 from tiny.patch_embed import patches
 from tiny.rope import rope
 from tiny.tools.verify.torch_sums import in_blocks, product, row_sums, softmax, top_k
 
-__all__ = ["adapter", "attention", "experts", "feed_forward", "linear", "patch_embed", "rms_norm", "rope",
-           "rope_2d_table", "rope_table", "route"]
+__all__ = ["adapter", "add", "add_norm", "attention", "embed", "experts", "feed_forward", "linear", "new_cache",
+           "patch_embed", "rms_norm", "rope", "rope_2d_table", "rope_table", "route", "splice"]
 
 # Where PyTorch's GELU is not the nearest bfloat16 to 0.5 x (1 + erf(x / sqrt 2)), all in [-5.35, -3.14]: bits of input
 # and of output. Its erf is a polynomial whose error, 1e-7, is all that 1 + erf has left there.
@@ -64,6 +66,13 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, precision: str = "fl
     mean = row_sums(x * x)[:, None] / np.float32(x.shape[1])
     normed = x * (np.float32(1) / np.sqrt(mean + np.float32(eps)))
     return rounded(rounded(normed, precision) * weight.astype(np.float32), precision)
+
+
+def add_norm(x: np.ndarray, y: np.ndarray, weight: np.ndarray, eps: float,
+             precision: str = "float32") -> tuple[np.ndarray, np.ndarray]:
+    """The sum of x and y, and its norm. Shapes:  x, y (T, D), weight (D,) -> sum (T, D), normed (T, D)."""
+    total = add(x, y, precision)
+    return total, rms_norm(total, weight, eps, precision)
 
 
 def frequencies(head_dim: int, theta: float) -> np.ndarray:
@@ -125,6 +134,7 @@ def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, seen: np.ndarray
     """
     H, d = q.shape[1:]
     halves = [*range(0, d, 2), *range(1, d, 2)]
+    keys, values = keys.astype(np.float32, copy=False), values.astype(np.float32, copy=False)  # of a cache in bfloat16
     each = np.arange(H) // (H // keys.shape[1])  # the KV head of each query head
     # (1) scores, rounded, scaled by a float32, rounded again
     scores = product(q[..., halves].swapaxes(0, 1), keys[:, each][..., halves].swapaxes(0, 1))

@@ -19,11 +19,12 @@ from tiny.training.backward import (
     embedding_backward,
     heads_first,
     linear_backward,
-    swiglu,
     tokens_first,
 )
+from tiny.training.experts_backward import swiglu
 
 State = tuple[np.ndarray, ...]
+SCORES = 1 << 18  # of attention that are computed together, 1 MiB: what stays in a core's cache
 
 
 def complex_rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precision: str = "float32") -> np.ndarray:
@@ -36,7 +37,7 @@ def complex_rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precision: str
     return (x.view(turn.dtype) * turn[:, None]).view(x.dtype)
 
 
-def keeping_equal_attention(images: list[State], texts: list[State],
+def keeping_equal_attention(images: list[list[State]], texts: list[list[State]],
                             mask: np.ndarray | None) -> Callable[..., np.ndarray]:
     """The book's `attention` for equally long sequences, in float32, that also keeps what its backward pass needs.
 
@@ -51,25 +52,45 @@ def keeping_equal_attention(images: list[State], texts: list[State],
         B, G = len(lengths), keys.shape[1]
         if causal and mask is None:
             raise ValueError("training expects a mask for texts, which says who sees whom; got none.")
-        # each query of the mask once for every head, each text once for every KV head
-        seen = np.repeat(np.repeat(mask, q.shape[1] // G, axis=2), G, axis=0) if causal and mask is not None else None
-        state = attend(heads_first(q, G, B), heads_first(keys, G, B), heads_first(values, G, B), seen)
-        (texts if causal else images).append(state)
-        return tokens_first(state[2], len(q), B)
+        R, states, out = q.shape[1] // G, [], []
+        for part in sequences_at_a_time(len(q), B, G, R):
+            n = (part.stop - part.start) * B // len(q)
+            # each query of the mask once for every head, each text once for every KV head
+            seen = None if not causal or mask is None else np.repeat(np.repeat(
+                mask[part.start * B // len(q):][:n], R, axis=2), G, axis=0)
+            a, k, v = (heads_first(x[part], G, n) for x in (q, keys, values))
+            states.append(attend(a, k, v, seen))
+            out.append(tokens_first(states[-1][2], part.stop - part.start, n))
+        (texts if causal else images).append(states)
+        return np.concatenate(out)
 
     return attention
 
 
+def sequences_at_a_time(T: int, B: int, G: int, R: int) -> list[slice]:
+    """The tokens of as many of B equally long sequences as make SCORES scores, or of one: attention passes over its
+    scores several times, and they stay in the cache.
+    """
+    length = T // B
+    step = max(1, SCORES // (G * R * length**2)) * length
+    return [slice(first, min(T, first + step)) for first in range(0, T, step)]
+
+
 def equal_attention_backward(dout: np.ndarray, q: np.ndarray, keys: np.ndarray, values: np.ndarray, sequences: int,
-                             states: State) -> State:
+                             states: list[State]) -> State:
     """Attention over equally long sequences: the gradients as in `attention_backward`, and its output.
 
     Shapes:  dout, q (T, H, d), keys, values (T, G, d) -> dq (T, H, d), dkeys, dvalues (T, G, d), out (T, H, d)
     """
-    T, G = len(q), keys.shape[1]
-    dout, q, keys, values = (heads_first(x, G, sequences) for x in (dout, q, keys, values))
-    gradients = attend_backward(dout, q, keys, values, states)
-    dq, dkeys, dvalues, out = (tokens_first(x, T, sequences) for x in (*gradients, states[2]))
+    T, G, found = len(q), keys.shape[1], []
+    parts = sequences_at_a_time(T, sequences, G, q.shape[1] // G)
+    for part, state in zip(parts, states, strict=True):
+        t = part.stop - part.start
+        n = t * sequences // T
+        d, a, k, v = (heads_first(x[part], G, n) for x in (dout, q, keys, values))
+        gradients = attend_backward(d, a, k, v, state)
+        found.append([tokens_first(x, t, n) for x in (*gradients, state[2])])
+    dq, dkeys, dvalues, out = (np.concatenate(arrays) for arrays in zip(*found))
     return dq, dkeys, dvalues, out
 
 

@@ -11,9 +11,11 @@ import numpy as np
 
 from tiny.image import normalise
 from tiny.training.images import scenes
+from tiny.training.images.prompts import before_answer
 from tiny.training.images.questions import Question
 
 BOS, EOS, INST, END_INST, IMG = 1, 2, 3, 4, 10
+LEAD = 0.1  # weight of what a reply says before its final answer: it does not depend on the question
 SEVERAL = {"pair": 2, "triple": 3}  # Kinds of scenes with several images.
 NEVER = {(40, 56), (56, 40), (56, 56), (40, 72), (72, 40), (72, 56), (56, 72)}  # Sizes that only measurements use.
 
@@ -113,6 +115,8 @@ def answer_batch(rng: np.random.Generator, drawn: Sequence[scenes.Scene], tokeni
             ids[row, start:stop], targets[row, start:stop] = block[:-1], block[1:]
             # (3) the target of [/INST] is the first token of the answer
             weights[row, start + len(question) : stop] = 1
+            lead = len(tokenizer.encode(before_answer(tokenizer.decode(answer))))
+            weights[row, start + len(question) : start + len(question) + lead] = LEAD
             positions[row, start:stop], owners[row, start:stop] = np.arange(n, n + len(block) - 1), number
             start = stop
     images, labels = images_and_labels(drawn)

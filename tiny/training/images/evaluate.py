@@ -61,10 +61,10 @@ def sizes_for(skill: str, column: str) -> list[tuple[int, int]]:
     return [size for size in options if any(scenes.fits(kind, *size) for kind in kinds)]
 
 
-def draw(skill: str, column: str, count: int) -> list[Asked]:
+def draw(skill: str, column: str, count: int, seed: int = SEED) -> list[Asked]:
     """The questions of one cell of the table: always the same, and in `blind` those of `seen` about plain colours."""
     seen_as = "seen" if column == "blind" else column
-    rng = np.random.default_rng([SEED, zlib.crc32(skill.encode()), zlib.crc32(seen_as.encode())])
+    rng = np.random.default_rng([seed, zlib.crc32(skill.encode()), zlib.crc32(seen_as.encode())])
     sizes, asked = sizes_for(skill, column), []
     for i in range(count):
         if column == "mixed":

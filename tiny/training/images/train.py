@@ -3,7 +3,8 @@
 (1) The encoder alone learns to say of every patch what it shows, through linear heads that are thrown away. (2) The
 encoder stays as it is while adapter and decoder learn to answer. (3) All of it learns, the encoder at a lower rate and
 still with the labels of its patches. As in `../text/train.py`, a step is a pure function of the state and of its
-number, so that a run can stop and go on at any moment. Read `evaluate.py` next.
+number, so that a run can stop and go on at any moment. Read `evaluate.py` next, then `going_on.py`, whose stages
+have parts: it trains the finished weights on.
 """
 
 import dataclasses
@@ -22,6 +23,8 @@ from tiny.pixtral import Pixtral, vision_of
 from tiny.system.whole import write_whole
 from tiny.training.images import batches
 from tiny.training.images.gradients import Head, answer_loss, encoder_loss
+from tiny.training.images.prompts import FORMS, prompted
+from tiny.training.images.scenes import Scene
 from tiny.training.images.vocabulary import write_tokenizer
 from tiny.training.optimiser import adamw, clip_factor, initialise, learning_rate, views, weight_shapes
 from tiny.training.run_state import Clock, Signals, cut_log, load_state, require_finite, save_state
@@ -33,8 +36,8 @@ LARGEST = 96  # Pixels of the longest side that it takes without shrinking: it s
 HEADS = {"what": Head(45, 1.0, 0.25), "color": Head(9, 0.5, 0.25), "place": Head(7, 0.5, 0.25),
          "zone": Head(10, 0.7, 0.0), "side": Head(3, 0.7, 0.0), "level": Head(3, 0.7, 0.0), "rank": Head(4, 0.5, 0.0),
          "count": Head(6, 0.5, 0.0)}
-SHARDS = 2  # Shards of a step, at most.
-MOMENTS = ("parameters", "moment1", "moment2")
+SHARDS = 3  # Shards of a step, at most.
+MOMENTS = ("parameters", "moment1", "moment2", "before")
 
 
 # How often a question is asked where it could be: those that are hard or seldom possible first.
@@ -51,6 +54,21 @@ ASKED_LATER = (("where", 6.0), ("which", 4.0), ("which_3", 2.0), ("left_of", 2.0
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """What a shard shows if it is not what the first one shows; the fields are as in Stage.
+
+    prompts: shares of the prompts that its questions carry; each settles how many pictures and questions the shard has
+    """
+
+    name: str
+    pictures: int
+    kinds: tuple[tuple[str, float], ...]
+    sides: tuple[int, ...]
+    small: float
+    prompts: tuple[tuple[str, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """One part of the run. Rates rise over the warm-up and fall linearly from `flat` on, both shares of its steps.
 
@@ -62,6 +80,9 @@ class Stage:
     kinds:        shares of the kinds of scenes
     sides:        pixels that a side can have; small: how much rarer large sizes are
     asked:        how often a question is asked where it could be, 1 by default
+    parts:        what the shards after the first one show, if it is not the same
+    back:         how far all weights first go back to what they were before the first stage with parts: a mean of two
+                  states that one run passes through keeps most of what each can do
     """
 
     name: str
@@ -78,6 +99,8 @@ class Stage:
     small: float = 0.5
     shards: int = 1
     asked: tuple[tuple[str, float], ...] = ASKED
+    parts: tuple[Part, ...] = ()
+    back: float = 0.0
 
 
 PATCHES = (("objects1", 0.12), ("objects2", 0.28), ("objects3", 0.03), ("objects4", 0.04), ("objects5", 0.04),
@@ -102,7 +125,11 @@ WORDS = (("objects1", 0.05), ("objects2", 0.08), ("objects3", 0.04), ("objects4"
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the numbers of a run."""
+    """Everything that decides the numbers of a run.
+
+    largest: pixels of the longest side of a picture
+    prompts: the texts of prompts that questions can carry, by name
+    """
 
     width: int = 128
     n_layers: int = 4
@@ -118,6 +145,8 @@ class Recipe:
     clip: float = 1.0
     decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.98)
+    largest: int = LARGEST
+    prompts: tuple[tuple[str, str], ...] = ()
     stages: tuple[Stage, ...] = (
         Stage("patches", 8000, 64, 0.0, 2e-3, 0.0, PATCHES, tuple(range(24, 81, 8))),
         Stage("answers", 2000, 32, 1.5e-3, 0.0, 0.0, ANSWERS, tuple(range(24, 81, 8)), floor=0.6, small=1.0),
@@ -137,8 +166,8 @@ class Recipe:
     def config(self, vocab_size: int) -> Config:
         """The sizes of the model."""
         head_dim = self.width // self.n_heads
-        vision = VisionConfig(self.width, 3, LARGEST, self.patch_size, self.vision_theta, self.hidden_dim,
-                              self.n_layers, self.n_heads, batches.IMG, LARGEST)
+        vision = VisionConfig(self.width, 3, self.largest, self.patch_size, self.vision_theta, self.hidden_dim,
+                              self.n_layers, self.n_heads, batches.IMG, self.largest)
         return Config(self.width, self.n_layers, head_dim, self.hidden_dim, self.n_heads, self.n_kv_heads,
                       self.norm_eps, vocab_size, self.rope_theta, CONTEXT, vision=vision)
 
@@ -149,12 +178,14 @@ def shared(shape: tuple[int, int]) -> np.ndarray:
 
 
 class Group:
-    """Weights that learn at one rate: parameters, gradients and moments as flat arrays, and its updates so far."""
+    """Weights that learn at one rate: parameters, gradients and moments as flat arrays, its updates so far, and what
+    the parameters were before the first stage with parts.
+    """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], n_layers: int, seed: int):
         sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
         self.decayed = sum(size for name, size in sizes.items() if len(shapes[name]) > 1)
-        self.moment1, self.moment2 = np.zeros((2, sum(sizes.values())), np.float32)
+        self.moment1, self.moment2, self.before = np.zeros((3, sum(sizes.values())), np.float32)
         # parameters and the gradients of every shard are in memory that processes share
         self.parameters, *self.shards = shared((1 + SHARDS, sum(sizes.values())))
         self.weights, self.grads = views(self.parameters, shapes), [views(shard, shapes) for shard in self.shards]
@@ -208,6 +239,8 @@ class Trainer:
     def advance(self) -> dict:
         """Train one step; return its losses, rates and gradient lengths."""
         recipe, (stage, progress) = self.recipe, self.next_stage()
+        if progress == 1 / stage.steps:
+            self.begin(stage)
         # (1) the gradients of the shards, in other processes if there are any, else one after the other
         helpers = dict(zip(range(1, stage.shards), self.workers))
         for worker in helpers.values():
@@ -225,27 +258,45 @@ class Trainer:
                 if not np.isfinite(norm):
                     raise TinyError(f"The gradient is not finite at step {self.step}.", "Look at the recipe's rates.")
                 require_finite(self.groups[name].parameters, self.step)
-        return result | {"stage": stage.name, "pictures": result["pictures"] * stage.shards}
+        return result | {"stage": stage.name, "pictures": sum(one["pictures"] for one in results)}
+
+    def begin(self, stage: Stage) -> None:
+        """What happens to the weights before the first step of a stage."""
+        for group in self.groups.values():
+            if stage == next((one for one in self.recipe.stages if one.parts), None):
+                group.before[...] = group.parameters
+            group.parameters += np.float32(stage.back) * (group.before - group.parameters)
 
     def shard(self, number: int) -> dict[str, float]:
         """Loss and gradients of one shard of the next step."""
         recipe, (stage, _) = self.recipe, self.next_stage()
-        # (1) its scenes: of one size, which all shards share, so that none waits long for another
-        rng = np.random.default_rng([recipe.seed, self.step])
-        plan = batches.draw_plan(rng, dict(stage.kinds), stage.sides, stage.small)
-        rng = np.random.default_rng([recipe.seed, self.step, number]) if number else rng
-        scenes = batches.draw_scenes(rng, plan, stage.pictures)
+        # (1) its scenes: of one size, which all shards share if they show the same, so that none waits long for another
+        part = stage.parts[number - 1] if number and stage.parts else stage
+        step = [recipe.seed, self.step]
+        rng = np.random.default_rng([*step, number] if number else step)
+        plan_rng = np.random.default_rng(step) if number and not stage.parts else rng
+        plan = batches.draw_plan(plan_rng, dict(part.kinds), part.sides, part.small)
+        scenes, questions = self.draw(rng, part, plan)
         # (2) loss and gradients
         vision = vision_of(self.model.config)
         if stage.rate:
-            batch = batches.answer_batch(rng, scenes, self.tokenizer, dict(stage.asked), recipe.questions,
-                                          recipe.patch_size)
+            batch = batches.answer_batch(rng, scenes, self.tokenizer, dict(stage.asked), questions, recipe.patch_size)
             heads = HEADS if stage.encoder_rate else None
             result = answer_loss(self.model, batch, self.grads[number], heads, stage.dense)
         else:
             images, labels = batches.images_and_labels(scenes)
             result = encoder_loss(images, labels, vision, HEADS, self.weights, self.grads[number])
         return result | {"pictures": sum(len(scene.images) for scene in scenes)}
+
+    def draw(self, rng: np.random.Generator, part: Stage | Part, plan: batches.Plan) -> tuple[list[Scene], int]:
+        """The scenes of a shard, and how many questions are asked of each."""
+        if not (isinstance(part, Part) and part.prompts):
+            return batches.draw_scenes(rng, plan, part.pictures), self.recipe.questions
+        names, shares = zip(*part.prompts)
+        name = names[rng.choice(len(names), p=shares)]
+        form, text = FORMS[name], dict(self.recipe.prompts)[name]
+        scenes = batches.draw_scenes(rng, plan, form.pictures)
+        return [scene._replace(questions=prompted(scene.questions, form, text)) for scene in scenes], form.questions
 
     def start_workers(self, processes: int) -> None:
         """Let other processes compute shards; they end with this one. The numbers stay the same."""
@@ -291,7 +342,7 @@ def train(recipe: Recipe, out: Path, stop_after: int | None = None, save_minutes
     """Train, or go on with the state found in the folder, until the recipe, a signal or stop_after (steps) ends it."""
     keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(recipe, write_tokenizer(out / "tekken.json", recipe.patch_size, LARGEST))
+    trainer = Trainer(recipe, write_tokenizer(out / "tekken.json", recipe.patch_size, recipe.largest))
     state, log = out / "state.npz", out / "log.jsonl"
     if state.exists():
         trainer.restore(state)
