@@ -23,7 +23,7 @@ import tiny
 from tests.tools.test_cli import fails
 from tiny.config import TinyError
 from tiny.tools import chat, session
-from tiny.tools.terminal import as_text, clean, explain, note, one_line
+from tiny.tools.terminal import as_text, clean, explain, note, one_line, tell
 
 TWO = ["--max-tokens", "2"]
 
@@ -180,6 +180,20 @@ def test_clean_text():
 def test_notes_are_one_clean_line(capsys):
     note("a\nerror: forged\x1b[31m")
     assert capsys.readouterr().err == "note: a error: forged\ufffd[31m\n"
+
+
+def test_a_line_on_standard_error_is_one_write(monkeypatch):
+    """Several processes write there, and what is written in pieces is mixed: print writes the end of a line apart."""
+    written = []
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            written.append(text)
+            return len(text)
+    monkeypatch.setattr(sys, "stderr", Stream())
+    note("a")
+    tell(TinyError("b", "c"), False, "")
+    assert written == ["note: a\n", "error: b\n", "remedy: c\n"]
 
 
 EVIL = "e\x1b]0;t\x07\nerror: forged"

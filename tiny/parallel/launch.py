@@ -169,7 +169,7 @@ class Watch:
             self.done, self.until = True, None
         elif self.debug or (line.startswith(LABELS) and not self.errors):
             self.write(b"\n" * (self.ragged and line.startswith("error:")))
-            print(line, file=sys.stderr, flush=True)
+            say(line)
         else:
             self.rest.append(line)
         self.errors = self.errors or line.startswith("remedy:")

@@ -157,7 +157,7 @@ def tell(error: Exception, debug: bool, memory: str) -> None:
         traceback.print_exc()
     try:
         for label, line in zip(("error", "remedy"), explain(error, memory)):
-            print(f"{label}: {one_line(line)}", file=sys.stderr)
+            say(f"{label}: {one_line(line)}")
     except OSError:  # Nobody reads it, and there is no other place to say so.
         silence(sys.stderr)
 
@@ -183,7 +183,13 @@ def explain(error: Exception, memory: str = MEMORY) -> tuple[str, str]:
 
 def note(text: str) -> None:
     """Tell the user something beside the text, on standard error."""
-    print(f"note: {one_line(text)}", file=sys.stderr, flush=True)
+    say(f"note: {one_line(text)}")
+
+
+def say(line: str) -> None:
+    """Write a line to standard error in one piece: print may write its end apart, and other processes write there."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def clean(text: str, keep: str = "") -> str:
