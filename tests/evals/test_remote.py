@@ -89,14 +89,17 @@ def test_a_server_that_hangs_is_left():
     assert time.monotonic() - start < 20
 
 
-def test_a_server_that_sends_a_byte_now_and_then_is_left():
-    """A time limit for each byte would never end this; the one for the whole answer does."""
+@pytest.mark.parametrize("head", ["HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n",
+                                  "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\n",
+                                  "HTTP/1.1 200 OK\r\nX-More: "])
+def test_a_server_that_sends_a_byte_now_and_then_is_left(head):
+    """A time limit for each byte would never end this; the one for the whole answer does, however it is sent."""
     over = threading.Event()
 
     def drip(listener):
         connection, _ = listener.accept()
         with connection:
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            connection.sendall(head.encode())
             while not over.wait(0.05):
                 try:
                     connection.sendall(b" ")
@@ -173,7 +176,7 @@ def test_what_is_no_token(token):
                                      "http://host:8000/v1/", "http://host:8000/v1/chat/completions"])
 def test_all_usual_forms_of_an_address_mean_the_same(address):
     server = Server(address)
-    assert (server.address, server.path, server.port) == ("http://host:8000", "", 8000)
+    assert (server.address, server.where.path, server.where.port) == ("http://host:8000", "", 8000)
     assert Server("https://host/api/v1").address == "https://host/api"
 
 

@@ -1,24 +1,16 @@
 """A server that speaks OpenAI's protocol, asked as the published kit asks: the same fields in the same order.
 
-A new connection for each request, as the kit makes; one time limit for all of it, so that a server which sends a byte
-now and then cannot hold a run. Nothing else is ever contacted: no proxy, and no address that an answer names. Read
-`choices.py` next.
+A new connection for each request, as the kit makes; `tools/http_request.py` has the limits of one. Read `choices.py`
+next.
 """
 
 import argparse
-import http.client
-import json
 import re
-import socket
 import sys
-import threading
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import Any
-from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -27,6 +19,16 @@ from tiny.evals.clients import Client, Failed, Reply, data_url, with_pictures
 from tiny.evals.items import Request
 from tiny.evals.lines import misfit
 from tiny.system.reading import read_file
+from tiny.tools.http_request import (
+    Answer,
+    NoAnswer,
+    check_token,
+    message_of,
+    read_address,
+    request,
+    shown,
+    strict_json,
+)
 from tiny.tools.terminal import one_line
 
 LARGEST_REPLY = 32 << 20  # bytes
@@ -44,72 +46,32 @@ class Server:
     """
 
     def __init__(self, address: str, token: str | None = None, timeout: float = TIMEOUT):
-        parts = urlsplit(address)
-        try:
-            wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
-        except ValueError:
-            wrong = True
-        if wrong or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", address):
-            raise TinyError(f"{one_line(address)} is not the address of a server.",
-                            "Write it as http://127.0.0.1:8000 or https://HOST/v1.")
-        if parts.username or parts.password:
-            raise TinyError("The address holds a name or a password, which would be recorded with the run.",
-                            "Write the token into a file, and give it with --token FILE.")
-        if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
-            raise TinyError("The token has characters that no header can hold, or is empty.",
-                            "Write nothing but the token into its file.")
-        self.secure, self.host, self.port = parts.scheme == "https", str(parts.hostname), parts.port
-        self.path = re.sub(r"(/v1)?(/chat/completions)?/*$", "", parts.path)
-        self.address = f"{parts.scheme}://{parts.netloc}{self.path}"
-        self.token, self.timeout, self.others = token, timeout, set[str]()
+        self.where, self.token = read_address(address), check_token(token)
+        self.address, self.timeout, self.others = self.where.text, timeout, set[str]()
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Send one request and return the JSON of its answer.
 
         Raises:  Failed, or TinyError for a state that every other request would meet, too
         """
-        headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body is not None else {})
-        headers |= {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        kind = http.client.HTTPSConnection if self.secure else http.client.HTTPConnection
-        link, started, there = kind(self.host, self.port, timeout=min(30, self.timeout)), time.monotonic(), False
-        clock = threading.Timer(self.timeout, cut, [link])  # cuts the connection, whatever the server does
-        clock.daemon = True
-        clock.start()
         try:
-            link.connect()
-            there = True
-            if link.sock is not None:
-                link.sock.settimeout(self.timeout)
-            link.request(method, self.path + path, None if body is None else json.dumps(body), headers)
-            response = link.getresponse()
-            data = response.read(LARGEST_REPLY + 1)
-            if response.length and len(data) <= LARGEST_REPLY:  # read(n) does not say that the end is missing
-                raise http.client.IncompleteRead(data, response.length)
-        except (OSError, http.client.HTTPException) as error:
-            what = "broke the connection" if there else "cannot be reached"
-            said = one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__, 200)
-            late = there and time.monotonic() - started >= self.timeout
-            raise Failed(f"{self.address} " + (f"did not answer within {self.timeout:g} s" if late else
-                                               f"{what}: {said}"), again=True, gone=not there) from None
-        finally:
-            clock.cancel()
-            link.close()
-        if response.status != 200:
-            raise self.refusal(response, data)
-        if len(data) > LARGEST_REPLY:
-            raise Failed(f"{self.address} sent more than {LARGEST_REPLY:,} bytes")
+            answer = request(self.where, method, path, body, self.token, self.timeout, LARGEST_REPLY)
+        except NoAnswer as error:
+            raise Failed(error.cause, again=error.again, gone=error.gone) from None
+        if answer.status != 200:
+            raise self.refusal(answer)
         try:
-            return json.loads(data)
-        except (ValueError, RecursionError):
-            raise Failed(f"{self.address} did not send JSON but {shown(data)}", again=True) from None
+            return strict_json(answer.data)
+        except ValueError:
+            raise Failed(f"{self.address} did not send JSON but {shown(answer.data)}", again=True) from None
 
-    def refusal(self, response: http.client.HTTPResponse, data: bytes) -> Exception:
+    def refusal(self, answer: Answer) -> Exception:
         """What a state other than 200 means: a request that failed, or a run that cannot go on."""
-        what = f"{self.address} answered {response.status} {one_line(response.reason, 80)}: {message_of(data)}"
-        if response.status in EVERY or 300 <= response.status < 400:
+        what = f"{self.address} answered {answer.status} {one_line(answer.reason, 80)}: {message_of(answer.data)}"
+        if answer.status in EVERY or 300 <= answer.status < 400:
             return TinyError(what, "Check the address, and the token if the server wants one (--token FILE).")
-        wait = response.getheader("Retry-After", "")
-        return Failed(what, response.status in AGAIN, float(wait) if re.fullmatch(r"\d{1,6}", wait) else None)
+        wait = answer.headers.get("retry-after", "")
+        return Failed(what, answer.status in AGAIN, float(wait) if re.fullmatch(r"\d{1,6}", wait) else None)
 
     def only_model(self) -> str:
         """The name of the model that the server has. Raises TinyError if it does not say, or has several."""
@@ -122,29 +84,6 @@ class Server:
             some = ", ".join(one_line(name, 80) for name in names[:10]) or "none"
             raise TinyError(f"{self.address} lists {len(names)} models: {some}.", "Choose one with --name NAME.")
         return names[0]
-
-
-def cut(link: http.client.HTTPConnection) -> None:
-    """End a connection from another thread: whoever reads from it gets an error."""
-    with suppress(OSError):
-        if link.sock is not None:
-            link.sock.shutdown(socket.SHUT_RDWR)
-
-
-def shown(data: bytes) -> str:
-    """The beginning of an answer in a message."""
-    return repr(one_line(data[:200].decode("utf-8", "replace"), 120)) if data.strip() else "nothing"
-
-
-def message_of(data: bytes) -> str:
-    """What the body of a refusal says: the message of any of the usual forms, or how it begins."""
-    try:
-        found = json.loads(data)
-        for key in ("error", "message", "detail"):
-            found = found.get(key, found) if isinstance(found, dict) else found
-        return one_line(found, 300).rstrip(".")
-    except (ValueError, RecursionError):
-        return shown(data)
 
 
 def server_of(address: str, args: argparse.Namespace) -> tuple[Server, str] | None:

@@ -1,7 +1,9 @@
 """The command `verify`: is another implementation the same model? `dump` records it, `check` compares, `results` lists.
+`server` asks a running server instead, and names what is wrong with it.
 
 The exit status of `check` is 0 if enough was compared and is the same, 1 if something differs or too little was
-compared, 2 if it could not be run.
+compared, 2 if it could not be run. That of `server` is 0 for a healthy one, 1 for a faulty one, 2 if
+nothing can be told.
 """
 
 import argparse
@@ -10,12 +12,13 @@ import sys
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The three tasks of `python -m tiny verify` with their options."""
+    """The four tasks of `python -m tiny verify` with their options."""
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
     dump = tasks.add_parser("dump", help="run a reference implementation on a checkpoint and keep every array")
     check = tasks.add_parser("check", help="compare a checkpoint, or a file, with a file of another implementation")
     results = tasks.add_parser("results", help="write RESULTS.md from the output of check --json")
-    for task in (dump, check, results):
+    server = tasks.add_parser("server", help="does a running server compute the right model? If not, what is wrong?")
+    for task in (dump, check, results, server):
         task.add_argument("--debug", action="store_true", help="show where an error happened")
     option = dump.add_argument
     option("folder", metavar="DIR", help="a folder in either released layout, or tiny-mixtral or tiny-pixtral")
@@ -46,6 +49,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--partial", action="store_true", help="judge what the file holds, even if it is not the whole model")
     results.add_argument("files", nargs="*", metavar="FILE.json", help="outputs of check --json, one run each")
     results.add_argument("--out", default="RESULTS.md", metavar="FILE", help="default: %(default)s")
+    add_server_options(server)
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `verify server`."""
+    option = parser.add_argument
+    option("url", metavar="URL", help="the address of the server, as http://127.0.0.1:8000")
+    option("--model", required=True, metavar="DIR", help="the model that it should serve: a folder, or the very GGUF "
+           "file that it reads")
+    option("--served-as", metavar="KIND", help="how the server rounds weights: float32, bfloat16, q8_0, q4_0, ...; by "
+           "default nothing is known of it")
+    option("--texts", metavar="FILE", help="a text of your own; default: two that the embedded models never saw")
+    option("--tokens", type=int, default=800, metavar="N", help="tokens in all texts together; default: %(default)s")
+    option("--quick", action="store_true", help="one text of 400 tokens, and no search for exact values")
+    option("--name", metavar="NAME", help="the name of the model, if the server has several")
+    option("--token", metavar="FILE", help="a file with the token that the server wants")
+    option("--timeout", type=float, default=600.0, metavar="S", help="seconds for one answer; default: %(default)g")
+    option("--keep", metavar="DIR", help="where results of the reference are kept; default: the user's cache folder")
+    option("--weights", choices=("auto", "mapped", "streamed", "resident"), default="auto", help="as for generate")
+    option("--json", metavar="FILE", help="write all that was found as JSON; - is standard output")
+    option("--plot", metavar="OUT.png", help="draw the difference by position")
 
 
 def numbers(text: str) -> list[int]:
