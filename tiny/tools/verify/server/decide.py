@@ -105,7 +105,7 @@ def deviation(seen: Seen, reference: np.ndarray) -> np.ndarray:
 
 
 def position_sums(seen: Seen, plain: np.ndarray, changed: np.ndarray) -> np.ndarray:
-    """The sums over a server's tokens of p s o, p s s, p |o|, p |o - s|, p and p |s|. Shapes:  (T, V) each -> (T, 6)."""
+    """Sums over its tokens of p s o, p s s, p |o|, p |o - s|, p and p |s|. Shapes:  (T, V) each -> (T, 6)."""
     if plain.ndim != 2 or plain.shape != changed.shape or len(plain) != len(seen.ids):
         raise ValueError(f"Both references are (T, V) with T = {len(seen.ids)}; got {plain.shape} and {changed.shape}.")
     tokens, values = told(seen, plain.shape[1])
