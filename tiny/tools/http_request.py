@@ -42,11 +42,12 @@ class Answer(NamedTuple):
 
 
 class NoAnswer(Exception):
-    """A request without an answer. gone: nobody was there; again: whether asking again may help"""
+    """A request without an answer. gone: nobody was there; late: the time was up; again: whether asking again may help
+    """
 
-    def __init__(self, cause: str, gone: bool = False, again: bool = True):
+    def __init__(self, cause: str, gone: bool = False, late: bool = False, again: bool = True):
         super().__init__(cause)
-        self.cause, self.gone, self.again = cause, gone, again
+        self.cause, self.gone, self.late, self.again = cause, gone, late, again
 
 
 def read_address(address: str) -> Address:
@@ -105,12 +106,12 @@ def request(address: Address, method: str, path: str, body: Any, token: str | No
         said = one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__, 200)
         late = bool(held) and time.monotonic() - started >= timeout
         raise NoAnswer(f"{address.text} " + (f"did not answer within {timeout:g} s" if late else f"{what}: {said}"),
-                       gone=not held) from None
+                       gone=not held, late=late) from None
     finally:
         clock.cancel()
         link.close()
     if late:
-        raise NoAnswer(f"{address.text} did not answer within {timeout:g} s")
+        raise NoAnswer(f"{address.text} did not answer within {timeout:g} s", late=True)
     if len(data) > most:
         raise NoAnswer(f"{address.text} sent more than {most:,} bytes", again=False)
     return Answer(response.status, response.reason, {name.lower(): value for name, value in response.getheaders()},

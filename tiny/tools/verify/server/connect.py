@@ -39,6 +39,10 @@ class Refused(TinyError):
         self.status = status
 
 
+class Silent(TinyError):
+    """Nobody was there, or no answer came in time: every other request would wait as long."""
+
+
 class Server:
     """A server by its address. key: what goes behind "Bearer"; it is sent, and written nowhere
 
@@ -55,7 +59,8 @@ class Server:
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Send a JSON object; return the one that is answered.
 
-        Raises:  Refused for another status than 200, redirects too; TinyError if there is no answer, or no JSON object
+        Raises:  Refused for another status than 200, redirects too; Silent if there is no answer; TinyError for one
+                 that is broken off, or no JSON object
         """
         return self.call("POST", path, body)
 
@@ -66,8 +71,9 @@ class Server:
         try:
             answer = request(self.where, method, path, body, self.key, *self.limits)
         except NoAnswer as error:
-            raise TinyError(f"{error.cause}.", "Start the server, and check its address." if error.gone else
-                            "Look into the log of the server; --timeout gives it more seconds for an answer.") from None
+            kind = Silent if error.gone or error.late else TinyError
+            raise kind(f"{error.cause}.", "Start the server, and check its address." if error.gone else
+                       "Look into the log of the server; --timeout gives it more seconds for an answer.") from None
         if answer.status != 200:
             raise refusal(where, answer.status, f"{one_line(answer.reason, 80)}: {message_of(answer.data)}",
                           answer.headers.get("location"))
