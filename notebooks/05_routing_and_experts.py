@@ -24,9 +24,9 @@ from tiny.experts import experts, feed_forward
 from tiny.router import route
 from tiny.sampling import log_softmax
 from tiny.tools import plots
-from tiny.tools.coloured_text import expert_shares
 from tiny.tools.demo import TEXTS
 from tiny.tools.memory import parameters
+from tiny.tools.terminal.coloured_text import expert_shares
 
 np.set_printoptions(precision=3, suppress=True)
 

@@ -25,7 +25,7 @@ from tiny.chat_v3 import image_tokens
 from tiny.image import image_grid, preprocess
 from tiny.patch_embed import grid_of, patch_embed, patches
 from tiny.tools.demo import STORED
-from tiny.tools.patch_plot import levels
+from tiny.tools.plots.patches import levels
 
 np.set_printoptions(precision=3, suppress=True)
 

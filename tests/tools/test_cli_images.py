@@ -21,7 +21,8 @@ from tests.tools.test_cli import call, fails
 from tiny.__main__ import main
 from tiny.files.weights import expected_shapes
 from tiny.generate import prefill
-from tiny.tools import chat, describe, memory, patch_plot, prompt_images
+from tiny.tools import chat, describe, memory, prompt_images
+from tiny.tools.plots.patches import patch_figure
 from tiny.training.images.questions import CAPTION, WORDINGS
 
 MODEL = str(GOLDEN / "pixtral-a" / "mistral")
@@ -156,7 +157,7 @@ def test_a_picture_of_the_patches(capsys, tmp_path):
 def test_the_picture_of_the_patches_shows_pixels_lines_and_ends_of_rows():
     pixels, whole = tiny.preprocess(COFFEE), np.asarray(Image.open(CHELSEA))
     found = [prompt_images.measure_picture(path, VISION) for path in (COFFEE, CHELSEA)]
-    figure = patch_plot.patch_figure([pixels, tiny.preprocess(CHELSEA)], found)
+    figure = patch_figure([pixels, tiny.preprocess(CHELSEA)], found)
     assert [panel.get_title(loc="left").split(":")[0] for panel in figure.axes] == ["coffee_130x61.png",
                                                                                  "chelsea_80x48.png"]
     # This picture is not resized: its own colours are drawn, up to the rounding of the normalisation.

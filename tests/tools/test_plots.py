@@ -12,7 +12,7 @@ from oracles import GOLDEN
 import tiny
 from tiny.numerics import softmax
 from tiny.tools import plots
-from tiny.tools.coloured_text import COLOURS
+from tiny.tools.terminal.coloured_text import COLOURS
 
 RNG = np.random.default_rng(8)
 # Differences of an average of up to 70 values near 1, in float32.

@@ -219,7 +219,7 @@ def test_damaged_weights_give_no_table(tmp_path, capsys, name, value):
     from tiny.files.safetensors import read_safetensors
     from tiny.generate import run_finite
     from tiny.tools.bench import measure_text
-    from tiny.tools.coloured_text import expert_shares
+    from tiny.tools.terminal.coloured_text import expert_shares
     from tiny.training.saving import save_safetensors
 
     source = tiny.model_folder("tiny-mixtral")

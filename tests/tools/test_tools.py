@@ -23,7 +23,7 @@ from tiny.__main__ import main
 from tiny.files.weights import expected_shapes
 from tiny.system.pictures import MAX_PIXELS
 from tiny.tools import demo, memory, plots, session
-from tiny.tools.coloured_text import COLOURS, RESET, Painter, expert_shares, legend, paint
+from tiny.tools.terminal.coloured_text import COLOURS, RESET, Painter, expert_shares, legend, paint
 from tiny.training.images import scenes
 from tiny.training.images.evaluate import SEED, plain
 from tutorial.pages import reference

@@ -13,12 +13,12 @@ import tiny
 from tiny.system.whole import write_whole
 from tiny.tokenizer import SPACE
 from tiny.tools import session
-from tiny.tools.coloured_text import Painter, colours_wanted, expert_shares, legend
 from tiny.tools.memory import parameters
-from tiny.tools.patch_plot import patch_figure
 from tiny.tools.plots import routing_heat_map, write_figure
+from tiny.tools.plots.patches import patch_figure
 from tiny.tools.prompt_images import measure_picture, user_turn, vision_of
 from tiny.tools.terminal import printable
+from tiny.tools.terminal.coloured_text import Painter, colours_wanted, expert_shares, legend
 
 STORED = Path(__file__).parent / "demo_pictures"
 FOLDER = Path("runs/demo")

@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
 
 def save_patches(path: Path, pixels: list, pictures: Sequence[Picture]) -> None:
     """Draw what the model sees: the images after resizing, cut into patches."""
-    from tiny.tools.patch_plot import patch_figure
+    from tiny.tools.plots.patches import patch_figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_figure(path, patch_figure(pixels, pictures))

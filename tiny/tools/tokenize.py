@@ -5,9 +5,9 @@ import json
 import sys
 
 import tiny
-from tiny.tools.coloured_text import RESET, colours_wanted, paint
 from tiny.tools.session import read_text
 from tiny.tools.terminal import clean
+from tiny.tools.terminal.coloured_text import RESET, colours_wanted, paint
 
 ALTERNATE = (0, 3)  # two of the colours of the experts, easily told apart
 

@@ -9,7 +9,7 @@ import tiny
 from tiny.image import resize_cubic
 from tiny.patch_embed import grid_of, patches
 from tiny.tools.demo import STORED
-from tiny.tools.patch_plot import levels
+from tiny.tools.plots.patches import levels
 from tutorial.drawings import PAPER
 
 PRINT = "IN SMALL PRINT: milk 0.89, bread 2.49, two lemons 0.70, total 4.08"

@@ -11,7 +11,7 @@ from tiny.patch_embed import grid_of
 from tiny.rope import rope, rope_table
 from tiny.rope_2d import patch_positions, rope_2d_table
 from tiny.tools.looking import image_weights
-from tiny.tools.patch_plot import levels
+from tiny.tools.plots.patches import levels
 from tiny.training.images import scenes
 from tutorial.drawings import PAPER
 

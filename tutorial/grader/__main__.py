@@ -37,7 +37,7 @@ KIT = ("conftest.py", "pyproject.toml", "tests/conftest.py", "tests/helpers/*.py
        "tests/book/*.py", "tests/coursework/exercises/*.py", "tests/golden/images/*",
        "tests/golden/tokenizers_tekken.json", "tests/golden/pixtral-a/mistral/tekken.json", "tiny/*.py",
        "tiny/files/*.py", "tiny/files/*.toml", "tiny/files/packed/*.py", "tiny/files/packed/*.toml", "tiny/system/*.py",
-       "tiny/tools/__init__.py", "tiny/tools/machine.py", "tiny/tools/releases.py", "tiny/tools/terminal.py",
+       "tiny/tools/__init__.py", "tiny/tools/machine.py", "tiny/tools/releases.py", "tiny/tools/terminal/__init__.py",
        "tutorial/*.py", "tutorial/grader/*.py", "tutorial/exercises.toml", "tutorial/pack/__init__.py",
        "tutorial/pack/kept.py", "kernels/*.py", "kernels/*.cu*", "kernels/device/__init__.py", "kernels/device/gpus.py",
        "kernels/emulator/*")

@@ -16,7 +16,7 @@ from tiny.config import TinyError
 from tiny.rope import rope, rope_table
 from tiny.system.whole import write_whole
 from tiny.tokenizer import SPACE
-from tiny.tools.coloured_text import COLOURS, digit
+from tiny.tools.terminal.coloured_text import COLOURS, digit
 
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 FORMATS = (".png", ".pdf", ".svg")
