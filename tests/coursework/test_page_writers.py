@@ -27,18 +27,19 @@ def test_a_run_against_torch_is_recorded(tmp_path, monkeypatch):
         </testcase></testsuite></testsuites>""", encoding="utf-8")
     monkeypatch.setattr(records, "RECORDS", tmp_path)
     records.record_verify(report)
-    block = reference.verify_block()
+    block = reference.PAGES["evidence.md"]["verify"]()
     assert block.startswith("2026-01-02") and "torch 2.0" in block and "| largest error | 1e-5 |" in block
     assert block.count("\n|") == 3
 
 
 def test_the_page_of_a_benchmark(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RECORDS", tmp_path)
-    assert "ot measured yet" in reference.bench_block()
+    bench_block = reference.PAGES["speed.md"]["bench"]
+    assert bench_block() == "Not recorded yet: `python -m tiny bench --save` measures it."
     row = {"what": "prefill of 512 tokens", "value": 123.4, "unit": "tokens/s", "note": "median of 5"}
     records.keep("bench.json", {"date": "2026-01-02", "machine": "M", "kernel": "K", "versions": {"numpy": "2.4"},
                                 "threads": {"2": {"rows": [row]}, "1": {"rows": [row | {"value": 1234567}]}}})
-    block = reference.bench_block()
+    block = bench_block()
     assert block.startswith("2026-01-02; M; K; numpy 2.4.\n\n1 thread:") and "2 threads:" in block
     assert "| prefill of 512 tokens | 1,234,567 tokens/s | median of 5 |" in block and "| 123 tokens/s |" in block
 
@@ -58,11 +59,12 @@ def test_a_run_with_other_packages_is_recorded(tmp_path, monkeypatch):
     versions = versions_record.versions_of(listed, {"pillow": "pillow==12.3", "ml_dtypes": "ml_dtypes==0.5"})
     assert versions == {"pillow": "12.3.0", "ml_dtypes": "0.5.0"}
     monkeypatch.setattr(records, "RECORDS", tmp_path)
-    assert "Not recorded yet" in reference.versions_block()
+    versions_block = reference.PAGES["evidence.md"]["versions"]
+    assert "Not recorded yet" in versions_block()
     run = {"date": "2026-01-02", "machine": "M", "python": "3.11", "versions": versions, "tests": ["tests/book"],
            "passed": 1234, "skipped": 3, "failed": 0}
     records.keep("versions.json", {"oldest": run, "newest": run | {"failed": 5}})
-    block = reference.versions_block()
+    block = versions_block()
     assert "| pillow | 12.3.0 | 12.3.0 |" in block and "| failed | 0 | 5 |" in block and "| passed | 1,234 |" in block
 
 

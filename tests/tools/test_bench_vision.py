@@ -98,5 +98,5 @@ def test_both_benchmarks_are_on_the_page(tmp_path, monkeypatch):
     for name, what in (("bench.json", "prefill"), ("bench_vision.json", "one picture")):
         rows = [{"what": what, "value": 1.5, "unit": "s", "note": ""}]
         records.keep(name, {"date": "2026-01-02", "machine": "M", "threads": {"1": {"rows": rows}}})
-    block = reference.bench_block()
+    block = reference.PAGES["speed.md"]["bench"]()
     assert block.index("| prefill | 1.5 s |") < block.index("4,096 patches") < block.index("| one picture | 1.5 s |")

@@ -7,6 +7,7 @@
 
 import json
 import xml.etree.ElementTree
+from collections.abc import Callable
 from pathlib import Path
 
 from tiny.config import TinyError
@@ -23,6 +24,15 @@ def record(name: str) -> dict:
     """A recorded measurement, or an empty dict if there is none yet."""
     path = RECORDS / name
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def recorded(name: str, block: Callable[[dict], str], how: str) -> Callable[[], str]:
+    """A part of a page that a record fills. While there is no such record, the part says how to make it."""
+    def part() -> str:
+        entry = record(name)
+        return block(entry) if entry else f"Not recorded yet: {how}."
+
+    return part
 
 
 def keep(name: str, entry: dict) -> None:

@@ -23,7 +23,7 @@ from tiny.tools.releases import MIXTRAL_8X7B, PIXTRAL_12B, stand_ins
 from tiny.tools.terminal import Parser, program
 from tutorial.pages import scoring
 from tutorial.pages.measure import ROOT
-from tutorial.pages.records import provenance, record, rows_table
+from tutorial.pages.records import provenance, record, recorded, rows_table
 
 FOLDER = ROOT / "tutorial/reference"
 COMMAND = "python -m tutorial.pages.reference"
@@ -93,24 +93,24 @@ def context_block() -> str:
                                           need[1].kv_cache, need[1].peak("mapped")))])
     head = ["model", "tokens", "images of 1024 x 1024", "activations", "KV in float32", "peak, `mapped`",
             "KV in bfloat16", "peak, `mapped`"]
-    entry = record("context.json")
-    if not entry:
-        return "\n\n".join([how, table(head, rows), "Not measured yet: `python -m tiny bench --context --save`."])
+    measured = recorded("context.json", context_table, "`python -m tiny bench --context --save` measures it")
+    return "\n\n".join([how, table(head, rows), measured()])
+
+
+def context_table(entry: dict) -> str:
+    """What was measured of long contexts."""
     found = [[row["kind"], f"{row['tokens']:,}", str(row["images"] or ""), f"{row['processor']:,.1f} s",
               memory.amount(row["over"]), memory.amount(row["cache"])] for row in entry["rows"]]
     what = ("Measured on two narrow models of random weights, by `python -m tiny bench --context`: a Mixtral of 2 "
             "layers reads words, a Pixtral of 1 layer images of 1024 x 1024. The memory is what a process holds at "
             f"most beyond its weights and pixels. {provenance(entry)}.")
     columns = ["reads", "tokens", "images", "processor time", "memory over the start", "of which KV"]
-    return "\n\n".join([how, table(head, rows), what, table(columns, found)])
+    return f"{what}\n\n{table(columns, found)}"
 
 
-def bench_block() -> str:
+def bench_block(entry: dict) -> str:
     """The recorded benchmarks: of the language model, and of the vision encoder if there is one."""
-    entry, vision = record("bench.json"), record("bench_vision.json")
-    if not entry:
-        return "Not measured yet: `python -m tiny bench --save` measures and records it."
-    parts = bench_tables(entry)
+    parts, vision = bench_tables(entry), record("bench_vision.json")
     if vision:
         parts += ["A picture of 1024 x 1024 pixels, 4,096 patches, through a vision encoder of the real width with 4 "
                   "layers, by `python -m tiny bench --vision`:", *bench_tables(vision)]
@@ -125,9 +125,8 @@ def bench_tables(entry: dict) -> list[str]:
     return parts
 
 
-def tried_block() -> str:
+def tried_block(entry: dict) -> str:
     """The changes to products that were tried by hand, with what each gained."""
-    entry = record("tried.json")
     columns = ["change", "AMD", "Intel, AVX-512", "Intel, AVX2 kernel", "lines", "kept"]
     rows = [[str(row[key]) for key in ("change", "amd", "avx512", "avx2", "lines", "kept")] for row in entry["rows"]]
     kinds = ["a step or prompt", "resident", "mapped", "resident, AVX2 kernel", "mapped, AVX2 kernel"]
@@ -135,22 +134,6 @@ def tried_block() -> str:
              for row in entry["whole"]]
     text = "The whole model before and after what was kept, on a busy machine, where the same code differs by 5 %:"
     return "\n\n".join([f"{provenance(entry)}.", table(columns, rows), text, table(kinds, whole)])
-
-
-def verify_block() -> str:
-    """What was run by hand against other implementations."""
-    entry = record("verify.json")
-    if not entry:
-        return "Not recorded yet: `make verify` runs it."
-    return f"{provenance(entry)}.\n\n{rows_table(entry['rows'])}"
-
-
-def gguf_block() -> str:
-    """What was run by hand against llama.cpp and the package gguf."""
-    entry = record("gguf.json")
-    if not entry:
-        return "Not recorded yet: tests/verify/test_gguf.py says what it needs."
-    return f"{provenance(entry)}.\n\n{rows_table(entry['rows'])}"
 
 
 def forms_block() -> str:
@@ -177,19 +160,8 @@ def gguf_keys_block() -> str:
     return table(["keys that begin with", "what they do", "keys"], rows)
 
 
-def clients_block() -> str:
-    """What real clients got from the server."""
-    entry = record("clients.json")
-    if not entry:
-        return "Not recorded yet: tests/verify/clients says how to run it."
-    return f"{provenance(entry)}.\n\n{rows_table(entry['rows'])}"
-
-
-def versions_block() -> str:
+def versions_block(entry: dict) -> str:
     """The tests with the oldest and with the newest packages that are allowed."""
-    entry = record("versions.json")
-    if not entry:
-        return "Not recorded yet: `make versions` runs it."
     runs = [entry["oldest"], entry["newest"]]
     rows = [[name, *(run["versions"][name] for run in runs)] for name in runs[0]["versions"]]
     rows.append(["Python", *(run["python"] for run in runs)])
@@ -199,11 +171,8 @@ def versions_block() -> str:
     return f"On {runs[0]['machine']}.\n\n{table(['package', 'oldest', 'newest'], rows)}"
 
 
-def fuzz_block() -> str:
+def fuzz_block(entry: dict) -> str:
     """How many damaged inputs were read, of what kinds, and the faults that were left."""
-    entry = record("fuzz.json")
-    if not entry:
-        return "Not recorded yet: `make fuzz` runs it."
     faults = f"{entry['faults']:,} distinct faults" if entry["faults"] else "no fault"
     versions = ", ".join(f"{name} {version}" for name, version in entry["versions"].items())
     rows = [[name, f"{found['inputs']:,}", ", ".join(f"{n:,} {what}" for what, n in sorted(found["outcomes"].items())),
@@ -213,22 +182,16 @@ def fuzz_block() -> str:
             f"with {versions}.\n\n{table(['what is read', 'inputs', 'what became of them', 'faults'], rows)}")
 
 
-def quantised_block() -> str:
+def quantised_block(entry: dict) -> str:
     """What int8 costs tiny-mixtral, by which matrices are rounded."""
-    entry = record("int8.json")
-    if not entry:
-        return "Not recorded yet: `python -m tutorial.pages.quantised_record` measures it."
     rows = [[row["what"], f"{row['before']:.4f}", f"{row['after']:.4f}", f"{row['divergence']:.1e}",
              f"{1 - row['likeliest']:.2%}", f"{1 - row['experts']:.2%}"] for row in entry["costs"]]
     return f"{provenance(entry)}; {entry['costs'][0]['tokens']:,} tokens of held-out text.\n\n" + table(
         ["rounded", "loss before", "loss after", "KL divergence", "likeliest token changed", "experts changed"], rows)
 
 
-def products_block() -> str:
+def products_block(entry: dict) -> str:
     """The time of one token's product with each form of weights."""
-    entry = record("int8.json")
-    if not entry:
-        return "Not recorded yet: `python -m tutorial.pages.quantised_record` measures it."
     rows = [[f"`{row['what']}`", memory.amount(row["bytes"]), f"{row['of bfloat16']:.1f}"] for row in entry["speeds"]]
     return f"{provenance(entry)}; one thread.\n\n" + table(["weights", "bytes", "time, of bfloat16"], rows)
 
@@ -245,19 +208,8 @@ def int8_block() -> str:
     return table(["model", "bfloat16", "int8"], rows)
 
 
-def quantised_verify_block() -> str:
-    """What transformers and compressed-tensors computed with the same files."""
-    entry = record("quantised.json")
-    if not entry:
-        return "Not recorded yet: `python -m tutorial.pages.records --quantised FILE` does it."
-    return f"{provenance(entry)}.\n\n{rows_table(entry['rows'])}"
-
-
-def parallel_block() -> str:
+def parallel_block(entry: dict) -> str:
     """What was measured of one model over several processes of one machine."""
-    entry = record("parallel.json")
-    if not entry:
-        return "Not recorded yet: `python -m tutorial.pages.parallel_record` measures it."
     whole = max(entry["runs"][0]["peak_memory_bytes"])
     rows = [[str(run["ranks"]), f"`{run['split']}`", memory.amount(max(run["peak_memory_bytes"])),
              f"{max(run['peak_memory_bytes']) / whole:.2f}", f"{run['bytes_of_a_token']:,}"] for run in entry["runs"]]
@@ -266,11 +218,8 @@ def parallel_block() -> str:
         "\n\nPages of the file count too, which the system can drop: a column of a matrix touches all of its pages.")
 
 
-def streamed_block() -> str:
+def streamed_block(entry: dict) -> str:
     """What was measured of weights larger than memory."""
-    entry = record("streaming.json")
-    if not entry:
-        return "Not measured yet: `python -m tutorial.pages.streaming_record FOLDER` measures and records it."
     rows = []
     for kind, run in entry["runs"].items():
         allowed = entry["memory"][kind]
@@ -304,16 +253,35 @@ def machines_block() -> str:
         "its bytes count and not the delays.")
 
 
-PAGES = {"files.md": {"forms": forms_block, "gguf_keys": gguf_keys_block},
-         "how_a_vision_model_is_scored.md": scoring.BLOCKS,
-         "evidence.md": {"verify": verify_block, "gguf": gguf_block, "versions": versions_block, "fuzz": fuzz_block},
-         "clients.md": {"clients": clients_block},
-         "quantised.md": {"int8": int8_block, "cost": quantised_block, "products": products_block,
-                          "verify": quantised_verify_block},
-         "parallel.md": {"parallel": parallel_block, "machines": machines_block},
-         "streamed.md": {"streamed": streamed_block},
-         "models.md": {"sizes": sizes_block}, "memory.md": {"memory": memory_block, "context": context_block},
-         "speed.md": {"bench": bench_block, "tried": tried_block}}
+def results_block(entry: dict) -> str:
+    """Results that were recorded one by one."""
+    return f"{provenance(entry)}.\n\n{rows_table(entry['rows'])}"
+
+
+PAGES = {
+    "files.md": {"forms": forms_block, "gguf_keys": gguf_keys_block},
+    "how_a_vision_model_is_scored.md": scoring.BLOCKS,
+    "evidence.md": {
+        "verify": recorded("verify.json", results_block, "`make verify` runs it"),
+        "gguf": recorded("gguf.json", results_block, "tests/verify/test_gguf.py says what it needs"),
+        "versions": recorded("versions.json", versions_block, "`make versions` runs it"),
+        "fuzz": recorded("fuzz.json", fuzz_block, "`make fuzz` runs it")},
+    "clients.md": {"clients": recorded("clients.json", results_block, "tests/verify/clients says how to run it")},
+    "quantised.md": {
+        "int8": int8_block,
+        "cost": recorded("int8.json", quantised_block, "`python -m tutorial.pages.quantised_record` measures it"),
+        "products": recorded("int8.json", products_block, "`python -m tutorial.pages.quantised_record` measures it"),
+        "verify": recorded("quantised.json", results_block,
+                           "`python -m tutorial.pages.records --quantised FILE` does it")},
+    "parallel.md": {
+        "parallel": recorded("parallel.json", parallel_block,
+                             "`python -m tutorial.pages.parallel_record` measures it"),
+        "machines": machines_block},
+    "streamed.md": {"streamed": recorded("streaming.json", streamed_block,
+                                         "`python -m tutorial.pages.streaming_record FOLDER` measures it")},
+    "models.md": {"sizes": sizes_block}, "memory.md": {"memory": memory_block, "context": context_block},
+    "speed.md": {"bench": recorded("bench.json", bench_block, "`python -m tiny bench --save` measures it"),
+                 "tried": recorded("tried.json", tried_block, "TRIED")}}
 
 
 def main(argv: list[str] | None = None) -> int:
