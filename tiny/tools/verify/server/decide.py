@@ -63,7 +63,9 @@ def seen_of(ids: Sequence[int] | np.ndarray, logprobs: np.ndarray, count: int = 
     Shapes:  ids (T,), logprobs (T, V) -> a Seen of count tokens a position
     """
     ids = np.asarray(ids)
-    best = np.argsort(-np.where(np.isnan(logprobs), -np.inf, logprobs), axis=1, kind="stable")[:, :count]
+    rank = np.nan_to_num(-logprobs, nan=np.inf)
+    best = np.argpartition(rank, count - 1, axis=1)[:, :count]
+    best = np.take_along_axis(best, np.argsort(np.take_along_axis(rank, best, axis=1), axis=1), axis=1)
     values = np.take_along_axis(logprobs, best, axis=1).astype(np.float64)
     following = np.append(logprobs[np.arange(len(ids) - 1), ids[1:]], np.nan).astype(np.float64)
     return Seen(ids, np.where(np.isnan(values), -1, best), values, following)
