@@ -106,6 +106,7 @@ def structures(config: Config) -> tuple[Fault, ...]:
 
 def parts(config: Config) -> Iterator[Fault]:
     """The parts of each layer, and the layers."""
+    E = config.moe.num_experts if config.moe else 0
     for n in range(config.n_layers):
         wo, experts = f"layers.{n}.attention.wo.weight", f"layers.{n}.feed_forward."
         yield Fault("layer_missing", place=str(n), tensors=zeroed(wo, experts))
@@ -116,12 +117,12 @@ def parts(config: Config) -> Iterator[Fault]:
         for h in range(config.n_heads):
             columns = slice(h * config.head_dim, (h + 1) * config.head_dim)
             yield Fault("head_dead", place=f"{h} of layer {n}", tensors=zeroed(wo, columns=columns))
-        for e in range(config.moe.num_experts if config.moe else 0):
+        for e in range(E):
             one = f"{experts}experts.{e}."
             yield Fault("expert_dead", place=f"{e} of layer {n}", tensors=zeroed(one))
             yield from (Fault("experts_swapped", place=f"{e} and {f} of layer {n}",
                               tensors=exchanged(one, f"{experts}experts.{f}."))
-                        for f in range(e + 1, config.moe.num_experts))
+                        for f in range(e + 1, E))
 
 
 def zeroed(*names: str, columns: slice = slice(None)) -> Callable[[Mapping[str, np.ndarray]], Found]:

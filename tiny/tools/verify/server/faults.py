@@ -165,5 +165,6 @@ def with_fault(model: Mixtral, fault: Fault) -> Mixtral:
 def changed_ops(base: ModuleType, different: Mapping[str, Callable]) -> ModuleType:
     """The operations of a model, some of them others."""
     ops = ModuleType(f"{base.__name__}, changed")
-    vars(ops).update({name: value for name, value in vars(base).items() if not name.startswith("__")} | different)
+    vars(ops).update({name: value for name, value in vars(base).items() if not name.startswith("__")})
+    vars(ops).update(different)
     return ops
