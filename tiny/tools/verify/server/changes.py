@@ -168,13 +168,13 @@ def epsilon(value: float) -> Ops:
 class Found(Tensors):
     """Weights of which some are those of another name, or made of these when they are looked up."""
 
-    def __init__(self, weights: Mapping[str, np.ndarray], rename: Callable[[str], str],
+    def __init__(self, weights: Mapping[str, np.ndarray], found_as: Callable[[str], str],
                  make: Callable[[str, np.ndarray], np.ndarray] = lambda name, x: x):
         super().__init__(list(weights))
-        self.weights, self.rename, self.make = weights, rename, make
+        self.weights, self.found_as, self.make = weights, found_as, make
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self.make(name, self.weights[self.rename(name)])
+        return self.make(name, self.weights[self.found_as(name)])
 
 
 # ---- the logits afterwards
