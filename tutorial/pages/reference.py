@@ -24,6 +24,7 @@ from tiny.tools.terminal import Parser, program
 from tutorial.pages import scoring
 from tutorial.pages.measure import ROOT
 from tutorial.pages.records import provenance, record, recorded, rows_table
+from tutorial.pages.tried import __main__ as tried
 
 FOLDER = ROOT / "tutorial/reference"
 COMMAND = "python -m tutorial.pages.reference"
@@ -126,14 +127,19 @@ def bench_tables(entry: dict) -> list[str]:
 
 
 def tried_block(entry: dict) -> str:
-    """The changes to products that were tried by hand, with what each gained."""
-    columns = ["change", "AMD", "Intel, AVX-512", "Intel, AVX2 kernel", "lines", "kept"]
-    rows = [[str(row[key]) for key in ("change", "amd", "avx512", "avx2", "lines", "kept")] for row in entry["rows"]]
-    kinds = ["a step or prompt", "resident", "mapped", "resident, AVX2 kernel", "mapped, AVX2 kernel"]
-    whole = [[row["what"], *(f"{t['before']:.0f} to {t['after']:.0f} ms" for t in row["times"])]
-             for row in entry["whole"]]
-    text = "The whole model before and after what was kept, on a busy machine, where the same code differs by 5 %:"
-    return "\n\n".join([f"{provenance(entry)}.", table(columns, rows), text, table(kinds, whole)])
+    """The changes to products and layers that were tried, with what each gained on every machine."""
+    columns = entry["columns"]
+    rows = [[change.what, *(tried_cell(column["gains"].get(change.what, "")) for column in columns), change.kept]
+            for change in tried.CHANGES]
+    where = [f"{provenance(column)}{', read off by hand' if column.get('by_hand') else ''}" for column in columns]
+    heads = [f"{column['machine'].partition(',')[0]}, {column['kernel']}" for column in columns]
+    listed = "\n".join(f"* {line}" for line in where)
+    return f"{listed}\n\n{table(['change', *heads, 'kept'], rows)}"
+
+
+def tried_cell(found: dict[str, float] | str) -> str:
+    """What one change gained on one machine."""
+    return found if isinstance(found, str) else ", ".join(f"x{gain:.2f} ({on})" for on, gain in found.items())
 
 
 def forms_block() -> str:
@@ -281,7 +287,7 @@ PAGES = {
                                          "`python -m tutorial.pages.streaming_record FOLDER` measures it")},
     "models.md": {"sizes": sizes_block}, "memory.md": {"memory": memory_block, "context": context_block},
     "speed.md": {"bench": recorded("bench.json", bench_block, "`python -m tiny bench --save` measures it"),
-                 "tried": recorded("tried.json", tried_block, "TRIED")}}
+                 "tried": recorded("tried.json", tried_block, "`python -m tutorial.pages.tried` measures it")}}
 
 
 def main(argv: list[str] | None = None) -> int:
