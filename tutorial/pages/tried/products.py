@@ -90,7 +90,8 @@ def conversion(sizes: Sizes) -> Iterator[Case]:
 FLOAT32 = np.dtype(np.float32)
 CHANGES = [
     Change("bfloat16 weights in pairs, two products, up to 8 tokens",
-           "yes: it wins where bfloat16 converts slowly, and loses elsewhere", compared((1, 4, 8), BFLOAT16, plain, linear)),
+           "yes: it wins where bfloat16 converts slowly, and loses elsewhere",
+           compared((1, 4, 8), BFLOAT16, plain, linear)),
     Change("2 or 3 resident tokens one by one, 4 to 8 by blocks that are not packed",
            "yes, with one or two cores: a block keeps one core busy", compared((2, 4, 8), FLOAT32, plain, linear)),
     Change("few bfloat16 tokens in pairs, one by one", "no: one kernel wins what the other loses",
