@@ -1,0 +1,86 @@
+"""What the answer to a chat says: its tokens, and what is odd about their log-probabilities. Read `chat.py` next."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from tiny.config import TinyError
+from tiny.mixtral import Mixtral
+from tiny.tools.verify.server.names import Names
+from tiny.tools.verify.server.rows import Row, count_of, rows_of, text_of
+
+UNSORTED = ("its likeliest tokens are not sorted, the likeliest first: they are sorted here, but a program that trusts "
+            "their order is misled")
+NOT_WRITTEN = ("its log-probabilities name tokens that it did not write: the likeliest ones, which it wrote, are taken "
+               "for them")
+NOT_GREEDY = "at temperature 0 it wrote a token that is not the likeliest: something else changes its choice"
+
+
+class Answer(NamedTuple):
+    """One answer. text: what was written; ids: its tokens, up to the first one that is not known; top, logprobs: the
+    likeliest tokens of each, falling, with natural logarithms; counted: the server's prompt tokens, or None
+    notes: what is odd
+    """
+
+    text: str
+    ids: list[int]
+    top: list[list[int]]
+    logprobs: list[list[float]]
+    counted: int | None
+    notes: list[str]
+
+
+class Words(Names):
+    """Names that also resolve a text of two tokens, a piece and a byte: an answer of a dozen tokens needs each one.
+
+    It is the piece: a tokenizer writes a byte only where it has no piece.
+    """
+
+    def __init__(self, tokenizer: Any, vocab_size: int):
+        super().__init__(tokenizer, vocab_size)
+        pieces = tokenizer.pieces(range(min(vocab_size, tokenizer.vocab_size)))
+        self.pieces = {piece: id for id, piece in reversed(list(enumerate(pieces)))} | {"": tokenizer.eos_id}
+
+    def find(self, said: Any) -> int | None:
+        """As `Names.find`; no text at all is how the end is written."""
+        found = super().find(said)
+        return self.pieces.get(said.replace(" ", "\u2581")) if found is None else found
+
+
+def words_of(model: Mixtral) -> Words:
+    """The names of a model's tokens."""
+    return Words(model.tokenizer, model.config.vocab_size)
+
+
+def read_answer(found: Mapping[str, Any], words: Words, most: int) -> Answer:
+    """Read an answer of /v1/chat/completions, which may hold anything.
+
+    most: tokens that were asked for; more are not read
+
+    Raises:  TinyError for an answer of another form
+    """
+    text, rows = text_of(found), rows_of(found)[1][:most]
+    if text is None and not rows:
+        raise TinyError("The answer to a chat holds no text.", "Look into the log of the server.")
+    text, tops = text or "", [known(row, words) for row in rows]
+    named, best = [words.find(row.token) for row in rows], [next(iter(top), None) for top in tops]
+    likeliest = named != best and None not in best and spell(words.tokenizer, best) == text.strip()
+    notes = [] if named == best else [NOT_WRITTEN if likeliest else NOT_GREEDY]
+    notes += [] if all(row.ordered for row in rows) else [UNSORTED]
+    ids = best if likeliest else named
+    clear = next((n for n, (id, top) in enumerate(zip(ids, tops)) if id is None or not top), len(ids))
+    return Answer(text, [id for id in ids[:clear] if id is not None], [list(top) for top in tops[:clear]],
+                  [list(top.values()) for top in tops[:clear]], count_of(found), notes)
+
+
+def known(row: Row, words: Words) -> dict[int, float]:
+    """The likeliest tokens of a row that can be told, falling; the token itself if there is no list."""
+    found: dict[int, float] = {}
+    for name, value in row.top or ([] if row.logprob is None else [(row.token, row.logprob)]):
+        if (id := words.find(name)) is not None:
+            found.setdefault(id, value)
+    return found
+
+
+def spell(tokenizer: Any, ids: list) -> str:
+    """The text of tokens, without the spaces at its ends."""
+    return tokenizer.decode(ids).strip()
