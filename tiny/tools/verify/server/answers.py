@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 from tiny.config import TinyError
 from tiny.mixtral import Mixtral
+from tiny.tools.verify.server.connect import Refused, Server
 from tiny.tools.verify.server.names import Names
+from tiny.tools.verify.server.probe import CHAT
 from tiny.tools.verify.server.rows import Row, count_of, rows_of, text_of
 
 UNSORTED = ("its likeliest tokens are not sorted, the likeliest first: they are sorted here, but a program that trusts "
@@ -51,6 +53,19 @@ def words_of(model: Mixtral) -> Words:
     return Words(model.tokenizer, model.config.vocab_size)
 
 
+def by_ids(server: Server, body: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request with the wish that tokens are named by their ids, as vLLM and `tiny serve` can.
+
+    Raises:  TinyError if there is no connection
+    """
+    asked = body | {"return_tokens_as_token_ids": True}
+    try:
+        server.post(CHAT, asked | {"messages": [{"role": "user", "content": "1"}], "max_tokens": 1, "logprobs": True})
+    except Refused:
+        return body
+    return asked
+
+
 def read_answer(found: Mapping[str, Any], words: Words, most: int) -> Answer:
     """Read an answer of /v1/chat/completions, which may hold anything.
 
@@ -64,7 +79,8 @@ def read_answer(found: Mapping[str, Any], words: Words, most: int) -> Answer:
     text, tops = text or "", [known(row, words) for row in rows]
     named, best = [words.find(row.token) for row in rows], [next(iter(top), None) for top in tops]
     likeliest = named != best and None not in best and spell(words.tokenizer, best) == text.strip()
-    notes = [] if named == best else [NOT_WRITTEN if likeliest else NOT_GREEDY]
+    differ = any(None not in pair and pair[0] != pair[1] for pair in zip(named, best))
+    notes = [NOT_WRITTEN if likeliest else NOT_GREEDY] if differ else []
     notes += [] if all(row.ordered for row in rows) else [UNSORTED]
     ids = best if likeliest else named
     clear = next((n for n, (id, top) in enumerate(zip(ids, tops)) if id is None or not top), len(ids))

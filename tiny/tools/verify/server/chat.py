@@ -12,10 +12,12 @@ import numpy as np
 
 from tiny.mixtral import Mixtral
 from tiny.sampling import log_softmax
-from tiny.tools.verify.server.answers import Answer, read_answer, words_of
+from tiny.tekken import TekkenTokenizer
+from tiny.tools.verify.server.answers import Answer, by_ids, read_answer, words_of
 from tiny.tools.verify.server.connect import Refused, Server
 from tiny.tools.verify.server.decide import CLIP, Evidence, Seen, deviation, name_of, weigh
-from tiny.tools.verify.server.templates import Template, templates_of, write
+from tiny.tools.verify.server.probe import CHAT
+from tiny.tools.verify.server.templates import MARKS, Template, encode, templates_of, write
 
 RIGHT = "the model's own template"
 REMEDY = ("Start the server with the template that came with the model: vLLM, transformers and llama.cpp take a file "
@@ -69,23 +71,22 @@ def check_chat(server: Server, body: dict[str, Any], model: Mixtral, bound: floa
 
     Raises:  TinyError if there is no connection, or an answer of another form
     """
-    words, chats, refused = words_of(model), [], []
+    words, chats, refused, body = words_of(model), [], [], by_ids(server, body)
     for messages in CHATS:
         asked = {"messages": messages, "max_tokens": LENGTH, "logprobs": True, "top_logprobs": TOP}
         try:
-            said = server.post("/v1/chat/completions", body | asked)
+            said = server.post(CHAT, body | asked)
         except Refused as error:
             refused.append(error.cause)
             continue
         chats.append(Chat(messages, read_answer(said, words, LENGTH)))
     notes = sorted({note for chat in chats for note in chat.answer.notes})
     notes += [f"{len(refused)} of {len(CHATS)} chats were refused: {refused[0]}"] if refused else []
-    answered = [chat for chat in chats if chat.answer.ids or chat.answer.text.strip()]
-    if not answered:
+    if not chats:
         return ChatVerdict("cannot tell", None, "no chat was answered", "Look into the log of the server.", notes,
                            np.nan, ([], []))
-    found = decide(model, answered, bound, notes)
-    return by_kind(model, answered, bound, found) if found.state == "faulty" and found.template is None else found
+    found = decide(model, chats, bound, notes)
+    return by_kind(model, chats, bound, found) if found.state == "faulty" and found.template is None else found
 
 
 def by_kind(model: Mixtral, chats: list[Chat], bound: float, found: ChatVerdict) -> ChatVerdict:
@@ -143,21 +144,25 @@ def by_logprobs(model: Mixtral, chats: list[Chat], own: list[list[int]], bound: 
     if mean <= bound and fit(counted, own):
         return None, mean, True, bound
     evidence: dict[str, Evidence] = {}
+    near: dict[str, float] = {}
     for template, prompts in written(model, chats):
         if fit(counted, prompts) and prompts != own:
             changed = rows_of(model, prompts, [chat.answer.ids for chat in chats])
             evidence[template.name] = weigh([seen], [plain], [changed])
+            near[template.name] = float(np.nanmean(deviation(seen, changed)))
+    best = min(near, key=near.__getitem__, default=None)
+    if best is not None and near[best] <= bound and (mean > bound or not fit(counted, own)):
+        return best, mean, False, bound  # clear without a rule for noise, on however few tokens
     return name_of(evidence, bound / 2), mean, mean <= bound, bound
 
 
 def by_text(model: Mixtral, chats: list[Chat], own: list[list[int]], bound: float,
             counted: list[int | None]) -> tuple[str | None, float, bool, float]:
     """The same from the words of answers alone: how far below the likeliest token each one is, on average."""
-    answers = [answer_ids(model, chat.answer) for chat in chats]
+    forms = [[answer_ids(model, chat.answer, mark) for chat in chats] for mark in ("", MARKS["glue"])]
 
     def gap(prompts: list[list[int]]) -> float:
-        rows, chosen = rows_of(model, prompts, answers), np.concatenate(answers)
-        return float(np.minimum(rows.max(axis=1) - rows[np.arange(len(rows)), chosen], CLIP).mean())
+        return float(np.mean(np.min([gaps_of(model, prompts, answers) for answers in forms], axis=0)))
 
     mean = gap(own)
     if mean <= GAP and fit(counted, own):
@@ -165,13 +170,26 @@ def by_text(model: Mixtral, chats: list[Chat], own: list[list[int]], bound: floa
     gaps = {template.name: gap(prompts) for template, prompts in written(model, chats)
             if fit(counted, prompts) and prompts != own}
     best = min(gaps, key=gaps.__getitem__, default=None)
-    return best if best is not None and gaps[best] <= min(GAP, mean / 2) else None, mean, mean <= GAP, GAP
+    # the words of an answer can have other tokens than it had, so where the numbers of tokens tell, they decide
+    clear = best is not None and gaps[best] <= mean / 2 and (gaps[best] <= GAP or not fit(counted, own))
+    return best if clear else None, mean, mean <= GAP, GAP
 
 
-def answer_ids(model: Mixtral, answer: Answer) -> list[int]:
-    """The tokens of a text. The last of several is left out: a cut answer may end inside of one."""
-    ids = model.tokenizer.encode(answer.text.strip())
-    return ids[:-1] or ids
+def gaps_of(model: Mixtral, prompts: list[list[int]], answers: list[list[int]]) -> list[float]:
+    """How far each answer is below the likeliest tokens, on average, in nats."""
+    rows, chosen = rows_of(model, prompts, answers), np.concatenate(answers)
+    below = np.minimum(rows.max(axis=1) - rows[np.arange(len(rows)), chosen], CLIP)
+    return [float(part.mean()) for part in np.split(below, np.cumsum([len(answer) for answer in answers])[:-1])]
+
+
+def answer_ids(model: Mixtral, answer: Answer, mark: str) -> list[int]:
+    """The tokens of a text. The last of several is left out: a cut answer may end inside of one. No text is the end.
+
+    mark: "", or that of templates for a text that has no space put before it; servers keep or drop that space
+    """
+    tekken = isinstance(model.tokenizer, TekkenTokenizer)
+    ids = encode(mark + (answer.text if tekken else answer.text.strip()), model.tokenizer)
+    return ids[:-1] or ids or [model.tokenizer.eos_id]
 
 
 def written(model: Mixtral, chats: list[Chat]) -> list[tuple[Template, list[list[int]]]]:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tiny.mixtral import Mixtral
-from tiny.tools.verify.server.answers import Answer, read_answer, words_of
+from tiny.tools.verify.server.answers import Answer, by_ids, read_answer, words_of
 from tiny.tools.verify.server.connect import Refused, Server
 from tiny.tools.verify.server.decide import CLIP
+from tiny.tools.verify.server.probe import CHAT
 
 AT_ONCE, LENGTH, TOP = 8, 8, 10  # requests at once, tokens of an answer, likeliest tokens of each
 ROUNDED = 2  # both answers are rounded, where a bound is about one that is not
@@ -49,10 +50,11 @@ def check_repeat(server: Server, body: dict[str, Any], model: Mixtral, bound: fl
 
     Raises:  TinyError if there is no connection, or an answer of another form
     """
-    words, asked = words_of(model), [body | request for request in requests(model, time.time_ns() % 1_000_000)]
+    words, body = words_of(model), by_ids(server, body)
+    asked = [body | request for request in requests(model, time.time_ns() % 1_000_000)]
 
     def answer(request: dict[str, Any]) -> Answer:
-        return read_answer(server.post("/v1/chat/completions", request), words, LENGTH)
+        return read_answer(server.post(CHAT, request), words, LENGTH)
 
     try:
         cold = answer(asked[0])
@@ -128,11 +130,13 @@ def check_defaults(server: Server, name: str, body: dict[str, Any], model: Mixtr
 
     Raises:  TinyError if there is no connection, or an answer of another form
     """
-    words, request = words_of(model), requests(model, 0)[0]
+    words, body = words_of(model), by_ids(server, body)
+    extra = {key: body[key] for key in ("return_tokens_as_token_ids",) if key in body}
+    request = requests(model, 0)[0] | extra
     notes = []
     try:
         explicit, greedy, bare = (
-            read_answer(server.post("/v1/chat/completions", fields | request), words, LENGTH)
+            read_answer(server.post(CHAT, fields | request), words, LENGTH)
             for fields in (body, {"model": name, "temperature": 0}, {"model": name}))
     except Refused as error:
         return [f"a request without sampling parameters was refused: {error.cause}"]

@@ -21,6 +21,7 @@ class Template(NamedTuple):
     question, answer: with {text}; end: what follows the last question; start: what precedes everything
     system: the system prompt, with {text}; place: "first" and "last" put it inside of that question, "before" in front
     of all, "" leaves it out; last: whether only the last question is written
+    opening: with {system} and {text}, what stands in the place of start and first question if there is a system prompt
     """
 
     name: str
@@ -31,6 +32,7 @@ class Template(NamedTuple):
     start: str = "{bos}"
     end: str = ""
     last: bool = False
+    opening: str = ""
 
 
 V1 = Template("", "[INST] {text} [/INST]", " {text}{eos}")
@@ -41,7 +43,8 @@ PLAIN = (
     Template("ChatML, llama.cpp's default for a file without a template", IM.format(role="user"),
              IM.format(role="assistant"), IM.format(role="system"), "before", end="<|im_start|>assistant\n"),
     Template("Llama-2 as llama-cpp-python writes it for a file without a template", "{bos}[INST]{text}  ",
-             "[/INST]{text} {eos}", "[INST] <<SYS>>\n{text}\n<</SYS>>", "before", "{bos} ", "[/INST]"),
+             "[/INST]{text} {eos}", place="", start="{bos} ", end="[/INST]",
+             opening="{bos}[INST] <<SYS>>\n{system}\n<</SYS>> {text} "),
     Template("mlx-lm's default for a model without a template", "USER: {text}\n", "ASSISTANT: {text}\n",
              "ASSISTANT's RULE: {text}\n", "before", end="ASSISTANT:"),
     Template("Llama-2 with its marks of a system prompt", "[INST] {text} [/INST]", " {text} {eos}{bos}",
@@ -103,6 +106,9 @@ def write(template: Template, messages: list[dict], tokenizer: Any) -> list[int]
     holder = {"first": 0, "last": len(turns) - 1}.get(template.place)
     before = [template.system.format(text=text, **MARKS) for text in systems if template.place]
     parts = [template.start.format(**MARKS), *(before if template.place == "before" else [])]
+    if template.opening and systems:
+        text = "".join(turns.pop(0).content)
+        parts = [template.opening.format(system="".join(systems), text=text, **MARKS)]
     for number, turn in enumerate(turns):
         text = "".join([*(before if number == holder else []), *turn.content])
         parts.append((template.question if turn.role == "user" else template.answer).format(text=text, **MARKS))
