@@ -41,6 +41,12 @@ from tiny.tools.bench import vision as bench_vision
 from tiny.tools.cards import images as image_card
 from tiny.tools.cards import text as text_card
 from tiny.tools.verify import check, dump, report
+from tiny.tools.verify.server import keep
+from tiny.tools.verify.server import report as server_report
+from tiny.tools.verify.server.connect import Server
+from tiny.tools.verify.server.decide import Verdict
+from tiny.tools.verify.server.numbers import Numbers
+from tiny.tools.verify.server.probe import FORMS, Way
 from tiny.training import __main__ as training
 from tiny.training import run_state
 from tiny.training.images import evaluate as image_evaluation
@@ -173,6 +179,17 @@ def check_dump(out: Path) -> int:
         record = json.loads(str(stored["record"]))
     with instead((dump, {"run_reference": answer((record, arrays))})):
         return command(words("verify", "dump", "tiny-mixtral", out / "dump.npz"))
+
+
+def check_server(out: Path) -> int:
+    """What was found of a server, and what the reference said."""
+    (out / "kept").mkdir(exist_ok=True)
+    keep.Reference(lambda what, ids: np.zeros((len(ids), 8), np.float32), [[1, 2]] * 40, out / "kept", "key")
+    verdict = Verdict("healthy", None, "near enough", 0.0, 0.1, None)
+    found = Numbers(verdict, None, {}, {"bfloat16": 0.05}, [np.zeros(2000)], None)
+    with instead((server_report, {"deviation_by_position": answer(SMALL)})):
+        return server_report.tell(SimpleNamespace(json=str(out / "a.json"), plot=str(out / "a.png")),
+                                  Server("http://127.0.0.1:9"), Way(FORMS[0], "", ""), [], found)
 
 
 def demonstrate(out: Path) -> None:
@@ -424,7 +441,8 @@ WRITERS: dict[str, Writer] = {
     "convert a GGUF file": Writer(convert_gguf, folder=True),
     "quantize": Writer(quantize, folder=True),
     "describe --patches": Writer(patches), "routing": Writer(routing), "verify check --plot": Writer(check_plot),
-    "verify results": Writer(check_results), "verify dump": Writer(check_dump), "demo": Writer(demonstrate),
+    "verify server": Writer(check_server), "verify results": Writer(check_results), "verify dump": Writer(check_dump),
+    "demo": Writer(demonstrate),
     "bench --save": Writer(measure), "bench --vision --save": Writer(measure_vision),
     "bench --context --save": Writer(measure_context), "passkey": Writer(passkey), "state": Writer(state),
     "training of tiny-mixtral": Writer(train_text), "training of tiny-pixtral": Writer(train_images()),

@@ -1,7 +1,7 @@
 """All targets, by name."""
 
 from tests.fuzz.engine import Target
-from tests.fuzz.targets import arrays, models, packed, pictures, programs, quantised, words
+from tests.fuzz.targets import answers, arrays, models, packed, pictures, programs, quantised, words
 
-MODULES = (models, packed, quantised, words, pictures, arrays, programs)
+MODULES = (answers, models, packed, quantised, words, pictures, arrays, programs)
 TARGETS: dict[str, Target] = {target.name: target for module in MODULES for target in module.TARGETS}

@@ -62,6 +62,8 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
            "default nothing is known of it")
     option("--texts", metavar="FILE", help="a text of your own; default: two that the embedded models never saw")
     option("--tokens", type=int, default=800, metavar="N", help="tokens in all texts together; default: %(default)s")
+    option("--deep", action="store_true", help="also ask whether one expert, head or layer is dead or swapped: that "
+           "takes many more runs of the reference")
     option("--quick", action="store_true", help="one text of 400 tokens, and no search for exact values")
     option("--name", metavar="NAME", help="the name of the model, if the server has several")
     option("--token", metavar="FILE", help="a file with the token that the server wants")

@@ -57,13 +57,18 @@ def texts() -> dict[str, tuple[str, str]]:
         out combinations.
     """
     found = {}
-    for domain, name in FILES.items():
-        text = lzma.decompress((HERE.parent / "corpus" / f"{name}.txt.xz").read_bytes()).decode("utf-8")
-        cut = text.index("\n", len(text) * 97 // 100) + 1
-        found[domain] = (text[:cut], text[cut:])
+    for domain in FILES:
+        found[domain] = stored_text(domain)
     found["stories"] = ("\n\n".join(_stories(0, 2000, False)), "\n\n".join(_stories(1, 200, True)))
     found["tasks"] = (_chat_text(_chats(0, 2500, False)), _chat_text(_chats(1, 100, True)))
     return found
+
+
+def stored_text(domain: str) -> tuple[str, str]:
+    """The (training, held-out) text of a domain that is stored."""
+    text = lzma.decompress((HERE.parent / "corpus" / f"{FILES[domain]}.txt.xz").read_bytes()).decode("utf-8")
+    cut = text.index("\n", len(text) * 97 // 100) + 1
+    return text[:cut], text[cut:]
 
 
 def train_tokenizer(texts: dict[str, tuple[str, str]], vocab_size: int = 2048,

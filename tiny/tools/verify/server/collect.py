@@ -16,6 +16,7 @@ from tiny.tools.verify.server.connect import Server
 from tiny.tools.verify.server.decide import TOP, Seen
 from tiny.tools.verify.server.names import Names
 from tiny.tools.verify.server.probe import Way
+from tiny.tools.verify.server.report import Line
 from tiny.tools.verify.server.rows import Row, rows_of
 
 LONGEST = 64  # likeliest tokens that are read: some servers add the one that stands there
@@ -84,6 +85,35 @@ class Collector:
                                 "Look into its log; a shorter --tokens may be what it takes.")
             yield rows[0]._replace(logprob=None)  # of what was generated, which need not be what follows
 
+    def collect_chat(self, content: str, tokens: int) -> Seen | None:
+        """Ask a question, and take what the server says of the tokens of its answer; None if it answers nothing.
+
+        At temperature 0 the likeliest token is the one that was written, whatever a server calls the written one.
+        """
+        messages = [{"role": "user", "content": content}]
+        prompt, _ = self.names.tokenizer.encode_chat(messages)
+        rows = rows_of(self.ask(messages, tokens))[1]
+        written: list[int] = []
+        for row in rows[:tokens]:
+            id = self.names.written(row.top[0][0]) if row.top else None
+            if id is None:
+                break
+            written.append(id)
+        nothing = [Row(None, None, [])] * (len(prompt) - 1)
+        return self.seen([*prompt, *written], nothing + rows[: len(written)]) if written else None
+
+    def lines(self) -> list[Line]:
+        """What is odd about the lists that came."""
+        found = []
+        if self.unordered:
+            found.append(Line("lists", False, f"{self.unordered:,} of {self.lists:,} lists of likeliest tokens are not "
+                              "sorted, the likeliest first: they are sorted here, but a program that trusts their "
+                              "order is misled", "sort top_logprobs, or ask for that of the chosen token only"))
+        if self.nameless:
+            found.append(Line("names", None, f"{self.nameless:,} of {self.entries:,} likeliest tokens were left out: "
+                              "what they read like is no token, or more than one"))
+        return found
+
     def aligned(self, rows: list[Row], ids: Sequence[int]) -> list[Row]:
         """The rows of an echoed prompt behind its first token. BOS may be there, or not.
 
@@ -121,6 +151,9 @@ class Collector:
                     known.setdefault(id, value)
             best = list(known)[:TOP]
             top[t, : len(best)], values[t, : len(best)] = best, [known[id] for id in best]
+            if self.way.form.kind == "prompt" and t + 1 < T and ids[t + 1] not in known:
+                raise TinyError(f"The server gave log-probabilities of another token than token {t + 2} that was sent.",
+                                "Check what stands between here and the server, and its version.")
             if t + 1 < T:
                 own = known.get(ids[t + 1]) if row.logprob is None else row.logprob
                 following[t] = np.nan if own is None else own

@@ -44,3 +44,11 @@ class Names:
             raise TinyError(f"The server names the token {one_line(repr(said), 80)}, and the vocabulary has "
                             f"{self.size:,}.", "Check that --model is what it serves.")
         return said
+
+    def written(self, said: Any) -> int | None:
+        """The id of a token that was written. Where two read alike, it is the one that the tokenizer makes of it."""
+        found = self.find(said)
+        if found is None and isinstance(said, str):
+            ids = self.tokenizer.encode("a" + said)
+            found = ids[-1] if ids[:-1] == self.before else None
+        return found

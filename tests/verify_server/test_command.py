@@ -1,0 +1,137 @@
+"""The whole command against servers with planted faults: the verdict in words, the exit status, JSON and picture.
+
+Texts are short here, so that the reference is quick; how many faults are named at 400 tokens is tested elsewhere.
+"""
+
+import json
+
+import pytest
+
+from tests.verify_server import fake_servers as fakes
+from tests.verify_server.fake_servers import running
+from tiny.__main__ import main
+from tiny.tools.verify.server import texts
+from tiny.tools.verify.server.faults import logprobs, made
+from tiny.tools.verify.server.rounding import rounded
+
+LENGTH = 160
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """One folder for what the reference says: it is computed once for all tests."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(texts, "LEAST", LENGTH)
+    monkeypatch.setattr("tiny.tools.verify.server.numbers.LEAST", LENGTH)
+
+
+@pytest.fixture(scope="module")
+def text(model):
+    return texts.choose_texts(model.tokenizer, [LENGTH + texts.SPARE], None)
+
+
+def verify(capsys, fake, kept, *options):
+    """Status, report and notes of the command, with short texts."""
+    with running(fake) as url:
+        status = main(["verify", "server", url, "--model", "tiny-mixtral", "--quick", "--tokens", str(LENGTH), "--keep",
+                       str(kept), *map(str, options)])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_a_healthy_server(capsys, model, say, kept, text, tmp_path):
+    status, out, err = verify(capsys, fakes.VLLM(model, say), kept, "--json", tmp_path / "o.json")
+    assert status == 0 and out.endswith(": healthy\n") and "within bfloat16 rounding" in out, (out, err)
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert found["status"] == 0 and found["verdict"]["deviation"] < 1e-5 and found["fault"] is None
+    assert len(found["deviations"][0]) == LENGTH + texts.SPARE and len(found["evidence"]) > 20
+
+
+@pytest.mark.parametrize(("kind", "value", "name"), [("window", 64, "sliding window of 64"),
+                                                     ("theta", 1e6, "theta of 1e+06"), ("bos", 2, "2 BOS tokens")])
+@pytest.mark.parametrize("dialect", [fakes.VLLM, fakes.LlamaCpp, fakes.LlamaCppPython])
+def test_a_fault_is_named_through_each_dialect(capsys, model, kept, text, dialect, kind, value, name):
+    fake = dialect(model, lambda ids: logprobs(model, made(kind, value), ids), texts=text)
+    status, out, _ = verify(capsys, fake, kept)
+    assert status == 1 and name in out and "explained" in out and "to mend: " in out, out
+    assert out.endswith(": faulty\n")
+
+
+def test_a_healthy_server_of_few_bits_is_not_accused(capsys, model, kept):
+    """Nothing is known of its rounding, so nothing can be told, and the report says what would help."""
+    low = rounded(model, "q4_0")
+    fake = fakes.VLLM(model, lambda ids: logprobs(low, None, ids))
+    status, out, _ = verify(capsys, fake, kept)
+    assert status == 2 and "give the served GGUF as --model" in out and out.endswith(": nothing can be told\n"), out
+    status, out, _ = verify(capsys, fake, kept, "--served-as", "q4_0")
+    assert status == 0, out
+
+
+def test_unsorted_lists_are_a_fault_of_the_report(capsys, model, say, kept, text):
+    status, out, _ = verify(capsys, fakes.Mlx(model, say, texts=text), kept)
+    assert status == 1 and "lists of likeliest tokens are not sorted" in out and "within bfloat16" in out, out
+
+
+def test_other_tokens_end_a_run_that_sends_text(capsys, model, say, kept):
+    fake = fakes.LlamaCppPython(model, say, read=lambda text: [1, 1, *model.tokenizer.encode(text)])
+    status, out, _ = verify(capsys, fake, kept)
+    assert status == 1 and "a second BOS in front" in out and "numbers" not in out
+
+
+def test_texts_alone_find_a_fault_and_do_not_name_it(capsys, model, say, kept, monkeypatch):
+    monkeypatch.setattr("tiny.tools.verify.server.gap.WRITTEN", 12)
+    monkeypatch.setattr("tiny.tools.verify.server.gap.BEGINNING", 10)
+    status, out, _ = verify(capsys, fakes.TextOnly(model, say), kept)
+    assert status == 0 and "below the likeliest token" in out, out
+    fake = fakes.TextOnly(model, lambda ids: logprobs(model, made("top_experts", 1), ids))
+    status, out, _ = verify(capsys, fake, kept, "--served-as", "bfloat16")
+    assert status == 1 and "no known fault explains it" in out, out
+
+
+def test_the_reference_is_not_run_twice(capsys, model, say, tmp_path, text):
+    computed = []
+    fake = fakes.VLLM(model, say)
+    for _ in range(2):
+        _, out, err = verify(capsys, fake, tmp_path / "kept")
+        computed.append((err.split("reference: ")[1].split(" kept")[0], out.replace(out.split()[-2], "")))
+    count = int(computed[0][0].split()[0])
+    assert computed[0][0] == f"{count} computed, 0" and computed[1][0] == f"0 computed, {count}"
+    assert computed[0][1] == computed[1][1], "the same report"
+    for path in list((tmp_path / "kept").iterdir())[:3]:
+        path.write_bytes(path.read_bytes()[:200])
+    _, _, err = verify(capsys, fake, tmp_path / "kept")
+    assert f"3 computed, {count - 3} kept" in err, "what is damaged is computed again"
+
+
+def test_the_picture(capsys, model, kept, tmp_path):
+    fake = fakes.VLLM(model, lambda ids: logprobs(model, made("window", 64), ids))
+    status, _, _ = verify(capsys, fake, kept, "--plot", tmp_path / "o.png")
+    assert status == 1 and (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
+    status, _, err = verify(capsys, fake, kept, "--plot", tmp_path / "o.txt")
+    assert status == 2 and "o.txt" in err
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["--served-as", "q9"], "q9 is unknown"), (["--tokens", "100"], "--tokens is 100"),
+    (["--texts", "none.txt"], "none.txt does not exist"), (["--timeout", "0"], "--timeout is 0"),
+    (["--token", "none"], "none does not exist")])
+def test_what_is_no_option(capsys, model, say, kept, options, words, monkeypatch):
+    status, _, err = verify(capsys, fakes.VLLM(model, say), kept, *options)
+    assert status == 2 and words in err and "remedy: " in err, err
+
+
+def test_a_text_that_says_too_little_is_no_verdict(capsys, model, say, kept):
+    """A server that names a few positions only is not healthy."""
+    class Sparse(fakes.LlamaCppPython):
+        def completion(self, ids, written, logprobs, **more):
+            for name in ("token_logprobs", "top_logprobs"):
+                if logprobs and len(ids) > 100:
+                    logprobs[name][50:] = [None] * len(logprobs[name][50:])
+            return super().completion(ids, written, logprobs, **more)
+
+    status, out, _ = verify(capsys, Sparse(model, say), kept)
+    assert status == 2 and f"fewer than {LENGTH} tell nothing" in out, out

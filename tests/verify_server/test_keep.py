@@ -1,0 +1,140 @@
+"""What the reference said is kept and found again, and what belongs to something else is not."""
+
+import numpy as np
+import pytest
+
+from tiny.tools.releases import MIXTRAL_8X7B, stand_ins
+from tiny.tools.verify.server import cost, keep, texts
+from tiny.tools.verify.server.measure import announce
+
+IDS = [[1, 5, 7], [1, 9]]
+
+
+def said(what, ids):
+    """Log-probabilities of a vocabulary of 200, all different, another order for each fault."""
+    rng = np.random.default_rng([len(ids), what or 0])
+    return np.log(rng.permutation(200 * len(ids)).reshape(len(ids), 200) + 1.0) - 20
+
+
+def test_what_is_kept_are_the_likeliest_of_both(tmp_path):
+    reference = keep.Reference(said, IDS, tmp_path, "key")
+    found = reference.of("a fault", 3)
+    for one, plain, ids in zip(found, reference.plain, IDS):
+        right = said(3, ids).astype(np.float32)
+        kept = ~np.isnan(one)
+        assert (one[kept] == right[kept]).all() and keep.LIKELIEST <= kept.sum(1).min() <= kept.sum(1).max() <= 128
+        for likeliest in (right, said(None, ids)):
+            best = np.argsort(-likeliest, axis=1)[:, : keep.LIKELIEST]
+            assert np.take_along_axis(kept, best, axis=1).all()
+        assert (~np.isnan(plain)).sum(1).tolist() == [keep.LIKELIEST] * len(ids)
+
+
+def test_a_second_run_computes_nothing_and_says_the_same(tmp_path):
+    first = keep.Reference(said, IDS, tmp_path, "key").of("a fault", 3)
+    again = keep.Reference(None, IDS, tmp_path, "key")
+    second = again.of("a fault", None)
+    assert again.computed == 0 and again.kept == 2
+    assert all(np.array_equal(*pair, equal_nan=True) for pair in zip(first, second))
+
+
+@pytest.mark.parametrize(("key", "ids", "name"), [("other", IDS, "a fault"), ("key", IDS[::-1], "a fault"),
+                                                  ("key", [[1, 5, 8], [1, 9]], "a fault"), ("key", IDS, "another")])
+def test_another_model_text_or_fault_is_computed(key, ids, name, tmp_path):
+    keep.Reference(said, IDS, tmp_path, "key").of("a fault", 3)
+    reference = keep.Reference(said, ids, tmp_path, key)
+    before = reference.computed
+    reference.of(name, 3)
+    assert reference.computed == before + 1
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.write_bytes(b""), lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    lambda path: np.savez(path, ids0=np.zeros((3, 2), np.int32)),
+    lambda path: np.savez(path, **dict(np.load(path)) | {"ids0": np.full((3, 64), 200, np.int32)}),
+    lambda path: np.savez(path, **dict(np.load(path)) | {"ids1": np.full((3, 64), 1, np.int32)}),
+    lambda path: np.savez(path, **dict(np.load(path)) | {"values0": np.zeros((3, 64))}),
+    lambda path: np.savez(path, **dict(np.load(path)) | {"size0": np.array([1, 2])}),
+    lambda path: (path.unlink(), path.mkdir())])
+def test_a_damaged_file_counts_as_none(damage, tmp_path):
+    right = keep.Reference(said, IDS, tmp_path, "key").plain
+    (path,) = tmp_path.iterdir()
+    damage(path)
+    if path.is_dir():
+        assert keep.read(path, [3, 2]) is None
+        return
+    again = keep.Reference(said, IDS, tmp_path, "key")
+    assert again.computed == 1 and all(np.array_equal(*pair, equal_nan=True) for pair in zip(right, again.plain))
+
+
+def test_the_fingerprint_is_that_of_the_files(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(1 << 20))
+    first = keep.fingerprint([path])
+    assert keep.fingerprint([path]) == first
+    data = bytearray(1 << 20)
+    data[-1] = 1
+    path.write_bytes(data)
+    assert keep.fingerprint([path]) != first
+    path.write_bytes(bytes((1 << 20) + 1))
+    assert keep.fingerprint([path]) != first
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert keep.folder_of(None) is None
+    with pytest.raises(OSError):
+        keep.folder_of(str(tmp_path / "file" / "x"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert keep.folder_of(None) == tmp_path / "tiny/verify-server" and keep.folder_of(None).is_dir()
+
+
+class Large:
+    """Mixtral 8x7B as far as a cost is told."""
+
+    config = MIXTRAL_8X7B
+
+    class weights:
+        mode, tensors = "mapped", stand_ins(MIXTRAL_8X7B)
+
+
+def test_the_cost_of_a_large_model_is_said_before(capsys, monkeypatch):
+    monkeypatch.setattr(cost, "speed", lambda rows, width: 1e11)
+    announce(Large, [408, 408], None, False)
+    said = capsys.readouterr().err
+    assert "passes of the reference" in said and "minutes" in said and "MB of memory" in said and "--quick" in said
+    needed = cost.cost(Large, [408, 408], 30)
+    # 12.9 billion parameters work on a token, with a product and a sum each; the router and attention add 1 %.
+    assert 0.98 < needed.operations / (30 * 816 * 2 * 12.9e9) < 1.02 and needed.tokens == 24480
+    assert 5e8 < needed.memory < 4e9 and 93e9 < needed.stored < 94e9 and "93.4 GB of weights" in said
+
+
+def test_a_small_model_costs_nothing_to_speak_of(capsys, model):
+    announce(model, [408, 408], None, False)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0.4 seconds"), (59, "59 seconds"), (150, "2.5 minutes"),
+                                                (9000, "2.5 hours"), (90000, "25 hours")])
+def test_durations(seconds, words):
+    assert cost.duration(seconds) == words
+
+
+def test_the_speed_is_measured():
+    assert 1e8 < cost.speed(64, 128) < 1e13
+
+
+@pytest.mark.parametrize(("tokens", "context", "quick", "found"), [
+    (800, 512, False, [408, 408]), (800, 32768, False, [408, 408]), (400, 512, False, [408]), (800, 512, True, [408]),
+    (2400, 512, False, [488] * 5), (20000, 32768, False, [10008] * 2)])
+def test_lengths_of_texts(tokens, context, quick, found):
+    assert texts.lengths(tokens, context, quick) == found
+
+
+@pytest.mark.parametrize("name", [None, "README.md"])
+def test_texts_have_the_same_tokens_however_they_are_sent(name, model):
+    tokenizer = model.tokenizer
+    found = texts.choose_texts(tokenizer, [200, 200, 200], name)
+    assert [200 - texts.SLACK <= len(ids) <= 200 for ids in found] == [True] * 3
+    assert all(ids[0] == tokenizer.bos_id and tokenizer.encode(tokenizer.decode(ids[1:])) == ids[1:] for ids in found)
+    assert len({tuple(ids) for ids in found}) == 3

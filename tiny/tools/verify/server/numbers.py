@@ -1,0 +1,132 @@
+"""What the numbers of a server say: how far it is from the reference, what rounding explains, which fault fits."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tiny.config import TinyError
+from tiny.files.packed.array import Packed
+from tiny.tools.verify.server import families
+from tiny.tools.verify.server.decide import Evidence, Seen, Verdict, deviation, judge, seen_of, weigh
+from tiny.tools.verify.server.faults import Fault, hypotheses, logprobs
+from tiny.tools.verify.server.gap import FLOOR, Written, gaps, own_gaps
+from tiny.tools.verify.server.keep import Reference
+from tiny.tools.verify.server.rounding import rounded
+from tiny.tools.verify.server.texts import LEAST
+
+# What a server may be served as, and which rounding of ours is no smaller than its own.
+SERVED = {"float32": "float16", "float16": "bfloat16", "bfloat16": "bfloat16", "f32": "float16", "f16": "bfloat16",
+          "bf16": "bfloat16", "q8_0": "q8_0", "gguf": "gguf"} | dict.fromkeys(
+    "q6_k q5_0 q5_1 q5_k_m q5_k_s q4_0 q4_1 q4_k_m q4_k_s fp8 int8 awq gptq".split(), "q4_0")
+UNKNOWN = ("bfloat16", "q8_0", "q4_0")  # what a server may be of which nothing is known
+
+
+class Numbers(NamedTuple):
+    """What was found: the verdict, the named fault, and the evidence by the names of faults.
+
+    Shapes:  deviations: (T,) nats for each text, NaN where nothing was said; explained: the same with the named fault
+    """
+
+    verdict: Verdict
+    fault: Fault | None
+    evidence: dict[str, Evidence]
+    rounding: dict[str, float]
+    deviations: list[np.ndarray]
+    explained: list[np.ndarray] | None
+
+    def facts(self) -> dict[str, Any]:
+        """All of it for JSON, what explains most first."""
+        found = sorted(self.evidence, key=lambda name: self.evidence[name].left)
+        fault = self.fault and {"name": self.fault.name, "kind": self.fault.kind, "value": self.fault.value,
+                                "place": self.fault.place, "repair": self.fault.repair, "reports": self.fault.reports}
+        return {"verdict": self.verdict, "fault": fault, "evidence": {name: self.evidence[name] for name in found},
+                "rounding": self.rounding, "deviations": self.deviations, "explained": self.explained}
+
+
+def served_as(model: Any, said: str | None) -> str | None:
+    """The rounding that a server's own is no larger than: what was said, or what the GGUF shows; None if unknown.
+
+    Raises:  TinyError for a word that is not known
+    """
+    if said is not None and said.lower() not in SERVED:
+        raise TinyError(f"--served-as {said} is unknown.", f"Use one of {', '.join(SERVED)}, or leave it out.")
+    if model.checkpoint is not None and model.checkpoint.layout == "gguf":
+        packed = any(isinstance(tensor, Packed) for tensor in model.checkpoint.tensors.values())
+        return "gguf" if packed else "bfloat16"
+    return None if said is None else SERVED[said.lower()]
+
+
+def kinds(known: str | None) -> tuple[str, ...]:
+    """The roundings that are measured."""
+    return UNKNOWN if known is None else tuple(dict.fromkeys(("bfloat16", known)))
+
+
+def run(model: Any) -> Any:
+    """What computes the reference: with a fault, or rounded, which is asked for by its name."""
+    def one(what: Any, ids: Sequence[int]) -> np.ndarray:
+        return logprobs(rounded(model, what), None, ids) if isinstance(what, str) else logprobs(model, what, ids)
+    return one
+
+
+def asked(config: Any, length: int, deep: bool) -> tuple[Fault, ...]:
+    """The faults that are asked about."""
+    return hypotheses(config, length) + (families.structures(config) if deep else ())
+
+
+def compare(model: Any, seens: Sequence[Seen], reference: Reference, known: str | None, scan: bool,
+            deep: bool) -> Numbers:
+    """Weigh every fault, and judge. scan: look for the exact value of the one that is named
+
+    deep: ask about every expert, head and layer, too
+    """
+    config, length = model.config, max(len(seen.ids) for seen in seens)
+    deviations = [deviation(*pair) for pair in zip(seens, reference.plain)]
+    said = np.concatenate(deviations)
+    said = said[~np.isnan(said)]
+    rounding = {kind: own_rounding(reference, kind) for kind in kinds(known)}
+
+    def weighed(fault: Fault) -> Evidence:
+        return weigh(seens, reference.plain, reference.of(fault.name, fault))
+
+    faults = {fault.name: fault for fault in asked(config, length, deep)}
+    evidence = {name: weighed(fault) for name, fault in faults.items()}
+    mean = float(said.mean()) if len(said) else np.nan
+    verdict = judge(mean, evidence, rounding, known)
+    if verdict.fault is not None and scan:
+        exact, found = families.scan(faults[verdict.fault], config, length, weighed)
+        faults[exact.name], evidence[exact.name] = exact, found
+        verdict = judge(mean, evidence, rounding, known)
+    fault = None if verdict.fault is None else faults[verdict.fault]
+    explained = None if fault is None else [deviation(*pair) for pair in zip(seens, reference.of(fault.name, fault))]
+    return Numbers(enough(verdict, len(said)), fault, evidence, rounding, deviations, explained)
+
+
+def own_rounding(reference: Reference, kind: str) -> float:
+    """How far the reference is from itself if it is rounded, in nats."""
+    found = [deviation(seen_of(ids, other), plain)
+             for ids, other, plain in zip(reference.texts, reference.of(kind, kind), reference.plain)]
+    return float(np.nanmean(np.concatenate(found)))
+
+
+def enough(verdict: Verdict, positions: int) -> Verdict:
+    """The verdict, unless a server has none of the known faults and too little is known of it."""
+    if verdict.fault is not None or positions >= LEAST:
+        return verdict
+    words = f"the server said something of {positions} tokens, and fewer than {LEAST} tell nothing: give more --tokens"
+    return verdict._replace(state="cannot tell", words=words)
+
+
+def compare_texts(written: Sequence[Written], reference: Reference, known: str | None) -> Numbers:
+    """Judge what a server wrote, where it gives nothing but texts: by how much its words are not the likeliest."""
+    own = gaps(written, reference.plain)
+    rounding = {kind: max(FLOOR, float(own_gaps(written, reference.plain, reference.of(kind, kind)).mean()))
+                for kind in kinds(known)} if len(own) else dict.fromkeys(kinds(known), FLOOR)
+    verdict = judge(float(own.mean()) if len(own) else np.nan, {}, rounding, known)
+    words = verdict.words.replace("nats from the reference", "nats below the likeliest token")
+    return Numbers(enough(verdict._replace(words=words), len(own)), None, {}, rounding, [own], None)
+
+
+def passes(model: Any, length: int, known: str | None, deep: bool) -> int:
+    """How many passes over every text the reference takes, without a search for an exact value."""
+    return 1 + len(kinds(known)) + len(asked(model.config, length, deep))
