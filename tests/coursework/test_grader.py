@@ -1,6 +1,7 @@
 """The grader is graded: right answers get their points, and no other way leads to any."""
 
 import inspect
+import itertools
 import json
 import os
 import random
@@ -26,7 +27,7 @@ from tiny.tools.terminal import guarded
 from tutorial.grader import __main__ as grade
 from tutorial.grader import isolated as grader_isolated
 from tutorial.grader import wall, worker
-from tutorial.grader.isolated import CHANNEL, Changed, Isolated, Limits, Refused
+from tutorial.grader.isolated import CHANNEL, Changed, Isolated, Limits, Refused, in_queue
 from tutorial.grader.messages import HEAD, LONGEST, Reader, Unsendable, pack
 from tutorial.grader.results import OtherForm, accept
 from tutorial.grader.submissions import read_submissions, same_text
@@ -110,6 +111,36 @@ def drop_line(words):
 def test_the_same_answer_without_a_trick_is_right(around, isolated):
     got, expected = turn(isolated("4.2", RIGHT["4.2"], around))
     assert_close(got, expected, 1e-6)
+
+
+def test_time_in_which_others_had_the_processor_is_given_back(isolated, monkeypatch):
+    """A busy machine fails nobody; a loop that never ends is stopped however long it waited."""
+    def run(lines, step):
+        waited = itertools.count(step, step)
+        monkeypatch.setattr(grader_isolated, "in_queue", lambda _: next(waited))
+        try:
+            return turn(isolated("4.2", lines, seconds=0.05))  # less than Python takes to start
+        finally:
+            asked.append(round(next(waited) / step) - 1 if step else None)
+    asked = []
+    with pytest.raises(Refused, match="took more than 0.05 seconds"):
+        run(RIGHT["4.2"], 0)
+    with pytest.raises(Refused, match="took more than 0.05 seconds"):
+        run("while True:\n    pass", 0.3)
+    assert asked[1:] == [3], "0.3 and 0.2 seconds are given back, ten times the limit in all, and then none"
+    monkeypatch.setattr(grader_isolated, "MOST_QUEUED", 1000)
+    got, expected = run(RIGHT["4.2"], 0.3)
+    assert_close(got, expected, 1e-6)
+    assert asked[2] > 0
+
+
+def test_waiting_for_a_processor_is_counted():
+    """Of the process and of what it started, as the system counts it."""
+    if not (os.path.exists("/proc/self/schedstat") and os.path.exists(f"/proc/self/task/{os.getpid()}/children")):
+        pytest.skip("This system does not count how long a process waits for a processor.")
+    own = in_queue(os.getpid())
+    assert 0 < own < time.monotonic() and in_queue(2**22 + 1) == 0
+    assert in_queue(os.getppid()) >= own, "a process that this one was started by has waited as long, through it"
 
 
 HARMLESS = {
