@@ -171,6 +171,8 @@ def judge(mean: float, evidence: Mapping[str, Evidence], rounding: Mapping[str, 
     if mean <= bound:
         words = f"{mean:.4f} nats from the reference, within {precision} rounding ({bound:.4f})"
         return Verdict("healthy", None, words, mean, bound, None)
+    if np.isnan(mean):
+        return Verdict("cannot tell", None, "nothing that the server said could be compared", mean, bound, None)
     within = [kind for kind in sorted(rounding, key=rounding.__getitem__) if mean <= 2 * rounding[kind]]
     if served_as is None and within:
         words = (f"{mean:.4f} nats from the reference: cannot be told from {within[0]} rounding "
