@@ -30,6 +30,7 @@ class Fault(NamedTuple):
     ops(base, config) -> the operations that differ, by name
     tensors(weights) -> the mapping in which the model looks up its weights
     after(logits, ids) -> the logits from which the server takes its numbers. Shapes:  (T, V), (T,) -> (T, V)
+    pixels(images, vision) -> the preprocessed images that the encoder gets (`pictures.py`)
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Fault(NamedTuple):
     ops: changes.Ops | None = None
     tensors: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None
     after: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    pixels: Callable[..., list[np.ndarray]] | None = None
 
     @property
     def name(self) -> str:
@@ -137,21 +139,28 @@ def logprobs(model: Mixtral, fault: Fault | None, ids: Sequence[int] | np.ndarra
     Raises:  TinyError as the model does
     """
     ids, fault = check_ids(ids), fault or Fault("")
+    read, rows = read_by(fault, ids, model.config)
+    return answer(with_fault(model, fault)(read, images), read, fault, rows)
+
+
+def read_by(fault: Fault, ids: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """The ids that a model with a fault reads, and the row that answers each position, or -1. Shapes:  -> (n,), (T,)."""
     read, rows = fault.ids(ids) if fault.ids else (ids, np.arange(len(ids)))
-    read = read[: model.config.max_seq_len]
-    answers = answer(with_fault(model, fault)(read, images), read, fault)
-    rows = np.where(rows < len(read), rows, -1)
-    out = answers[rows]
-    out[rows < 0] = np.nan
-    return out
+    read = read[: config.max_seq_len]
+    return read, np.where(rows < len(read), rows, -1)
 
 
-def answer(logits: np.ndarray, ids: np.ndarray, fault: Fault) -> np.ndarray:
-    """Log-probabilities of logits, a block of rows at a time. Shapes:  logits (T, V), ids (T,) -> (T, V) float32."""
+def answer(logits: np.ndarray, ids: np.ndarray, fault: Fault, rows: np.ndarray) -> np.ndarray:
+    """Log-probabilities of those rows that answer something, a block at a time.
+
+    Shapes:  logits (n, V), ids (n,), rows (T,) -> (T, V) float32, NaN where the row is -1
+    """
     logits = fault.after(logits, ids) if fault.after else logits
-    out = np.empty(logits.shape, np.float32)
+    out = np.empty((len(rows), logits.shape[1]), np.float32)
     for start in range(0, len(out), ROWS):
-        out[start : start + ROWS] = log_softmax(logits[start : start + ROWS].astype(np.float64))
+        block = rows[start : start + ROWS]
+        out[start : start + ROWS] = log_softmax(logits[block].astype(np.float64))
+    out[rows < 0] = np.nan
     return out
 
 
