@@ -74,8 +74,8 @@ def confusion(model: Mixtral, texts: Sequence[Ids], planted_in: int, rule: Judge
     """Plant every fault in the first texts, and nothing in any of them; say what each was called.
 
     texts: each at least 100 ids, BOS first; planted_in: in how many of them faults are planted
-    -> {"tokens", "texts", "healthy": {rounding: {state: count}}, "planted": {rounding: {fault: {name or state: count}}},
-        "silent": faults that change less than bfloat16 rounding, which are not planted}
+    -> {"tokens", "texts", "healthy": {rounding: {state: count}}, "silent": faults that change less than bfloat16
+        rounding, which are not planted, "planted": {rounding: {fault: {name or state: count}}}}
     """
     faults = hypotheses(model.config, min(map(len, texts)))
     servers = roundings(model)
