@@ -144,7 +144,7 @@ def logprobs(model: Mixtral, fault: Fault | None, ids: Sequence[int] | np.ndarra
 
 
 def read_by(fault: Fault, ids: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """The ids that a model with a fault reads, and the row that answers each position, or -1. Shapes:  -> (n,), (T,)."""
+    """What a model with a fault reads, and the row that answers each position, or -1. Shapes:  -> (n,), (T,)."""
     read, rows = fault.ids(ids) if fault.ids else (ids, np.arange(len(ids)))
     read = read[: config.max_seq_len]
     return read, np.where(rows < len(read), rows, -1)
