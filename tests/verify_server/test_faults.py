@@ -103,8 +103,9 @@ def slow_attention(q, keys, values, lengths, spans, causal=True, precision="floa
     return out.astype(np.float32)
 
 
-@pytest.mark.parametrize(("fault", "changed"), [(known("window", 7), {"window": 7}), (known("window", 29), {"window": 29}),
-                                                (known("heads_in_turn"), {"in_turn": True})])
+@pytest.mark.parametrize(("fault", "changed"), [
+    (made("window", 7), {"window": 7}), (made("window", 29), {"window": 29}),
+    (known("heads_in_turn"), {"in_turn": True})])
 def test_attention_with_a_fault(fault, changed):
     ops = faults.changed_ops(tiny.ops, {"attention": lambda *args, **kw: slow_attention(*args, **kw, **changed)})
     assert_close(logprobs(MODEL, fault, IDS), run(ops=ops), CLOSE)
@@ -164,8 +165,8 @@ def test_structures_are_what_they_say():
         "attention of layer 0 missing": lambda name, x: 0 * x if name.startswith("layers.0.attention.") else x,
         "experts of layer 0 missing": lambda name, x: 0 * x if name.startswith("layers.0.feed_forward.ex") else x,
     }.items():
-        assert_close(logprobs(MODEL, found[name], IDS), run(tensors=with_tensors(
-            lambda key, x: change(key, x).astype(np.float32))), CLOSE)
+        changed = {key: change(key, x).astype(np.float32) for key, x in TENSORS.items()}
+        assert_close(logprobs(MODEL, found[name], IDS), run(tensors=changed), CLOSE)
     digits = str.maketrans("01", "10")
     swapped = renamed(lambda name: name[:8].translate(digits) + name[8:] if name.startswith("layers.") else name)
     assert_close(logprobs(MODEL, found["layers 0 and 1 exchanged"], IDS), run(tensors=swapped), CLOSE)
@@ -188,7 +189,8 @@ def test_every_way_to_hold_weights(way, tmp_path):
     ids = np.append(1, np.arange(300, 320))
     if way == "gguf":
         write_model(tmp_path / "m.gguf", "tiny-mixtral", "Q8_0")
-    model = tiny.load(tmp_path / "m.gguf", weights="mapped") if way == "gguf" else tiny.load("tiny-mixtral", weights=way)
+    model = (tiny.load(tmp_path / "m.gguf", weights="mapped") if way == "gguf" else
+             tiny.load("tiny-mixtral", weights=way))
     kept = {name: np.ascontiguousarray(model.weights[name], np.float32) for name in model.weights}
     kept = {name: x.reshape(-1, x.shape[-1]) if x.ndim > 2 else x for name, x in kept.items()}
     resident = Mixtral(model.config, kept)
