@@ -136,7 +136,8 @@ def test_routers():
     routes = {kind: known(kind).ops(tiny.ops, CONFIG)["route"](x, gate, 2) for kind in ("not_renormalised", "uniform")}
     assert_close(routes["not_renormalised"][2], np.take_along_axis(shares, ids, axis=1), 1e-6)
     assert_close(routes["uniform"][2], np.full((5, 2), 0.5), 0.0)
-    assert all((found[1] == ids).all() for found in routes.values()) and not np.allclose(weights, 0.5)
+    assert all((found[1] == ids).all() for found in routes.values())
+    assert np.abs(weights - 0.5).max() > 0.01
 
 
 def test_numbers_after_sampling():
@@ -151,7 +152,8 @@ def test_numbers_after_sampling():
             if sum(p[list(kept)]) < 0.9:
                 kept.add(int(token))
         found = logprobs(MODEL, made("nucleus", 0.9), IDS)[t]
-        assert set(np.flatnonzero(np.isfinite(found)).tolist()) == kept and np.exp(found).sum() == pytest.approx(1)
+        assert set(np.flatnonzero(np.isfinite(found)).tolist()) == kept
+        assert_close(np.exp(found).sum(keepdims=True), np.ones(1), 1e-5)
 
 
 def test_structures_are_what_they_say():
