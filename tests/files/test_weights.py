@@ -1,6 +1,8 @@
 """Checkpoints in both layouts: which files are taken, which tensors are required, and in which order of rows."""
 
 import json
+import re
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -217,6 +219,27 @@ def test_what_each_mode_hands_out(tmp_path, layout, dtype):
         assert first is resident[name], "converted once and kept"
         assert first.shape == x.shape and first.dtype == (dtype if name.startswith("tok") else np.float32)
         assert_close(first, x, 0.0, name=name)
+
+
+@pytest.mark.parametrize("part", [lambda x: x, lambda x: x[:, : x.shape[1] // 2] if x.ndim == 2 else x],
+                         ids=["whole", "columns"])
+def test_resident_weights_leave_no_pages_of_their_file(tmp_path, part):
+    """A rank that keeps some columns of a matrix reads all of its pages, and needs none of them any more."""
+    if not Path("/proc/self/smaps").exists():
+        pytest.skip("This system does not say which pages of a file a process holds.")
+
+    def held():
+        found = re.search(rf"{path}\n.*?Rss: +(\d+) kB", Path("/proc/self/smaps").read_text(), re.S)
+        return int(found[1]) * 1024
+
+    config = sizes(n_layers=1, moe=(2, 1), vocab_size=4096)
+    folder = write_mistral(tmp_path / "model", config, random_tensors(config, dtype=np.float16))
+    path = folder / "consolidated.safetensors"
+    tensors = {name: part(x) for name, x in open_checkpoint(folder).tensors.items()}
+    assert sum(float(x.sum()) for x in tensors.values()) and held() > path.stat().st_size * 0.8, "all of it was read"
+    weights = Weights(tensors, "resident")
+    assert all(weights[name].dtype == np.float32 for name in weights if not name.startswith("tok"))
+    assert held() <= path.stat().st_size / 10
 
 
 def test_an_unknown_name_is_a_key_error():

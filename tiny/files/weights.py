@@ -11,7 +11,7 @@ import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
 from tiny.files.hf_names import Place, find_places
-from tiny.files.packed.array import Packed
+from tiny.files.packed.array import Packed, release_pages
 from tiny.files.safetensors import DTYPES, read_safetensors
 from tiny.system.diagnosis import lacking, misshapen, unexpected
 from tiny.system.free_memory import choose_mode
@@ -155,7 +155,9 @@ class Weights(Tensors):
         plain = tensor.dtype.char == "f" and tensor.ndim < 4 and not isinstance(tensor, Packed)
         if self.mode == "resident" and not plain and converted(name, tensor):
             shape = (-1, tensor.shape[-1]) if in_pairs(name, tensor) else tensor.shape
-            self.tensors[name] = tensor = np.ascontiguousarray(tensor, np.float32).reshape(shape)
+            self.tensors[name] = np.ascontiguousarray(tensor, np.float32).reshape(shape)
+            release_pages(tensor)
+            tensor = self.tensors[name]
         return tensor
 
 

@@ -18,7 +18,7 @@ import tiny
 from tiny.config import TinyError
 from tiny.files.checkpoint import Checkpoint
 from tiny.files.hf_names import hf_prefixes
-from tiny.files.packed.array import Packed
+from tiny.files.packed.array import Packed, release_pages
 from tiny.files.packed.gguf_model import is_gguf
 from tiny.files.packed.int8 import MATRICES, dequantise_rows, quantise_rows
 from tiny.files.weights import Tensors, Weights
@@ -34,7 +34,6 @@ from tiny.tools.convert.write import (
     HFTensors,
     hf_config_json,
     main_dtype,
-    release_pages,
     write_json,
     write_shards,
 )

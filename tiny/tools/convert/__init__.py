@@ -20,7 +20,7 @@ import tiny
 from tiny.config import TinyError
 from tiny.files.checkpoint import LAYOUTS as FOLDERS
 from tiny.files.checkpoint import Checkpoint, find_layout, open_checkpoint, weight_files
-from tiny.files.packed.array import Packed
+from tiny.files.packed.array import Packed, release_pages
 from tiny.files.packed.gguf_model import is_gguf
 from tiny.files.packed.gguf_tokenizer import read_tokenizer
 from tiny.files.packed.quantised import DTYPES as STORED
@@ -31,7 +31,7 @@ from tiny.system.reading import read_json
 from tiny.system.whole import whole_folder, write_whole
 from tiny.tools.convert.tokenizer_json import write_for_transformers
 from tiny.tools.convert.torch_checkpoint import open_torch, read_torch_config, torch_files
-from tiny.tools.convert.write import hf_config_json, params_json, release_pages, save_checkpoint, write_json
+from tiny.tools.convert.write import hf_config_json, params_json, save_checkpoint, write_json
 from tiny.tools.memory import amount
 from tiny.tools.session import note, progress
 from tiny.tools.terminal import one_line

@@ -6,7 +6,6 @@ size needs the memory of its largest tensor. This is the inverse of `tiny/files/
 
 import json
 import math
-import mmap
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ import numpy as np
 from tiny.config import Config, TinyError, VisionConfig
 from tiny.files.hf_config import HF_NAMES
 from tiny.files.hf_names import hf_name, hf_prefixes
-from tiny.files.packed.array import Packed
+from tiny.files.packed.array import release_pages
 from tiny.files.packed.quantised import DTYPES as STORED
 from tiny.files.params import VISION_SIZES
 from tiny.files.safetensors import DTYPES
@@ -197,13 +196,3 @@ def write_tensors(path: Path, heads: Mapping[str, Head], tensors: Mapping[str, n
             watch(heads[name].size)
 
     write_whole(path, write)
-
-
-def release_pages(x: np.ndarray) -> None:
-    """Give the pages of a mapped file back, which otherwise count as this process's memory; they can be read again."""
-    for part in x.parts if isinstance(x, Packed) else [x]:
-        base: object = part
-        while isinstance(base, (np.ndarray, memoryview)):
-            base = base.obj if isinstance(base, memoryview) else base.base
-        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            base.madvise(mmap.MADV_DONTNEED)
