@@ -24,12 +24,11 @@ INTEGERS = tuple(np.dtype(f"{kind}{size}") for kind in "iu" for size in (8, 4, 2
 PRECISIONS = ("float32", "bfloat16")
 # OpenBLAS packs a matrix before it multiplies, which for few tokens costs more than the product; it packs nothing for a
 # vector, nor, on processors with AVX-512, where a product has at most 10^6 multiplications. So up to FEW tokens meet
-# FEW_WEIGHTS at a time, and up to SINGLE meet them one by one. That is work for one core: with more than two of them, a
-# matrix in float32 is faster whole (tutorial/reference/speed.md).
+# FEW_WEIGHTS at a time, and up to SINGLE meet them one by one. That is work for one core: with more than two of them,
+# blocks are as for one token or many (tutorial/reference/speed.md).
 FEW, SINGLE, FEW_WEIGHTS = 8, 3, 125_000
 FEW_RESIDENT = FEW if (os.cpu_count() or 1) <= 2 else 1
-TILE = 256  # rows; a multiple of what kernels of OpenBLAS take at once
-MANY_BYTES = 4 << 20  # of converted weights at a time, for many tokens: products gain from larger blocks
+MANY_BYTES = 4 << 20  # of float32 weights at a time, for one token or many: products gain from larger blocks
 SIXTEEN, UPPER_HALF = np.uint32(16), np.uint32(0xFFFF0000)  # of a word
 # 1 - erf(x) = exp(-x^2) sum_k ERF_TERMS[k] t^(k + 1) with t = 1 / (1 + ERF_SCALE x), for x >= 0: the form of Abramowitz
 # and Stegun 7.1.26 with two more terms, fitted to math.erfc on [0, 6]; it is off by 1.2e-9 at most.
@@ -180,9 +179,9 @@ def linear(x: np.ndarray, weight: np.ndarray, precision: str = "float32") -> np.
 
     Shapes:  x (T, in), weight (out, in) -> (T, out); weight (a, b, ..., in) counts as (a * b * ..., in)
     Dtypes:  x float32; weight float32, bfloat16 or float16 -> float32
-    Order:   weights in another dtype, or not contiguous, are converted a block of rows at a time into a scratch
-             buffer of at most 4 MiB (one row at least); nothing is kept. Of bfloat16 weights, up to FEW tokens add
-             up the even and the odd columns apart
+    Order:   weights are taken a block of rows at a time. Those in another dtype, or not contiguous, are converted into a
+             scratch buffer of at most 4 MiB (one row at least); nothing is kept. Of bfloat16 weights, up to FEW tokens
+             add up the even and the odd columns apart
     Raises:  ValueError for another dtype, rank or precision, or if the two inner sizes differ
     """
     check_linear(x, weight, precision)
@@ -207,47 +206,35 @@ def product(x: np.ndarray, weight: np.ndarray, precision: str, order: Literal["C
     """
     out = np.empty((len(x), math.prod(weight.shape[:-1])), x.dtype, order)
     matrix = isinstance(weight, np.ndarray) and weight.ndim == 2  # anything else unpacks when rows are asked for
-    if matrix and weight.dtype is FLOAT32:
-        resident_product(x, weight, out)
-    elif matrix and weight.dtype == BFLOAT16 and len(x) <= FEW and weight.shape[1] % 2 == 0 and weight.strides[1] == 2:
+    if matrix and weight.dtype == BFLOAT16 and len(x) <= FEW and weight.shape[1] % 2 == 0 and weight.strides[1] == 2:
         paired_product(x, weight.view(np.uint32), out)
-    else:
-        group = math.prod(weight.shape[1:-1])  # rows of the output for each index of the first axis
-        step = rows_of(FEW_WEIGHTS if len(x) <= 2 * FEW else MANY_BYTES // 4, group * weight.shape[-1])
-        scratch = np.empty((min(step, len(weight)), *weight.shape[1:]), np.float32)
-        for start in range(0, len(weight), step):
-            # (1) weights become float32, a block of rows at a time
-            block = scratch[: min(step, len(weight) - start)]
+        return round_to(out, precision)
+    group = math.prod(weight.shape[1:-1])  # rows of the output for each index of the first axis
+    numbers = FEW_WEIGHTS if 1 < len(x) <= FEW_RESIDENT else MANY_BYTES // 4
+    step = max(1, numbers // max(1, group * weight.shape[-1]))
+    resident = matrix and weight.dtype is FLOAT32
+    scratch = None if resident else np.empty((min(step, len(weight)), *weight.shape[1:]), np.float32)
+    for start in range(0, len(weight), step):
+        # (1) a block of rows, which become float32. Those that are go by the same blocks, for in others BLAS may add up
+        # in another order: so a packed matrix has the bits of a resident one
+        block = weight[start : start + step] if scratch is None else scratch[: min(step, len(weight) - start)]
+        if scratch is not None:
             np.copyto(block, weight[start : start + step])
-            # (2) each row with each token
-            columns = out[:, start * group : (start + len(block)) * group]
-            resident_product(x, block.reshape(-1, x.shape[1]), columns)
+        # (2) each row with each token
+        block_product(x, block.reshape(-1, x.shape[1]), out[:, start * group : (start + len(block)) * group])
     # (3) round what comes out
     return round_to(out, precision)
 
 
-def rows_of(numbers: int, width: int) -> int:
-    """How many rows of so many numbers a block has: whole tiles of BLAS where it has some, so that a matrix gives the
-    same bits in blocks as in one piece, and packed weights those of resident ones.
+def block_product(x: np.ndarray, block: np.ndarray, out: np.ndarray) -> None:
+    """out = x W^T for a block of W. A few tokens read it from memory once, and then from the cache.
+
+    Shapes:  x (T, in), block (n, in), out (T, n)
     """
-    rows = max(1, numbers // max(1, width))
-    return rows - rows % TILE if rows > TILE else rows
-
-
-def resident_product(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
-    """out = x W^T. A few tokens read every block of W from memory once, and then from the cache.
-
-    Shapes:  x (T, in), weight (out, in), out (T, out)
-    """
-    T, width = x.shape
-    if T == 1 or T > FEW_RESIDENT:
-        np.matmul(x, weight.T, out=out)
-        return
-    step, together = rows_of(FEW_WEIGHTS, width), 1 if T <= SINGLE else T
-    for start in range(0, len(weight), step):
-        block, columns = weight[start : start + step].T, out[:, start : start + step]
-        for t in range(0, T, together):
-            np.matmul(x[t : t + together], block, out=columns[t : t + together])
+    T = len(x)
+    together = 1 if T <= min(SINGLE, FEW_RESIDENT) else T
+    for t in range(0, T, together):
+        np.matmul(x[t : t + together], block.T, out=out[t : t + together])
 
 
 def paired_product(x: np.ndarray, words: np.ndarray, out: np.ndarray) -> None:

@@ -199,6 +199,7 @@ class Rows:
         return found
 
 
+@pytest.mark.usefixtures("two_cores")
 def test_what_unpacks_itself_goes_by_blocks(monkeypatch):
     monkeypatch.setattr(numerics, "FEW_WEIGHTS", 40)
     monkeypatch.setattr(numerics, "MANY_BYTES", 4 * 80)
@@ -206,7 +207,16 @@ def test_what_unpacks_itself_goes_by_blocks(monkeypatch):
         x, weight = normal(T, 10), normal(30, 10)
         rows = Rows(weight)
         assert_close(linear(x, rows), x @ weight.T, OPS["linear"], name="rows")
-        assert rows.most == (40 if T <= 2 * numerics.FEW else 80)
+        assert rows.most == (40 if 1 < T <= numerics.FEW else 80)
+
+
+@pytest.mark.parametrize("out, inner", [(1500, 1024), (3584, 320), (100, 14336)])
+def test_what_unpacks_itself_gives_the_bits_of_an_array(out, inner):
+    """Matrices of several blocks, the last one short: in other blocks than the array's, BLAS adds in another order."""
+    weight = normal(out, inner)
+    for T in (1, 2, 5, 8, 9, 12, 16, 17, 33, 100):
+        x = normal(T, inner)
+        assert_close(linear(x, Rows(weight)), linear(x, weight), 0.0, name=f"{T} tokens")
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -1,6 +1,6 @@
 """Mistakes in products of few tokens, which the comparison with float64 must refuse.
 
-A mutant puts a wrong function in the place of `paired_product` or `resident_product`. Each has the dtype of the weights
+A mutant puts a wrong function in the place of `paired_product` or `block_product`. Each has the dtype of the weights
 that it is about.
 """
 
@@ -54,17 +54,15 @@ def last_block_forgotten(patch):
 
 
 def first_token_for_all(patch):
-    right = numerics.resident_product
-    patch.setattr(numerics, "resident_product", lambda x, weight, out: right(np.repeat(x[:1], len(x), 0), weight, out))
+    right = numerics.block_product
+    patch.setattr(numerics, "block_product", lambda x, weight, out: right(np.repeat(x[:1], len(x), 0), weight, out))
 
 
 def short_block_of_zeros(patch):
-    def wrong(x, weight, out):
-        out[:] = 0
-        step = numerics.FEW_WEIGHTS // x.shape[1]
-        for start in range(0, len(weight) - step + 1, step):
-            out[:, start : start + step] = x @ weight[start : start + step].T
-    patch.setattr(numerics, "resident_product", wrong)
+    def wrong(x, block, out):
+        full = len(block) == numerics.FEW_WEIGHTS // x.shape[1]
+        out[:] = x @ block.T if full else 0
+    patch.setattr(numerics, "block_product", wrong)
 
 
 BFLOAT16, FLOAT32 = ml_dtypes.bfloat16, np.float32
