@@ -179,9 +179,9 @@ def linear(x: np.ndarray, weight: np.ndarray, precision: str = "float32") -> np.
 
     Shapes:  x (T, in), weight (out, in) -> (T, out); weight (a, b, ..., in) counts as (a * b * ..., in)
     Dtypes:  x float32; weight float32, bfloat16 or float16 -> float32
-    Order:   weights are taken a block of rows at a time. Those in another dtype, or not contiguous, are converted into a
-             scratch buffer of at most 4 MiB (one row at least); nothing is kept. Of bfloat16 weights, up to FEW tokens
-             add up the even and the odd columns apart
+    Order:   weights are taken a block of rows at a time. In another dtype, or not contiguous, they are converted in
+             a scratch buffer of at most 4 MiB (one row at least); nothing is kept. Of bfloat16 weights, up to FEW
+             tokens add up the even and the odd columns apart
     Raises:  ValueError for another dtype, rank or precision, or if the two inner sizes differ
     """
     check_linear(x, weight, precision)
@@ -212,11 +212,12 @@ def product(x: np.ndarray, weight: np.ndarray, precision: str, order: Literal["C
     group = math.prod(weight.shape[1:-1])  # rows of the output for each index of the first axis
     numbers = FEW_WEIGHTS if 1 < len(x) <= FEW_RESIDENT else MANY_BYTES // 4
     step = max(1, numbers // max(1, group * weight.shape[-1]))
+    # What is float32 already goes by the same blocks, so that packed and resident weights give the same bits: in
+    # other blocks, BLAS may add up in another order.
     resident = matrix and weight.dtype is FLOAT32
     scratch = None if resident else np.empty((min(step, len(weight)), *weight.shape[1:]), np.float32)
     for start in range(0, len(weight), step):
-        # (1) a block of rows, which become float32. Those that are go by the same blocks, for in others BLAS may add up
-        # in another order: so a packed matrix has the bits of a resident one
+        # (1) weights become float32, a block of rows at a time
         block = weight[start : start + step] if scratch is None else scratch[: min(step, len(weight) - start)]
         if scratch is not None:
             np.copyto(block, weight[start : start + step])

@@ -4,14 +4,16 @@ Nothing is copied when a checkpoint is opened. Hugging Face's names, and its ord
 here and nowhere else, as views too. Read `streamed.py` next.
 """
 
+import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
 from tiny.files.hf_names import Place, find_places
-from tiny.files.packed.array import Packed, release_pages
+from tiny.files.packed.array import Packed
 from tiny.files.safetensors import DTYPES, read_safetensors
 from tiny.system.diagnosis import lacking, misshapen, unexpected
 from tiny.system.free_memory import choose_mode
@@ -173,3 +175,15 @@ def converted(name: str, tensor: np.ndarray) -> bool:
 def in_pairs(name: str, tensor: np.ndarray) -> bool:
     """Whether a tensor is the view that `halves_to_pairs` makes of wq or wk in an HF file. Shapes:  any."""
     return name.endswith(ROTATED) and tensor.ndim == 4
+
+
+def release_pages(tensor: Any) -> None:
+    """Give the pages of a mapped file back, which otherwise count as this process's memory; they can be read again.
+
+    Shapes:  any
+    """
+    for base in tensor.parts if isinstance(tensor, Packed) else (tensor,):
+        while isinstance(base, (np.ndarray, memoryview)):
+            base = base.obj if isinstance(base, memoryview) else base.base
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)

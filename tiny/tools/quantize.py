@@ -18,10 +18,10 @@ import tiny
 from tiny.config import TinyError
 from tiny.files.checkpoint import Checkpoint
 from tiny.files.hf_names import hf_prefixes
-from tiny.files.packed.array import Packed, release_pages
+from tiny.files.packed.array import Packed
 from tiny.files.packed.gguf_model import is_gguf
 from tiny.files.packed.int8 import MATRICES, dequantise_rows, quantise_rows
-from tiny.files.weights import Tensors, Weights
+from tiny.files.weights import Tensors, Weights, release_pages
 from tiny.mixtral import Mixtral
 from tiny.sampling import log_softmax
 from tiny.system.reading import read_json

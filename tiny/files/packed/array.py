@@ -8,7 +8,6 @@ The book takes it as it takes an array: `linear` slices blocks of rows, `embed` 
 """
 
 import math
-import mmap
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,18 +28,6 @@ def stored_of(tensor: Any) -> Any:
     Shapes:  any
     """
     return tensor.parts[0] if isinstance(tensor, Packed) and len(tensor.parts) == 1 else tensor
-
-
-def release_pages(tensor: Any) -> None:
-    """Give the pages of a mapped file back, which otherwise count as this process's memory; they can be read again.
-
-    Shapes:  any
-    """
-    for base in tensor.parts if isinstance(tensor, Packed) else (tensor,):
-        while isinstance(base, (np.ndarray, memoryview)):
-            base = base.obj if isinstance(base, memoryview) else base.base
-        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            base.madvise(mmap.MADV_DONTNEED)
 
 
 class Packed:

@@ -20,13 +20,13 @@ import tiny
 from tiny.config import TinyError
 from tiny.files.checkpoint import LAYOUTS as FOLDERS
 from tiny.files.checkpoint import Checkpoint, find_layout, open_checkpoint, weight_files
-from tiny.files.packed.array import Packed, release_pages
+from tiny.files.packed.array import Packed
 from tiny.files.packed.gguf_model import is_gguf
 from tiny.files.packed.gguf_tokenizer import read_tokenizer
 from tiny.files.packed.quantised import DTYPES as STORED
 from tiny.files.packed.quantised import PLACES
 from tiny.files.safetensors import DTYPES, read_safetensors
-from tiny.files.weights import CONSTANTS, Tensors, expected_shapes, open_tensors
+from tiny.files.weights import CONSTANTS, Tensors, expected_shapes, open_tensors, release_pages
 from tiny.system.reading import read_json
 from tiny.system.whole import whole_folder, write_whole
 from tiny.tools.convert.tokenizer_json import write_for_transformers

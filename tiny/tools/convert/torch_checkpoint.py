@@ -11,9 +11,8 @@ import numpy as np
 
 from tiny.config import Config, MoeConfig, TinyError
 from tiny.files.hf_config import HF_NAMES, read_hf_config
-from tiny.files.packed.array import release_pages
 from tiny.files.params import checked, read_params
-from tiny.files.weights import Tensors, expected_shapes
+from tiny.files.weights import Tensors, expected_shapes, release_pages
 from tiny.system.reading import number, read_json
 from tiny.tools.convert.torch_file import read_torch_file
 

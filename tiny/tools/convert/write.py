@@ -17,11 +17,10 @@ import numpy as np
 from tiny.config import Config, TinyError, VisionConfig
 from tiny.files.hf_config import HF_NAMES
 from tiny.files.hf_names import hf_name, hf_prefixes
-from tiny.files.packed.array import release_pages
 from tiny.files.packed.quantised import DTYPES as STORED
 from tiny.files.params import VISION_SIZES
 from tiny.files.safetensors import DTYPES
-from tiny.files.weights import ROTATED, Tensors, expected_shapes, head_dim_of, pairs_to_halves
+from tiny.files.weights import ROTATED, Tensors, expected_shapes, head_dim_of, pairs_to_halves, release_pages
 from tiny.system.whole import write_whole
 
 SHARD = 5 * 10**9  # bytes of one file of Hugging Face's layout, as in the released ones
