@@ -41,12 +41,12 @@ from tiny.tools.bench import vision as bench_vision
 from tiny.tools.cards import images as image_card
 from tiny.tools.cards import text as text_card
 from tiny.tools.verify import check, dump, report
-from tiny.tools.verify.server import keep
 from tiny.tools.verify.server import report as server_report
 from tiny.tools.verify.server.connect import Server
 from tiny.tools.verify.server.decide import Verdict
 from tiny.tools.verify.server.numbers import Numbers
 from tiny.tools.verify.server.probe import FORMS, Way
+from tiny.tools.verify.server.reference import keep
 from tiny.training import __main__ as training
 from tiny.training import run_state
 from tiny.training.images import evaluate as image_evaluation

@@ -4,8 +4,8 @@ import pytest
 
 import tiny
 from tiny.sampling import log_softmax
-from tiny.tools.verify.server import texts
 from tiny.tools.verify.server.names import Names
+from tiny.tools.verify.server.reference import texts
 
 
 @pytest.fixture(scope="session")

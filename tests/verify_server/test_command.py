@@ -10,8 +10,8 @@ import pytest
 from tests.verify_server import fake_servers as fakes
 from tests.verify_server.fake_servers import running
 from tiny.__main__ import main
-from tiny.tools.verify.server import texts
 from tiny.tools.verify.server.faults import logprobs, made
+from tiny.tools.verify.server.reference import texts
 from tiny.tools.verify.server.rounding import rounded
 
 LENGTH = 160

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tiny.tools.releases import MIXTRAL_8X7B, stand_ins
-from tiny.tools.verify.server import cost, keep, texts
 from tiny.tools.verify.server.measure import announce
+from tiny.tools.verify.server.reference import cost, keep, texts
 
 IDS = [[1, 5, 7], [1, 9]]
 

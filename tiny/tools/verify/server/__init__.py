@@ -1,8 +1,7 @@
 """Is what a server serves the right model? If not, what is wrong with it?
 
 Our reference can be wrong on purpose: it is run with each known fault, and the one that the server's log-probabilities
-agree with is named. Read `connect.py`, `probe.py`, `collect.py` and `ids.py` for what is asked; `decide.py`,
-`faults.py` and `numbers.py` for what is made of it; `chat.py` and `repeat.py` for templates, caches and batches.
+agree with is named. The README of this folder says in which order to read it.
 """
 
 import argparse
@@ -12,11 +11,13 @@ from tiny.system.reading import read_file
 from tiny.tools import session
 from tiny.tools.plots import check_figure_name
 from tiny.tools.terminal import check_numbers
-from tiny.tools.verify.server import numbers, texts
+from tiny.tools.verify.server import numbers
 from tiny.tools.verify.server.connect import Limits, Server
 from tiny.tools.verify.server.ids import LONG, check_ids
-from tiny.tools.verify.server.measure import measure
+from tiny.tools.verify.server.measure import limit, measure
+from tiny.tools.verify.server.others import others
 from tiny.tools.verify.server.probe import probe
+from tiny.tools.verify.server.reference import texts
 from tiny.tools.verify.server.report import Line, tell
 
 
@@ -38,6 +39,9 @@ def main(args: argparse.Namespace) -> int:
     if lines[-1].good is not False or way.form.ids:
         found, more = measure(args, model, server, way, known, sizes)
         lines += more
+    # (3) chats, the same prompt again, and several at once
+    if not args.quick:
+        lines += others(server, way, model, limit(found))
     return tell(args, server, way, lines, found)
 
 

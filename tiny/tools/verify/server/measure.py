@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tiny.tools.terminal import note
-from tiny.tools.verify.server import cost, keep, numbers, texts
+from tiny.tools.verify.server import numbers
 from tiny.tools.verify.server.collect import Collector
 from tiny.tools.verify.server.connect import Server
 from tiny.tools.verify.server.decide import Seen
@@ -15,6 +15,7 @@ from tiny.tools.verify.server.gap import write
 from tiny.tools.verify.server.names import Names
 from tiny.tools.verify.server.numbers import Numbers
 from tiny.tools.verify.server.probe import Way
+from tiny.tools.verify.server.reference import cost, keep, texts
 from tiny.tools.verify.server.report import STATES, Line
 
 

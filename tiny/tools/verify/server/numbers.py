@@ -11,9 +11,9 @@ from tiny.tools.verify.server import families
 from tiny.tools.verify.server.decide import Evidence, Seen, Verdict, deviation, judge, seen_of, weigh
 from tiny.tools.verify.server.faults import Fault, hypotheses, logprobs
 from tiny.tools.verify.server.gap import FLOOR, Written, gaps, own_gaps
-from tiny.tools.verify.server.keep import Reference
+from tiny.tools.verify.server.reference.keep import Reference
+from tiny.tools.verify.server.reference.texts import LEAST
 from tiny.tools.verify.server.rounding import rounded
-from tiny.tools.verify.server.texts import LEAST
 
 # What a server may be served as, and which rounding of ours is no smaller than its own.
 SERVED = {"float32": "float16", "float16": "bfloat16", "bfloat16": "bfloat16", "f32": "float16", "f16": "bfloat16",

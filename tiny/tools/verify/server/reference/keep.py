@@ -125,5 +125,6 @@ def fingerprint(files: Sequence[Path]) -> str:
 def sources() -> Iterator[Path]:
     """The code that decides what the reference says."""
     root = Path(tiny.__file__).parent
-    for folder in (root, root / "files", root / "files/packed", Path(__file__).parent):
+    here = Path(__file__).parent
+    for folder in (root, root / "files", root / "files/packed", here, here.parent):
         yield from sorted(path for path in folder.glob("*.*") if path.suffix in (".py", ".toml"))

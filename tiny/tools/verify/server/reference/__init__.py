@@ -1,0 +1,1 @@
+"""What the reference is run on, what that costs, and where its results are kept."""
