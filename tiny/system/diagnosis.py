@@ -2,7 +2,7 @@
 
 The readers of `tiny/files/` call this when something is not as they want it. A function is told what was wanted, and
 looks at what is there instead: adapters, caches, links to nothing, files of other programs, sizes that no model has.
-Read `pictures.py` next, the last file here.
+Read `pictures.py` next.
 """
 
 import re

@@ -9,7 +9,7 @@ An orientation that a camera noted in EXIF is not followed, and a warning says s
 base64 (load_image), and it drops what is transparent there, instead of blending it with white. A TIFF file is turned
 everywhere: Pillow does it while decoding.
 
-`image.py` makes numbers of the result.
+`image.py` makes numbers of the result. Read `messages.py` next, the last file here.
 """
 
 import os
