@@ -45,6 +45,8 @@ def run_command(argv: list[str]) -> int:
         return importlib.import_module("tiny.tools.bench").main(argv[1:]) or 0
     if argv[:1] == ["evals"]:
         return importlib.import_module("tiny.evals.commands").main(argv[1:])
+    if argv[:1] == ["explore"]:
+        return importlib.import_module("tiny.serve.explore.command").main(argv[1:]) or 0
     if argv[:1] == ["serve"]:
         return importlib.import_module("tiny.serve.command").main(argv[1:]) or 0
     parser = build_parser()
@@ -107,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     importlib.import_module("tiny.tools.quantize").add_options(quantize)
     commands.add_parser("bench", help="measure speed and memory; see bench --help", add_help=False)
     commands.add_parser("evals", help="score a model by the published protocols; see evals --help", add_help=False)
+    commands.add_parser("explore", help="look inside a model, on a page in the browser; see explore --help", add_help=False)
     commands.add_parser("serve", help="answer clients of OpenAI's interface; see serve --help", add_help=False)
 
     for added in (demo, tokens, routing, passkey):

@@ -4,6 +4,7 @@ import argparse
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,18 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     check_numbers(args, {"port": (0, 65535), "queue": (1, 10_000), "seconds": (0.1, 1e6)})
     args.token = read_token(args)
-    if lacking := [package for package in EXTRA if find_spec(package) is None]:
-        raise TinyError(f"The server needs {' and '.join(EXTRA)}, and {lacking[0]} is not installed.",
-                        "Install the extra: pip install -e '.[serve]', or make .venv/serve.")
+    need_extra()
     with listen(args.host, args.port) as listener:
         model = session.open_model(args)
         session.load_weights(model, 1)
         serve(args, model, listener)
+
+
+def need_extra() -> None:
+    """Raise TinyError if a package is missing without which nothing can be served."""
+    if lacking := [package for package in EXTRA if find_spec(package) is None]:
+        raise TinyError(f"The server needs {' and '.join(EXTRA)}, and {lacking[0]} is not installed.",
+                        "Install the extra: pip install -e '.[serve]', or make .venv/serve.")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -89,9 +95,22 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(args: argparse.Namespace, model: Mixtral, listener: socket.socket) -> None:
     """Answer requests until a signal comes. Then what is computed ends within a token."""
+    from tiny.serve.app import build
+
+    name, hosts = Path(args.model).name, (args.host, socket.gethostname().lower())
+    run_server(lambda worker: build(model, name, worker, hosts, args.token), listener, args.host,
+               lambda url: note(f"{args.model} answers; Ctrl-C ends it"), args.debug, args.queue, args.seconds)
+
+
+def run_server(build: Callable, listener: socket.socket, host: str, started: Callable[[str], None], debug: bool,
+               waiting: int = 64, seconds: float = 3600) -> None:
+    """Serve the app that `build` makes for a worker, until a signal comes. The address goes to standard output.
+
+    started: told the address, once requests are answered
+    waiting and seconds: as `Worker` has them
+    """
     import uvicorn
 
-    from tiny.serve.app import build
     from tiny.serve.connection import configure
     from tiny.serve.worker import Worker
 
@@ -102,21 +121,20 @@ def serve(args: argparse.Namespace, model: Mixtral, listener: socket.socket) -> 
 
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
-            host = f"[{args.host}]" if ":" in args.host else args.host
-            print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
-            note(f"{args.model} answers; Ctrl-C ends it")
+            url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+            print(url, flush=True)
+            started(url)
 
         def handle_exit(self, number: int, frame: Any) -> None:
             heard.add(number)
             worker.stop()
             super().handle_exit(number, frame)
 
-    if not args.debug:  # Clients that break off, and requests that are no HTTP, are no news.
+    if not debug:  # Clients that break off, and requests that are no HTTP, are no news.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    worker = Worker(args.queue, args.seconds)
+    worker = Worker(waiting, seconds)
     try:
-        app = build(model, Path(args.model).name, worker, (args.host, socket.gethostname().lower()), args.token)
-        server = Server(configure(app, args.debug))
+        server = Server(configure(build(worker), debug))
         # uvicorn hears SIGINT and SIGTERM by itself. An exception in the midst of its loop could leave a task for ever.
         if (hangup := signal.getsignal(signal.SIGHUP)) != signal.SIG_IGN:
             signal.signal(signal.SIGHUP, server.handle_exit)

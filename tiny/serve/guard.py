@@ -53,8 +53,8 @@ class Body:
 
     def hold(self, size: int) -> None:
         """Keep room for so many bytes. Raises Refusal if they are too many, here or for all."""
-        if size > limits.BODY_BYTES:
-            raise Refusal(413, f"The body has {size} bytes or more, and {limits.BODY_BYTES} are the most.",
+        if size > self.guard.body_bytes:
+            raise Refusal(413, f"The body has {size} bytes or more, and {self.guard.body_bytes} are the most.",
                           "Send fewer prompts at once, or smaller images.")
         held = self.guard.held + size - self.held
         if limits.SMALL_BYTES < size > self.held and held > limits.ALL_BYTES:
@@ -73,7 +73,7 @@ class Body:
                           f"{limits.PATIENCE:g} seconds, and a large one may not pause.", "Send it at once.") from None
         self.size, self.complete = self.size + len(message.get("body", b"")), not message.get("more_body", False)
         if self.complete or self.size > self.held:
-            most = self.size if self.complete or self.size <= limits.SMALL_BYTES else limits.BODY_BYTES
+            most = self.size if self.complete or self.size <= limits.SMALL_BYTES else self.guard.body_bytes
             self.hold(max(self.size, most))
         return message
 
@@ -102,11 +102,19 @@ class Guard:
     names: hosts by which the server may be called, beside loopback ones and addresses in digits; a page of another site
            that points its own name at this machine is thereby refused
     token: if given, each request must bring it
+    body_bytes: of one body at most; by default as `limits` says
     """
 
-    def __init__(self, app: ASGIApp, shared: Any, names: tuple[str, ...] = (), token: str | None = None):
+    def __init__(self, app: ASGIApp, shared: Any, names: tuple[str, ...] = (), token: str | None = None,
+                 body_bytes: int | None = None):
         self.app, self.shared, self.names, self.token = app, shared, {"localhost", *names}, token
+        self.most = body_bytes
         self.held = 0  # bytes of bodies
+
+    @property
+    def body_bytes(self) -> int:
+        """Bytes that a body may have."""
+        return self.most or limits.BODY_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, body = False, Body(self, receive)
