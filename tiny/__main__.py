@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     importlib.import_module("tiny.tools.quantize").add_options(quantize)
     commands.add_parser("bench", help="measure speed and memory; see bench --help", add_help=False)
     commands.add_parser("evals", help="score a model by the published protocols; see evals --help", add_help=False)
-    commands.add_parser("explore", help="look inside a model, on a page in the browser; see explore --help", add_help=False)
+    commands.add_parser("explore", help="look inside a model, on a page; see explore --help", add_help=False)
     commands.add_parser("serve", help="answer clients of OpenAI's interface; see serve --help", add_help=False)
 
     for added in (demo, tokens, routing, passkey):

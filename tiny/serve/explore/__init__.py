@@ -1,1 +1,1 @@
-"""The page of `python -m tiny explore`, served to a browser on this machine. What it answers is in tiny/tools/explore."""
+"""The page of `python -m tiny explore`, for a browser on this machine. What it answers is in tiny/tools/explore."""

@@ -1,6 +1,7 @@
 """The paths of the page: its files, runs, and what one click asks for. The guard is that of `tiny serve`."""
 
 import base64
+import gzip
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,8 @@ from tiny.serve.explore.kept import Explored
 from tiny.serve.guard import Guard
 from tiny.serve.limits import Refusal, dumps
 from tiny.serve.worker import Job, Worker
-from tiny.tools.explore import held_out, panels, pictures, rows, runs
 from tiny.tools.explore import __file__ as folder
+from tiny.tools.explore import panels, pictures, rows, runs
 
 BODY_BYTES = 6 << 20
 PAGE = Path(folder).with_name("page")
@@ -65,9 +66,13 @@ async def nowhere(*call: Any) -> None:
 
 
 def file(name: str, data: bytes) -> Callable:
-    """The end of a path that gives one file of the page, which was read when the server began."""
+    """The end of a path that gives one file of the page, which was read and packed when the server began."""
+    packed, kind = gzip.compress(data, mtime=0), KINDS[Path(name).suffix]
+
     async def give(request: Request) -> Response:
-        return Response(data, media_type=KINDS[Path(name).suffix])
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            return Response(packed, headers={"Content-Encoding": "gzip"}, media_type=kind)
+        return Response(data, media_type=kind)
     return give
 
 
@@ -101,7 +106,7 @@ async def first(events: Any, kind: str) -> Response:
 # ---- what is computed, in the thread
 
 def run(explored: Explored, body: dict, job: Job) -> dict:
-    """A prompt is read and a text is written: the tokens with their experts, and a name by which clicks ask for more."""
+    """A prompt is read and a text is written: the tokens, their experts, and a name by which clicks ask for more."""
     name, model = asked.model_of(body, explored.models)
     ask, files = asked.read(body), asked.read_pictures(body)
     key = ask.key(name, [data for data, _ in files])
@@ -152,6 +157,7 @@ def as_url(levels: np.ndarray) -> str:
 def cell(explored: Explored, body: dict, job: Job) -> dict:
     """The state of the page as a cell of a notebook."""
     found, row = asked.run_and_place(explored, body, "row")
+    rows.check_row(found, row)
     config, seed = found.model.config, fields.whole(body, "seed", None, 0, 2**53 - 1)
     layer, head = (fields.whole(body, name, 0, 0, most - 1) or 0
                    for name, most in (("layer", config.n_layers), ("head", config.n_heads)))

@@ -10,7 +10,8 @@ from tiny.serve import fields, messages
 from tiny.serve.explore.kept import Explored, is_large
 from tiny.serve.fields import shown
 from tiny.serve.limits import wrong
-from tiny.system.pictures import STYLES, decode as decoded
+from tiny.system.pictures import STYLES
+from tiny.system.pictures import decode as decoded
 from tiny.tokenizer import SPACE
 from tiny.tools import demo
 from tiny.tools.explore import panels, switches
@@ -56,7 +57,7 @@ def read_pictures(body: dict) -> list[tuple[bytes, Image.Image]]:
     """The pictures of a request: their bytes, and each opened but not decoded. Raises Refusal."""
     urls = body.get("pictures") or []
     if not isinstance(urls, list) or len(urls) > PICTURES:
-        raise wrong(f"pictures is {shown(body['pictures'])}.", f"Give a list of up to {PICTURES} data URLs.", "pictures")
+        raise wrong(f"pictures is {shown(urls)}.", f"Give a list of up to {PICTURES} data URLs.", "pictures")
     opened = [messages.open_picture(url, f"picture {n + 1}") for n, url in enumerate(urls)]
     return [(base64.b64decode(url.partition(",")[2]), image) for url, image in zip(urls, opened)]
 
@@ -79,7 +80,8 @@ def run_and_place(explored: Explored, body: dict, name: str) -> tuple[Run, int]:
 
 def pieces(model: Mixtral, ids: Any) -> list[str]:
     """Tokens as they are shown: with spaces."""
-    return [piece.replace(SPACE, " ") for piece in model.tokenizer.pieces(ids)]
+    tokenizer: Any = model.tokenizer
+    return [piece.replace(SPACE, " ") for piece in tokenizer.pieces(ids)]
 
 
 def told(run: Run) -> dict:

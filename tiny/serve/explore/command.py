@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
         models = open_models(args)
 
         def started(url: str) -> None:
-            note(f"open this page in a browser, {' or '.join(models)} answer there; Ctrl-C ends it")
+            note(f"open this page in a browser: it looks into {' and '.join(models)}; Ctrl-C ends it")
             if args.open and not webbrowser.open(url):
                 note("no browser could be opened from here")
 

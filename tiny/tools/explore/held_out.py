@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tiny.config import TinyError
 from tiny.mixtral import Mixtral
 from tiny.sampling import log_softmax
 from tiny.tools.explore import pictures
@@ -48,7 +49,7 @@ def loss(model: Mixtral, count: int = 20, check: Callable[[], None] = lambda: No
 def right(model: Mixtral, count: int = 12, blind: bool = False, pairs: bool = False,
           check: Callable[[], None] = lambda: None) -> Measured:
     """How many questions about new scenes are answered in the words that are right; blind, about plain pictures."""
-    size, skills = model.config.vision.patch_size, PAIRS if pairs else SKILLS  # type: ignore[union-attr]
+    size, skills = patch_size(model), PAIRS if pairs else SKILLS
     rng, found = np.random.default_rng(SEED), 0
     for n in range(count):
         scene, question = scenes.draw_asked(rng, skills[n % len(skills)], pictures.COLUMNS * size, pictures.ROWS * size)
@@ -56,6 +57,14 @@ def right(model: Mixtral, count: int = 12, blind: bool = False, pairs: bool = Fa
                     check=check)
         found += says(run.text, question.answer)
     return Measured("right", found, count)
+
+
+def patch_size(model: Mixtral) -> int:
+    """Pixels of a side of a patch. Raises TinyError for a model that reads text only."""
+    if model.config.vision is None:
+        raise TinyError("Questions about pictures are to be counted, and this model reads text only.",
+                        "Measure its loss on texts.")
+    return model.config.vision.patch_size
 
 
 def says(text: str, answer: str) -> bool:
@@ -69,7 +78,7 @@ def hiding(model: Mixtral, count: int = 12,
     """Right answers to "what color is this thing": with all patches, with those of the thing hidden from the words, and
     with as many others hidden.
     """
-    found, rng, size = np.zeros(3, int), np.random.default_rng(SEED), model.config.vision.patch_size  # type: ignore
+    found, rng, size = np.zeros(3, int), np.random.default_rng(SEED), patch_size(model)
     asked = 0
     while asked < count:
         scene, question = scenes.draw_asked(rng, "color_of", pictures.COLUMNS * size, pictures.ROWS * size)

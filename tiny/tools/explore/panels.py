@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import tiny
 from tiny import attention, decoder, mixtral, router, sampling, vision
-from tiny.tools.explore import rows
+from tiny.tools.explore import rows, switches
 from tiny.tools.explore.runs import Ask
 
 
@@ -31,7 +31,7 @@ PANELS = {
     "attention": Panel("qNN, kNN", (attention.attend, rows.attention_row), "03_attention.md"),
     "patch": Panel("vision_qNN, vision_kNN", (vision.vision_encoder, rows.patch_attention), "08_the_vision_encoder.md"),
     "next": Panel("logits", (sampling.sample, mixtral.Mixtral.forward), "06_the_whole_mixtral.md"),
-    "switch": Panel("", (tiny.load,), "06_the_whole_mixtral.md"),
+    "switch": Panel("", (switches.with_switch, switches.in_layer), "06_the_whole_mixtral.md"),
     "hide": Panel("", (rows.seen_by,), "09_pixtral_and_does_it_see.md")}
 
 

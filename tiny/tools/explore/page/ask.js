@@ -5,7 +5,7 @@ let model = null;        // the model that is looked at
 let run = null;          // the run that the panels show; run.asked is its request
 let trained = null;      // the last run without a switch
 let row = null;          // the numbers of the chosen token
-const state = { model: 0, kind: "text", row: 0, word: null, layer: 0, choice: 0, head: [0, 0], pictures: [], seed: null,
+const state = { model: 0, kind: "text", row: 0, word: null, layer: 0, choice: 0, head: null, pictures: [], seed: null,
   things: {}, answers: {}, marks: new Set(), patch: null, cursor: 0, encoder: [0, 0] };
 const times = [];        // [path, milliseconds, bytes] of each request, for the tests
 

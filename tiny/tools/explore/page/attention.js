@@ -13,6 +13,17 @@ function showAttention() {
   drawPictures();
 }
 
+// The head to begin with: it reads most of the picture, or most of a token that is not the first one.
+function telling() {
+  let best = [0, 0], most = -1;
+  for (let layer = 0; layer < model.layers; layer += 1) for (let head = 0; head < model.heads; head += 1) {
+    const weights = keysOf(row.attention, row.S, model.heads, layer, head);
+    const share = run.places.length ? sumAt(weights, run.places) : Math.max(0, ...weights.subarray(1));
+    if (share > most) [best, most] = [[layer, head], share];
+  }
+  return best;
+}
+
 // The weights that the squares and colours show.
 function weightsShown() {
   return state.patch !== null ? keysOf(state.patchRow, run.places.length, model.vision[1], ...state.encoder)
@@ -79,7 +90,7 @@ function showRow() {
   const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 12);
   $("row-title").textContent = `What head ${head} of layer ${layer} reads (all ${weights.length} add up to ${percent(sum)})`;
   const named = at => state.patch !== null ? `patch at ${placeOf(at)}` : run.places.includes(at) ? `patch at ${placeOf(run.places.indexOf(at))}` : token(run.pieces[at]);
-  fill("row-table", table(["what", "token", "", "share"], order.map(at => [named(at), state.patch !== null ? "" : at, bar(weights[at]), percent(weights[at], 1)])));
+  fill("row-table", table(["what", "at", "", "share"], order.map(at => [named(at), state.patch !== null ? "" : at, bar(weights[at]), percent(weights[at], 1)])));
   showReading(state.patch === null ? weights : null);
 }
 

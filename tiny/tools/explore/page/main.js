@@ -52,7 +52,7 @@ async function showRun(found, changed = "") {
 }
 
 async function chooseModel(index) {
-  Object.assign(state, { model: index, layer: 0, choice: 0, head: [0, 0], encoder: [0, 0], row: 0, seed: null });
+  Object.assign(state, { model: index, layer: 0, choice: 0, head: null, encoder: [0, 0], row: 0, seed: null });
   model = start.models[index];
   state.kind = model.vision ? "picture" : "text";
   [...$("models").children].forEach((button, n) => { button.ariaPressed = String(n === index); });

@@ -64,6 +64,7 @@ async function choose(at, word = null, focus = false) {
   if (!data || mine !== turn || shown !== run) return;
   Object.assign(state, { row: at, word, patch: null });
   row = unpack(data);
+  state.head ??= telling();
   markTokens();
   sayReading();
   showPanels();

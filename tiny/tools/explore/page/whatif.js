@@ -69,12 +69,14 @@ async function compare() {
 // ---- hiding
 
 function sayMarks() {
-  $("marks").textContent = state.marks.size ? `${state.marks.size} of ${trained.places.length} patches are marked.` : "Tap patches of the picture in section 4, or choose a thing.";
+  $("marks").textContent = state.marks.size ? `${state.marks.size} of ${trained.places.length} patches are marked.` : "Tap patches of the picture in section 5, or choose a thing.";
   $("hide-go").disabled = !state.marks.size;
 }
 
 function prepareThings() {
-  fill("things", ...Object.entries(state.things).map(([name, patches]) => el("button", { textContent: `Mark the ${name}`, onclick: () => setMarks(patches) })),
+  const words = trained.asked.text.toLowerCase().split(/[^a-z0-9]+/), asked = name => words.includes(name.toLowerCase());
+  const things = Object.entries(state.things).sort(([one], [other]) => asked(other) - asked(one));
+  fill("things", ...things.map(([name, patches]) => el("button", { textContent: `Mark the ${name}`, onclick: () => setMarks(patches) })),
     el("button", { textContent: "Clear the marks", onclick: () => setMarks([]) }));
   sayMarks();
 }
