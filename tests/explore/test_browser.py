@@ -113,7 +113,7 @@ def test_what_if_shows_both_texts_the_difference_and_a_held_out_number(opened):
     until(page, "document.querySelector('#switch-result .number')?.textContent.includes('loss')")
     said = page.inner_text("#switch-result")
     assert "loss 0.403 as trained, 1.224 so" in said and "first difference is written token 4" in said
-    assert page.locator("#switch-result mark").inner_text().strip() == "fork"
+    assert page.locator("#switch-result mark").inner_text().strip() == "for"
     page.get_by_text("Show this run in the panels").click()
     page.wait_for_selector("#changed:not([hidden])")
     ids = page.evaluate("run.ids")
@@ -133,7 +133,7 @@ def test_each_comparison_has_its_number(name, opened):
     page.select_option("#switch-name", name)
     page.click("#compare")
     until(page, "document.querySelector('#switch-result .number')?.textContent.includes('loss')")
-    assert page.inner_text("#switch-lines").startswith(f"def {name}(")
+    assert page.text_content("#switch-lines").startswith(f"def {name}(")
 
 
 def test_hiding_has_a_control_of_as_many_patches_and_a_blind_answer_stands_beside(opened):
@@ -153,6 +153,7 @@ def test_hiding_has_a_control_of_as_many_patches_and_a_blind_answer_stands_besid
 def test_a_patch_says_what_it_reads_in_the_encoder(opened):
     page, run = opened("picture"), run_of("picture")
     page.select_option("#tap", "read")
+    page.locator("canvas").scroll_into_view_if_needed()
     box = page.locator("canvas").bounding_box()
     page.mouse.click(box["x"] + 2.5 * box["width"] / 8, box["y"] + 1.5 * box["height"] / 6)
     until(page, "state.patch === 10")

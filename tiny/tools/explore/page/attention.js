@@ -103,7 +103,7 @@ function showReading(weights) {
   [...$("read").children].forEach((span, n) => {
     const at = shownAt[n];
     span.style.background = weights && weights[at] ? heat(weights[at]) : "";
-    span.style.opacity = !weights || at < weights.length ? 1 : 0.5;
+    span.classList.toggle("later", Boolean(weights) && at >= weights.length);
     span.classList.toggle("here", at === state.row && Boolean(weights));
   });
   const swatch = share => { const node = el("span", { className: "swatch" }); node.style.background = heat(share); return node; };
