@@ -184,7 +184,8 @@ def check_dump(out: Path) -> int:
 def check_server(out: Path) -> int:
     """What was found of a server, and what the reference said."""
     (out / "kept").mkdir(exist_ok=True)
-    keep.Reference(lambda what, ids: np.zeros((len(ids), 8), np.float32), [[1, 2]] * 40, out / "kept", "key")
+    keep.Reference(lambda faults, texts: [("", [np.zeros((len(ids), 8), np.float32) for ids in texts])],
+                   [[1, 2]] * 40, out / "kept", "key")
     verdict = Verdict("healthy", None, "near enough", 0.0, 0.1, None)
     found = Numbers(verdict, None, {}, {"bfloat16": 0.05}, [np.zeros(2000)], None)
     with instead((server_report, {"deviation_by_position": answer(SMALL)})):

@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 
 from tiny.tools.releases import MIXTRAL_8X7B, stand_ins
+from tiny.tools.verify.server import numbers
+from tiny.tools.verify.server.faults import logprobs
 from tiny.tools.verify.server.measure import announce
-from tiny.tools.verify.server.reference import cost, keep, texts
+from tiny.tools.verify.server.reference import cost, keep, passes, texts
+from tiny.tools.verify.server.rounding import rounded
 
 IDS = [[1, 5, 7], [1, 9]]
+
+
+def run(faults, texts):
+    """A reference that is quick."""
+    for name, what in faults.items():
+        yield name, [said(what, ids) for ids in texts]
 
 
 def said(what, ids):
@@ -17,7 +26,7 @@ def said(what, ids):
 
 
 def test_what_is_kept_are_the_likeliest_of_both(tmp_path):
-    reference = keep.Reference(said, IDS, tmp_path, "key")
+    reference = keep.Reference(run, IDS, tmp_path, "key")
     found = reference.of("a fault", 3)
     for one, plain, ids in zip(found, reference.plain, IDS):
         right = said(3, ids).astype(np.float32)
@@ -30,8 +39,8 @@ def test_what_is_kept_are_the_likeliest_of_both(tmp_path):
 
 
 def test_a_second_run_computes_nothing_and_says_the_same(tmp_path):
-    first = keep.Reference(said, IDS, tmp_path, "key").of("a fault", 3)
-    again = keep.Reference(None, IDS, tmp_path, "key")
+    first = keep.Reference(run, IDS, tmp_path, "key").of("a fault", 3)
+    again = keep.Reference(lambda *_: (), IDS, tmp_path, "key")
     second = again.of("a fault", None)
     assert again.computed == 0 and again.kept == 2
     assert all(np.array_equal(*pair, equal_nan=True) for pair in zip(first, second))
@@ -40,8 +49,8 @@ def test_a_second_run_computes_nothing_and_says_the_same(tmp_path):
 @pytest.mark.parametrize(("key", "ids", "name"), [("other", IDS, "a fault"), ("key", IDS[::-1], "a fault"),
                                                   ("key", [[1, 5, 8], [1, 9]], "a fault"), ("key", IDS, "another")])
 def test_another_model_text_or_fault_is_computed(key, ids, name, tmp_path):
-    keep.Reference(said, IDS, tmp_path, "key").of("a fault", 3)
-    reference = keep.Reference(said, ids, tmp_path, key)
+    keep.Reference(run, IDS, tmp_path, "key").of("a fault", 3)
+    reference = keep.Reference(run, ids, tmp_path, key)
     before = reference.computed
     reference.of(name, 3)
     assert reference.computed == before + 1
@@ -56,13 +65,13 @@ def test_another_model_text_or_fault_is_computed(key, ids, name, tmp_path):
     lambda path: np.savez(path, **dict(np.load(path)) | {"size0": np.array([1, 2])}),
     lambda path: (path.unlink(), path.mkdir())])
 def test_a_damaged_file_counts_as_none(damage, tmp_path):
-    right = keep.Reference(said, IDS, tmp_path, "key").plain
+    right = keep.Reference(run, IDS, tmp_path, "key").plain
     (path,) = tmp_path.iterdir()
     damage(path)
     if path.is_dir():
         assert keep.read(path, [3, 2]) is None
         return
-    again = keep.Reference(said, IDS, tmp_path, "key")
+    again = keep.Reference(run, IDS, tmp_path, "key")
     assert again.computed == 1 and all(np.array_equal(*pair, equal_nan=True) for pair in zip(right, again.plain))
 
 
@@ -100,17 +109,18 @@ class Large:
 
 def test_the_cost_of_a_large_model_is_said_before(capsys, monkeypatch):
     monkeypatch.setattr(cost, "speed", lambda rows, width: 1e11)
-    announce(Large, [408, 408], None, False)
+    ids, asked = [[1] * 408] * 2, numbers.asked(MIXTRAL_8X7B, 408, None, False)
+    announce(Large, ids, asked)
     said = capsys.readouterr().err
-    assert "passes of the reference" in said and "minutes" in said and "MB of memory" in said and "--quick" in said
-    needed = cost.cost(Large, [408, 408], 30)
+    assert "passes of the reference" in said and "minutes" in said and "GB of memory" in said and "--quick" in said
+    needed = cost.cost(Large, [408, 408], 21, 30)
     # 12.9 billion parameters work on a token, with a product and a sum each; the router and attention add 1 %.
-    assert 0.98 < needed.operations / (30 * 816 * 2 * 12.9e9) < 1.02 and needed.tokens == 24480
+    assert 0.98 < needed.operations / (30 * 816 * 2 * 12.9e9) < 1.02 and needed.tokens == 24480 and needed.passes == 21
     assert 5e8 < needed.memory < 4e9 and 93e9 < needed.stored < 94e9 and "93.4 GB of weights" in said
 
 
 def test_a_small_model_costs_nothing_to_speak_of(capsys, model):
-    announce(model, [408, 408], None, False)
+    announce(model, [[1] * 408] * 2, numbers.asked(model.config, 408, None, False))
     assert capsys.readouterr().err == ""
 
 
@@ -138,3 +148,34 @@ def test_texts_have_the_same_tokens_however_they_are_sent(name, model):
     assert [200 - texts.SLACK <= len(ids) <= 200 for ids in found] == [True] * 3
     assert all(ids[0] == tokenizer.bos_id and tokenizer.encode(tokenizer.decode(ids[1:])) == ids[1:] for ids in found)
     assert len({tuple(ids) for ids in found}) == 3
+
+
+def test_shared_passes_say_what_each_fault_says_alone(model):
+    """Every fault of the list, on two texts of unequal length; what is packed is added up in another order."""
+    ids = [one[:n] for one, n in zip(texts.choose_texts(model.tokenizer, [50, 50], None), (50, 31))]
+    asked = {"": None} | numbers.asked(model.config, 50, None, False)
+    calls = []
+
+    class Counted(type(model)):
+        def __call__(self, *what, **more):
+            calls.append(len(what[0]))
+            return super().__call__(*what, **more)
+
+    counted = Counted(model.config, model.weights, model.tokenizer, model.ops)
+    found = dict(passes.run(counted, asked, ids))
+    assert list(found)[0] == "" and found.keys() == asked.keys()
+    assert len(calls) == passes.count(asked, ids) < len(asked) - 8
+    for name, fault in asked.items():
+        for one, text in zip(found[name], ids):
+            alone = logprobs(rounded(model, fault), None, text) if isinstance(fault, str) else logprobs(
+                model, fault, text)
+            assert (np.isnan(one) == np.isnan(alone)).all()
+            tight = not isinstance(fault, str)  # rounding may fall to the other side
+            assert np.nanmax(abs(np.exp(one) - np.exp(alone)), initial=0) < (1e-4 if tight else 0.2), name
+
+
+def test_passes_have_a_limit_of_tokens(model, monkeypatch):
+    monkeypatch.setattr(passes, "TOKENS", 50)
+    asked = passes.sharing({"": None} | numbers.asked(model.config, 20, None, False))
+    found = dict(passes.run(model, asked, [[1] * 20]))
+    assert found.keys() == asked.keys() and passes.count(asked, [[1] * 20]) == -(-len(asked) // 2)

@@ -1,6 +1,8 @@
 """Texts are sent, the reference is run with every fault, and the two are compared."""
 
 import argparse
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from tiny.tools.verify.server.gap import write
 from tiny.tools.verify.server.names import Names
 from tiny.tools.verify.server.numbers import Numbers
 from tiny.tools.verify.server.probe import Way
-from tiny.tools.verify.server.reference import cost, keep, texts
+from tiny.tools.verify.server.reference import cost, keep, passes, texts
 from tiny.tools.verify.server.report import STATES, Line
 
 
@@ -28,13 +30,15 @@ def measure(args: argparse.Namespace, model: Any, server: Server, way: Way, know
     key = f"{keep.fingerprint(files_of(model))} {model.precision}"
     if way.form.kind == "text":
         written = write(server, way, model, chosen, texts.LEAST + texts.SPARE)
-        reference = keep.Reference(numbers.run(model), [one.ids for one in written], folder, key)
+        reference = keep.Reference(partial(passes.run, model), [one.ids for one in written], folder, key)
         found = numbers.compare_texts(written, reference, known)
     else:
         seens = of_chats(collector, model, chosen) if way.form.kind == "chat" else list(map(collector.collect, chosen))
-        announce(model, [len(seen.ids) for seen in seens], known, args.deep)
-        reference = keep.Reference(numbers.run(model), [seen.ids.tolist() for seen in seens], folder, key)
-        found = numbers.compare(model, seens, reference, known, not args.quick, args.deep)
+        ids = [seen.ids.tolist() for seen in seens]
+        asked = numbers.asked(model.config, max(map(len, ids)), known, args.deep)
+        announce(model, ids, asked)
+        reference = keep.Reference(partial(passes.run, model), ids, folder, key, asked)
+        found = numbers.compare(model, seens, reference, asked, known, not args.quick)
     note(f"reference: {reference.computed} computed, {reference.kept} kept from before in {folder or 'no folder'}")
     return found, [Line("numbers", STATES[found.verdict.state], found.verdict.words,
                         repair_of(found, way)), *collector.lines()]
@@ -57,9 +61,10 @@ def of_chats(collector: Collector, model: Any, chosen: list[list[int]]) -> list[
     return found
 
 
-def announce(model: Any, sizes: list[int], known: str | None, deep: bool) -> None:
+def announce(model: Any, ids: list[list[int]], asked: Mapping[str, Any]) -> None:
     """Say what the reference costs, before it begins, if that is much."""
-    needed = cost.cost(model, sizes, numbers.passes(model, max(sizes), known, deep))
+    sizes = [len(one) for one in ids]
+    needed = cost.cost(model, sizes, passes.count({"": None} | dict(asked), ids), 1 + len(asked))
     moe = model.config.moe
     rows = max(sizes) * moe.num_experts_per_tok // moe.num_experts if moe else max(sizes)  # that one matrix gets
     speed = cost.speed(rows, model.config.dim)

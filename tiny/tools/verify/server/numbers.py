@@ -1,6 +1,6 @@
 """What the numbers of a server say: how far it is from the reference, what rounding explains, which fault fits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,11 +9,10 @@ from tiny.config import TinyError
 from tiny.files.packed.array import Packed
 from tiny.tools.verify.server import families
 from tiny.tools.verify.server.decide import Evidence, Seen, Verdict, deviation, judge, seen_of, weigh
-from tiny.tools.verify.server.faults import Fault, hypotheses, logprobs
+from tiny.tools.verify.server.faults import Fault, hypotheses
 from tiny.tools.verify.server.gap import FLOOR, Written, gaps, own_gaps
 from tiny.tools.verify.server.reference.keep import Reference
 from tiny.tools.verify.server.reference.texts import LEAST
-from tiny.tools.verify.server.rounding import rounded
 
 # What a server may be served as, and which rounding of ours is no smaller than its own.
 SERVED = {"float32": "float16", "float16": "bfloat16", "bfloat16": "bfloat16", "f32": "float16", "f16": "bfloat16",
@@ -62,24 +61,18 @@ def kinds(known: str | None) -> tuple[str, ...]:
     return UNKNOWN if known is None else tuple(dict.fromkeys(("bfloat16", known)))
 
 
-def run(model: Any) -> Any:
-    """What computes the reference: with a fault, or rounded, which is asked for by its name."""
-    def one(what: Any, ids: Sequence[int]) -> np.ndarray:
-        return logprobs(rounded(model, what), None, ids) if isinstance(what, str) else logprobs(model, what, ids)
-    return one
-
-
-def asked(config: Any, length: int, deep: bool) -> tuple[Fault, ...]:
-    """The faults that are asked about."""
-    return hypotheses(config, length) + (families.structures(config) if deep else ())
-
-
-def compare(model: Any, seens: Sequence[Seen], reference: Reference, known: str | None, scan: bool,
-            deep: bool) -> Numbers:
-    """Weigh every fault, and judge. scan: look for the exact value of the one that is named
+def asked(config: Any, length: int, known: str | None, deep: bool) -> dict[str, Fault | str]:
+    """The faults that are asked about, by name, and the roundings.
 
     deep: ask about every expert, head and layer, too
     """
+    faults = hypotheses(config, length) + (families.structures(config) if deep else ())
+    return {fault.name: fault for fault in faults} | {kind: kind for kind in kinds(known)}
+
+
+def compare(model: Any, seens: Sequence[Seen], reference: Reference, found: Mapping[str, Fault | str],
+            known: str | None, scan: bool) -> Numbers:
+    """Weigh every fault, and judge. found: what is asked about; scan: look for the exact value of what is named"""
     config, length = model.config, max(len(seen.ids) for seen in seens)
     deviations = [deviation(*pair) for pair in zip(seens, reference.plain)]
     said = np.concatenate(deviations)
@@ -89,13 +82,13 @@ def compare(model: Any, seens: Sequence[Seen], reference: Reference, known: str 
     def weighed(fault: Fault) -> Evidence:
         return weigh(seens, reference.plain, reference.of(fault.name, fault))
 
-    faults = {fault.name: fault for fault in asked(config, length, deep)}
+    faults = {name: fault for name, fault in found.items() if not isinstance(fault, str)}
     evidence = {name: weighed(fault) for name, fault in faults.items()}
     mean = float(said.mean()) if len(said) else np.nan
     verdict = judge(mean, evidence, rounding, known)
     if verdict.fault is not None and scan:
-        exact, found = families.scan(faults[verdict.fault], config, length, weighed)
-        faults[exact.name], evidence[exact.name] = exact, found
+        exact, weight = families.scan(faults[verdict.fault], config, length, weighed)
+        faults[exact.name], evidence[exact.name] = exact, weight
         verdict = judge(mean, evidence, rounding, known)
     fault = None if verdict.fault is None else faults[verdict.fault]
     explained = None if fault is None else [deviation(*pair) for pair in zip(seens, reference.of(fault.name, fault))]
@@ -125,8 +118,3 @@ def compare_texts(written: Sequence[Written], reference: Reference, known: str |
     verdict = judge(float(own.mean()) if len(own) else np.nan, {}, rounding, known)
     words = verdict.words.replace("nats from the reference", "nats below the likeliest token")
     return Numbers(enough(verdict._replace(words=words), len(own)), None, {}, rounding, [own], None)
-
-
-def passes(model: Any, length: int, known: str | None, deep: bool) -> int:
-    """How many passes over every text the reference takes, without a search for an exact value."""
-    return 1 + len(kinds(known)) + len(asked(model.config, length, deep))

@@ -9,6 +9,7 @@ from tiny.config import Config
 from tiny.numerics import BFLOAT16, linear
 from tiny.tools.memory import amount, estimate
 from tiny.tools.token_cost import token_cost
+from tiny.tools.verify.server.reference.passes import TOKENS
 
 TRIAL, LEAST = 4 << 20, 0.2  # numbers of a product that measures the speed, and seconds that are measured
 MUCH = 60.0  # seconds from which on a run is announced
@@ -16,7 +17,7 @@ UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
 class Cost(NamedTuple):
-    """passes over the model, tokens in all of them, operations, bytes of memory that a pass holds at once, and of
+    """passes over the weights, tokens in all of them, operations, bytes of memory that a pass holds at once, and of
     weights that it reads
     """
 
@@ -33,12 +34,12 @@ class Cost(NamedTuple):
                 f"{amount(self.stored)} of weights")
 
 
-def cost(model: Any, lengths: list[int], passes: int) -> Cost:
-    """What passes over texts of these lengths cost."""
+def cost(model: Any, lengths: list[int], passes: int, faults: int) -> Cost:
+    """What it costs to run texts of these lengths with so many faults, in so many passes over the weights."""
     config, mode = model.config, model.weights.mode
     need = estimate(config, model.weights.tensors, max(lengths))
-    held = 4 * config.vocab_size * sum(lengths) * 3  # log-probabilities of the reference, of a fault, and their logits
-    return Cost(passes, passes * sum(lengths), passes * sum(operations(config, length) for length in lengths),
+    held = 4 * config.vocab_size * (TOKENS + 4 * sum(lengths))  # logits of a pass, and log-probabilities
+    return Cost(passes, faults * sum(lengths), faults * sum(operations(config, length) for length in lengths),
                 need.peak(mode) + held, need.stored)
 
 

@@ -6,11 +6,12 @@ others. A file belongs to the files of a model, to the code here, to a fault and
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 import tiny
 from tiny.config import TinyError
@@ -19,37 +20,60 @@ from tiny.tools.verify.npz import archive, read_array, read_headers
 
 LIKELIEST = 64  # tokens of a position, of either kind
 SAMPLES, SAMPLE = 64, 4096  # of a file of weights: pieces that are read, and bytes of each
-Run = Callable[[Any, Sequence[int]], np.ndarray]  # a fault or None, and ids (T,) -> log-probabilities (T, V)
+Column = tuple[np.ndarray, np.ndarray, int]  # ids (T, n), values (T, n), and V
+# Faults by name, None without one, and texts -> each name with log-probabilities (T, V) of every text.
+Run = Callable[[Mapping[str, Any], Sequence[Sequence[int]]], Iterable[tuple[str, list[np.ndarray]]]]
 
 
 class Reference:
     """The reference on some texts.
 
-    run: computes; name: gives a fault its name in the files; folder: where they are, which exists; None keeps nothing
+    run: computes, the first one first; folder: where results are kept, which exists; None keeps nothing
+    faults: by name, computed at once with what is without a fault, so that they can share passes
     plain: of each text the log-probabilities without a fault; computed, kept: how many faults were
     """
 
-    def __init__(self, run: Run, texts: Sequence[Sequence[int]], folder: Path | None, key: str):
+    def __init__(self, run: Run, texts: Sequence[Sequence[int]], folder: Path | None, key: str,
+                 faults: Mapping[str, Any] | None = None):
         self.run, self.texts, self.folder, self.computed, self.kept = run, texts, folder, 0, 0
         self.key = hashlib.sha256(f"{key} {[list(map(int, ids)) for ids in texts]}".encode()).hexdigest()
-        self.plain = self.of("", None, [None] * len(texts))
+        self.held: dict[str, list[Column]] = {}
+        self.prepare({"": None} | dict(faults or {}))
 
-    def of(self, name: str, fault: Any, plain: Sequence[np.ndarray | None] | None = None) -> list[np.ndarray]:
+    @property
+    def plain(self) -> list[np.ndarray]:
+        """Log-probabilities without a fault, which every other one is packed with."""
+        return self.of("", None)
+
+    def of(self, name: str, fault: Any) -> list[np.ndarray]:
         """Log-probabilities with a fault. Shapes:  -> (T, V) float32 for each text, NaN for what is not kept."""
-        path = self.folder and self.folder / f"{hashlib.sha256(f'{self.key} {name}'.encode()).hexdigest()[:32]}.npz"
-        columns = read(path, [len(ids) for ids in self.texts]) if path else None
-        if columns is None:
-            found = (self.run(fault, ids) for ids in self.texts)
-            columns = [pack(*pair) for pair in zip(found, plain or self.plain)]
+        self.prepare({name: fault})
+        return [unpack(*column) for column in self.held[name]]
+
+    def prepare(self, faults: Mapping[str, Any]) -> None:
+        """Have the results of some faults at hand: from their files, or by running the reference."""
+        lengths = [len(ids) for ids in self.texts]
+        missing: dict[str, Any] = {}
+        for name, fault in faults.items():
+            if name not in self.held:
+                found = read(self.path(name), lengths) if self.folder else None
+                missing |= {} if found else {name: fault}
+                self.held |= {name: found} if found else {}
+                self.kept += found is not None
+        for name, logprobs in tqdm(self.run(missing, self.texts), "reference", len(missing), leave=False, disable=None):
+            plain = self.plain if name else [None] * len(lengths)
+            self.held[name] = [pack(*pair) for pair in zip(logprobs, plain)]
             self.computed += 1
-            if path:
-                write(path, columns)
-        else:
-            self.kept += 1
-        return [unpack(*column) for column in columns]
+            if self.folder:
+                write(self.path(name), self.held[name])
+
+    def path(self, name: str) -> Path:
+        """The file of a fault."""
+        assert self.folder is not None
+        return self.folder / f"{hashlib.sha256(f'{self.key} {name}'.encode()).hexdigest()[:32]}.npz"
 
 
-def pack(logprobs: np.ndarray, plain: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
+def pack(logprobs: np.ndarray, plain: np.ndarray | None) -> Column:
     """The likeliest tokens of each position, and of the same without the fault, with their log-probabilities.
 
     Shapes:  (T, V), (T, V) or None -> ids (T, n) int32, values (T, n) float32, and V
@@ -69,14 +93,14 @@ def unpack(ids: np.ndarray, values: np.ndarray, V: int) -> np.ndarray:
     return out
 
 
-def write(path: Path, columns: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> None:
+def write(path: Path, columns: Sequence[Column]) -> None:
     """Keep columns in a file. Raises OSError if that fails: what was kept before is still there for the next run."""
     arrays: dict[str, Any] = {f"{name}{n}": np.asarray(one) for n, column in enumerate(columns)
               for name, one in zip(("ids", "values", "size"), column)}
     write_whole(path, lambda file: np.savez(file, **arrays))
 
 
-def read(path: Path, lengths: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray, int]] | None:
+def read(path: Path, lengths: Sequence[int]) -> list[Column] | None:
     """The columns of a file; None if it is not there, or does not hold what belongs there: then it is written anew."""
     try:
         with archive(path) as opened:
