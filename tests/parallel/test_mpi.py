@@ -66,6 +66,18 @@ def test_the_command_generates_what_one_process_does():
     assert {row["split"] for row in many["eight_machines"]} == {"experts"}, "8 ranks cannot share 2 KV heads"
 
 
+def test_who_watches_a_terminal_sees_notes_before_the_text():
+    master, slave = os.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "tiny.parallel", "--ranks", "1", "generate", "--prompt", "Tom",
+                                "--max-tokens", "1000", "--model", "tiny-mixtral"], cwd=ROOT, stderr=slave,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    os.close(slave)
+    assert os.read(master, 6) == b"note: " and process.poll() is None
+    process.terminate()
+    process.communicate(timeout=WITHIN + 10)
+    os.close(master)
+
+
 def test_the_command_describes_images_and_reads_a_question():
     image = "tests/golden/images/astronaut_97x75.png"
     words = ["describe", image, image, "--question", "-", "--max-tokens", 4]
@@ -102,9 +114,8 @@ def test_a_rank_that_ends_badly_ends_all_and_is_named(how, where, words, tmp_pat
     status, out, errors = run(sys.executable, HERE / "dying.py", how, where, tmp_path / "when", "--watched", "--ranks",
                               2, "generate", "--prompt", "Tom had a red ball", "--max-tokens", 400)
     seconds = time.time() - float((tmp_path / "when").read_text())
-    said = [line for line in errors if not line.startswith("note:")]
-    assert status == 2 and len(said) == 2, errors
-    assert said[0].startswith("error: rank 1") and words in said[0] and said[1].startswith("remedy: ")
+    assert status == 2 and len(errors) == 2, errors
+    assert errors[0].startswith("error: rank 1") and words in errors[0] and errors[1].startswith("remedy: ")
     assert seconds < WITHIN
 
 

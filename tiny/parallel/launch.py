@@ -1,7 +1,9 @@
 """Start the ranks of a command, and say in two lines which one ended it if one did. Read `__main__.py` next.
 
 Messages of the ranks come through here: notes and errors as they are, once; what MPI itself says about an end is left
-out, because it comes last and names no rank. A rank that is killed can say nothing, so it is watched from here.
+out, because it comes last and names no rank. A rank that is killed can say nothing, so it is watched from here. Who
+watches a terminal sees notes as they come. In a file or a pipe the first line says whether a rank failed, and which, so
+notes come there when all is done.
 """
 
 import importlib.util
@@ -75,6 +77,9 @@ def launch(program: Sequence[str], ranks: int, debug: bool = False, reads: bool 
         whole = watch.listen()
     finally:
         status = process.wait() if whole else watch.end()
+    if watch.done:
+        for note in watch.notes:
+            say(note)
     if watch.done or watch.errors:
         return status or 2 * watch.errors
     raise watch.lost()
@@ -89,6 +94,7 @@ class Watch:
         self.ranks: dict[int, int] = {}  # by process
         self.first: int | None = None  # the rank that ended first, as far as this machine sees
         self.rest: list[str] = []  # what MPI said
+        self.notes: list[str] = []  # that wait for a good end
         self.until: float | None = None  # when the ranks have had their time to end
         self.unread = b""  # of a line
         self.ragged = False  # whether standard output ends within a line
@@ -167,6 +173,8 @@ class Watch:
                     self.ended(rank)
         elif line == DONE:
             self.done, self.until = True, None
+        elif line.startswith("note:") and not (self.debug or sys.stderr.isatty()):
+            self.notes.append(line)
         elif self.debug or (line.startswith(LABELS) and not self.errors):
             self.write(b"\n" * (self.ragged and line.startswith("error:")))
             say(line)
