@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from oracles import ROOT
+from oracles import GOLDEN, ROOT
 
 import tiny
 from tests.serve.served import Server, running
 from tests.tools.test_terminal import refused, run
 from tiny.serve.ask import PATHS
+from tiny.system.direct import DirectReader, Refused
 
 
 def serve(*options, **more):
@@ -55,7 +56,9 @@ def test_a_port_that_is_taken():
 
 
 @pytest.mark.parametrize("options", [["--port", "65536"], ["--port", "-1"], ["--port", "x"], ["--queue", "0"],
-                                     ["--seconds", "nan"], ["--host", "0.0.0.0"], ["--host", "::"], ["--host", ""],
+                                     ["--seconds", "nan"], ["--memory", "1", "--weights", "mapped"],
+                                     ["--memory", "nan", "--weights", "streamed"], ["--memory", "x"],
+                                     ["--host", "0.0.0.0"], ["--host", "::"], ["--host", ""],
                                      ["--host", "203.0.113.7"], ["--host", "192.168.1.1"], ["--token", "nowhere"],
                                      ["--token", "."], ["--token", ""], ["--model", "nowhere"], ["more"],
                                      ["--host", "no.such.name.invalid", "--token", "pyproject.toml"]])
@@ -75,6 +78,21 @@ def test_a_wrong_name_and_the_help_tell_what_there_is():
     assert all(name in serve("--model", "tiny-pixtrl")[2].decode() for name in tiny.EMBEDDED)
     said = " ".join(serve("--help")[1].decode().split())
     assert all(words in said for words in (*tiny.EMBEDDED, *PATHS))
+
+
+def test_streamed_weights_take_the_memory_that_they_are_given():
+    model = GOLDEN / "mixtral-a/hf"
+    try:
+        DirectReader(map(str, model.glob("*.safetensors")))
+    except Refused as error:
+        pytest.skip(f"Where this repository is, {error}.")
+    texts = []
+    for options, said in (("--weights mapped", ""), ("--weights streamed", "all weights stay in memory"),
+                          ("--weights streamed --memory 0.0002", "a token reads about")):
+        with running("--model", model, *options.split()) as server:
+            texts.append(server.complete("One day", max_tokens=6)["choices"][0]["text"])
+            assert said in server.said()
+    assert texts[0] and len(set(texts)) == 1
 
 
 def test_other_machines_need_the_token(tmp_path):

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     need_extra()
     with listen(args.host, args.port) as listener:
         model = session.open_model(args)
-        session.load_weights(model, 1)
+        session.load_weights(model, 1, memory=args.memory)
         serve(args, model, listener)
 
 
@@ -49,11 +49,11 @@ def build_parser() -> argparse.ArgumentParser:
            f"{' or '.join(tiny.EMBEDDED)}; default: %(default)s")
     option("--port", type=int, default=8000, metavar="N", help="0 takes a free one; default: %(default)s")
     option("--host", default="127.0.0.1", metavar="H", help="another than this machine's own needs --token")
-    option("--token", type=Path, metavar="FILE", help="a file with the token T that each request must bring: "
-           "Authorization: Bearer T")
+    option("--token", type=Path, metavar="FILE", help="holds the token T of each request: Authorization: Bearer T")
     option("--queue", type=int, default=64, metavar="N", help="requests that may wait; default: %(default)s")
     option("--seconds", type=float, default=600, metavar="S", help="how long one may compute; default: %(default)s")
     option("--weights", choices=("auto", "mapped", "streamed", "resident"), default="auto", help="default: what fits")
+    option("--memory", type=float, metavar="GB", help="for streamed weights; default: most of what is free")
     option("--precision", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
     option("--cache", choices=("float32", "bfloat16"), help="how keys and values are kept; default: as the precision")
     option("--debug", action="store_true", help="show where an error happened")
