@@ -16,6 +16,7 @@ from tiny.tools.verify.server.faults import Fault, made
 
 GOLDEN = (5**0.5 - 1) / 2
 STEPS = 10  # of a golden-section search: the bracket shrinks 120 times
+SAME = 0.01  # of the deviation: what a rounder value may leave more
 
 
 class Family(NamedTuple):
@@ -55,7 +56,7 @@ def passes(kind: str, config: Config, length: int) -> int:
     if kind not in FAMILIES:
         return 0
     grid = FAMILIES[kind].grid(config, length)
-    return len(grid) + 1 + (0 if dense(grid, FAMILIES[kind]) else STEPS + 2)
+    return len(grid) + 1 + (0 if dense(grid, FAMILIES[kind]) else STEPS + 4)
 
 
 def dense(grid: Sequence[float], family: Family) -> bool:
@@ -83,6 +84,7 @@ def scan(fault: Fault, config: Config, length: int, weigh: Callable[[Fault], Evi
     if not dense(grid, family):
         search(left, grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)], family.whole)
     value = min(known, key=lambda value: known[value].left)
+    value = value if family.whole else roundest(left, value)
     return made(fault.kind, value), known[value]
 
 
@@ -91,12 +93,25 @@ def search(left: Callable[[float], float], low: float, high: float, whole: bool)
     def at(place: float) -> float:
         return round(low * (high / low) ** place) if whole else low * (high / low) ** place
 
-    a, b = 0.0, 1.0
+    a, c, d, b = 0.0, 1 - GOLDEN, GOLDEN, 1.0
     for _ in range(STEPS):
-        c, d = b - GOLDEN * (b - a), a + GOLDEN * (b - a)
         if at(c) == at(d):
             break
-        a, b = (a, d) if left(at(c)) < left(at(d)) else (c, b)
+        if left(at(c)) < left(at(d)):
+            b, d = d, c
+            c = b - GOLDEN * (b - a)
+        else:
+            a, c = c, d
+            d = a + GOLDEN * (b - a)
+
+
+def roundest(left: Callable[[float], float], value: float) -> float:
+    """A value with one to three digits, if it leaves hardly more: a file says 100000 and not 113691."""
+    for digits in (1, 2, 3):
+        rounder = float(f"{value:.{digits - 1}e}")
+        if left(rounder) <= left(value) + SAME:
+            return rounder
+    return value
 
 
 def structures(config: Config) -> tuple[Fault, ...]:

@@ -4,7 +4,7 @@ A healthy model that is accused, or a fault that gets another's name, counts aga
 costs power. What comes out is plain JSON.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,38 +63,58 @@ def cases(model: Mixtral, texts: Sequence[Ids], faults: Sequence[Fault], servers
         yield Case(ids, plain, {fault.name: logprobs(model, fault, ids) for fault in faults}, own)
 
 
-def verdict(server: Mixtral, fault: Fault | None, case: Case, rule: Judge = judge) -> Verdict:
-    """What the rule says of a server with a fault, from one text."""
+class Run(NamedTuple):
+    """One text and one server: how it was rounded, the fault that was planted or None, and what was weighed."""
+
+    kind: str
+    fault: str | None
+    mean: float
+    evidence: dict[str, Evidence]
+    rounding: dict[str, float]
+
+
+def run(kind: str, server: Mixtral, fault: Fault | None, case: Case) -> Run:
+    """What is weighed if a server with a fault has one text."""
     seen = seen_of(case.ids, logprobs(server, fault, case.ids))
     evidence = {name: weigh([seen], [case.plain], [changed]) for name, changed in case.changed.items()}
-    return rule(float(np.nanmean(deviation(seen, case.plain))), evidence, case.rounding)
+    mean = float(np.nanmean(deviation(seen, case.plain)))
+    return Run(kind, fault.name if fault else None, mean, evidence, case.rounding)
 
 
-def confusion(model: Mixtral, texts: Sequence[Ids], planted_in: int, rule: Judge = judge) -> dict[str, Any]:
-    """Plant every fault in the first texts, and nothing in any of them; say what each was called.
+def runs(model: Mixtral, texts: Sequence[Ids], planted_in: int, kinds: Sequence[str] = HEALTHY,
+         only: Sequence[str] = ()) -> Iterator[Run]:
+    """Plant every fault in the first texts, and nothing in any of them. A fault below bfloat16 rounding is not planted.
 
     texts: each at least 100 ids, BOS first; planted_in: in how many of them faults are planted
-    -> {"tokens", "texts", "healthy": {rounding: {state: count}}, "silent": faults that change less than bfloat16
-        rounding, which are not planted, "planted": {rounding: {fault: {name or state: count}}}}
+    kinds: roundings, of PLANTED and HEALTHY; only: the kinds of faults, if not all
     """
-    faults = hypotheses(model.config, min(map(len, texts)))
-    servers = roundings(model)
-    healthy: dict[str, dict[str, int]] = {kind: {} for kind in servers}
-    planted: dict[str, dict[str, dict[str, int]]] = {kind: {} for kind in PLANTED}
-    silent: set[str] = set()
+    faults = [fault for fault in hypotheses(model.config, min(map(len, texts))) if not only or fault.kind in only]
+    servers = roundings(model, kinds)
     for number, case in enumerate(cases(model, texts, faults, servers)):
-        for kind, server in servers.items():
-            count(healthy[kind], verdict(server, None, case, rule))
+        yield from (run(kind, server, None, case) for kind, server in servers.items())
         own = seen_of(case.ids, case.plain)
-        quiet = {name for name, changed in case.changed.items()
-                 if weigh([own], [case.plain], [changed]).change <= case.rounding["bfloat16"]}
-        silent |= quiet
+        loud = [fault for fault in faults
+                if weigh([own], [case.plain], [case.changed[fault.name]]).change > case.rounding["bfloat16"]]
         for kind in PLANTED if number < planted_in else ():
-            for fault in faults:
-                if fault.name not in quiet:
-                    count(planted[kind].setdefault(fault.name, {}), verdict(servers[kind], fault, case, rule))
-    return {"tokens": min(map(len, texts)), "texts": len(texts), "healthy": healthy, "planted": planted,
-            "silent": sorted(silent)}
+            yield from (run(kind, servers[kind], fault, case) for fault in loud if kind in servers)
+
+
+def confusion(found: Iterable[Run], rule: Judge = judge) -> dict[str, Any]:
+    """What each run is called, counted.
+
+    -> {"healthy": {rounding: {name or state: count}}, "planted": {rounding: {fault: {name or state: count}}},
+        "silent": faults that were not planted}
+    """
+    healthy: dict[str, dict[str, int]] = {}
+    planted: dict[str, dict[str, dict[str, int]]] = {}
+    asked: set[str] = set()
+    for one in found:
+        asked |= one.evidence.keys()
+        said = rule(one.mean, one.evidence, one.rounding)
+        count(planted.setdefault(one.kind, {}).setdefault(one.fault, {}) if one.fault else
+              healthy.setdefault(one.kind, {}), said)
+    return {"healthy": healthy, "planted": planted,
+            "silent": sorted(asked.difference(*planted.values()))}
 
 
 def count(table: dict[str, int], said: Verdict) -> None:
