@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import threading
 
 import numpy as np
@@ -77,6 +78,16 @@ def test_what_is_forgotten_is_asked_again_and_has_the_same_name(served, monkeypa
     assert said["error"]["cause"] and said["error"]["remedy"]
     assert asked(served, "/run", TEXT)["run"] == first["run"]
     assert len(floats(served, "/row", {"run": first["run"], "row": 5})) == 4 * 4 * 6 + 4 * 8 + 2 * 4 * 2 + 2048
+
+
+def test_an_answer_does_not_wait_for_an_acknowledgement():
+    """Without TCP_NODELAY each click took 40 ms more."""
+    from tiny.serve.command import listen
+
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        connection.close()
 
 
 def test_two_windows_at_once_get_the_same(served):
