@@ -101,7 +101,8 @@ CLAIMS |= {path.stem[-2:]: runpy.run_path(str(path))["NUMBERS"]
 
 
 def prose(text):
-    """A chapter without its examples, links and formulas."""
+    """A chapter without its examples, links and formulas, and without what tests/explore/test_chapters.py computes."""
+    text = re.sub(r"^## Open the page\n.*?(?=^## )", "", text, flags=re.S | re.M)
     for pattern in (r"```.*?```", r"`[^`]+`", r"sections?\s\d[\d.]+", r"\]\([^)]*\)",
                     r"arXiv:\d+\.\d+", r"\$\$.*?\$\$", r"!\[[^\]]*\]"):
         text = re.sub(pattern, " ", text, flags=re.S)

@@ -272,6 +272,9 @@ def tab_to(page, selector):
 @pytest.mark.parametrize("section", ["router", "attention", "next"])
 def test_a_panel_becomes_a_picture(section, opened):
     page = opened("picture" if section == "attention" else "text")
+    if section == "attention":
+        page.select_option("#number", "2")
+        until(page, "run.grids.length == 2 && row.S > 100")
     found = page.evaluate("""async id => { const blob = await panelPicture(document.getElementById(id));
         const image = await createImageBitmap(blob), canvas = new OffscreenCanvas(image.width, image.height);
         const pen = canvas.getContext("2d"); pen.drawImage(image, 0, 0);

@@ -107,6 +107,6 @@ function showReading(weights) {
     span.classList.toggle("here", at === state.row && Boolean(weights));
   });
   const swatch = share => { const node = el("span", { className: "swatch" }); node.style.background = heat(share); return node; };
-  fill("scale", "One scale for all heads. ", ...[0.01, 0.04, 0.25, 1].flatMap(share => [swatch(share), ` ${percent(share)} `]),
+  fill("scale", "Colours and squares: the share of what this head reads, on one scale for all heads. ", ...[0.01, 0.04, 0.25, 1].flatMap(share => [swatch(share), ` ${percent(share)} `]),
     run.places.length ? `On the picture: a square that fills its patch is ${percent(fullPatch())} or more.` : "");
 }

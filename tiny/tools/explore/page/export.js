@@ -18,13 +18,15 @@ function prepareSources() {
 async function panelPicture(section) {
   const { width, height } = section.getBoundingClientRect(), copy = section.cloneNode(true);
   copy.querySelectorAll(".from").forEach(node => node.remove());
+  const drawn = [...copy.querySelectorAll("canvas")];
   section.querySelectorAll("canvas").forEach((canvas, n) => {
     const picture = el("img", { src: canvas.toDataURL() });
     picture.style.width = `${canvas.clientWidth}px`;
-    copy.querySelectorAll("canvas")[n].replaceWith(picture);
+    drawn[n].replaceWith(picture);
   });
-  section.querySelectorAll("select, input").forEach((field, n) => copy.querySelectorAll("select, input, .value")[n]?.replaceWith(
-    el("strong", { className: "value" }, field.tagName === "SELECT" ? field.selectedOptions[0]?.textContent ?? "" : field.type === "range" ? "" : field.value)));
+  const copies = [...copy.querySelectorAll("select, input")];
+  section.querySelectorAll("select, input").forEach((field, n) => copies[n].replaceWith(el("strong", {},
+    field.tagName === "SELECT" ? field.selectedOptions[0]?.textContent ?? "" : field.type === "range" ? "" : field.value)));
   const sheet = [...document.styleSheets[0].cssRules].map(rule => rule.cssText).join("\n");
   const body = el("div", {}, el("style", { textContent: sheet }), copy);
   Object.assign(body.style, { background: getComputedStyle(document.body).backgroundColor, font: "16px/1.45 system-ui, sans-serif", color: getComputedStyle(document.body).color });

@@ -78,7 +78,7 @@ async function drawScene(seed) {
     $("drawn").textContent = `scene ${seed}`;
     fill("questions", ...found.questions.map(([text]) => el("button", { textContent: text, onclick: () => { $("text").value = text; go(); } })));
     const asked = found.questions.map(([text]) => text);
-    await usePictures(found.pictures, asked.find(text => /^wh?at color is the \w+ ?\??$/i.test(text)) ?? asked[0]);
+    await usePictures(found.pictures, asked.find(text => /^what color is the \w+ ?\??$/i.test(text)) ?? asked.find(text => /colou?r/i.test(text)) ?? asked[0]);
   } catch (error) { say(error.message, true); }
 }
 

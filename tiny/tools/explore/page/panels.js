@@ -71,7 +71,7 @@ function showNext() {
   $("next-say").textContent = `After ${quoted(run.pieces[state.row])}: ${found.kept.toLocaleString("en")} of ${row.logits.length.toLocaleString("en")} tokens can be drawn` +
     (temperature === 0 ? ", the likeliest one" : "") + `; the random number draws ${quoted(model.pieces[drawn])}` +
     (after === undefined ? "." : `; in the text stands ${quoted(after)}.`);
-  fill("next-table", table(["token", "", "probability", "when drawn"], found.order.slice(0, 20).map((id, place) => {
+  fill("next-table", table(["token", "", "probability", "when drawn"], found.order.slice(0, 20).filter((id, place) => place < 5 || found.probabilities[id] >= 0.0005).map((id, place) => {
     const kept = place < found.kept;
     const cells = [token(model.pieces[id]), bar(found.probabilities[id]), percent(found.probabilities[id], 1),
       kept ? percent(found.probabilities[id] / total, 1) : "cut off"];

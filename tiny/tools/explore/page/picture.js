@@ -48,7 +48,7 @@ function drawOne(canvas, image, columns, rows, patches) {
     pen.lineWidth = 1;
     pen.strokeStyle = "rgb(128 128 128 / 60%)";
     pen.strokeRect(left + 0.5, top + 0.5, size, size);
-    if (side >= 1) {
+    if (side >= 3 * line) {
       pen.fillStyle = "#fff";
       pen.strokeStyle = "#000";
       pen.lineWidth = line;

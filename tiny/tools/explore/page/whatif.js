@@ -69,7 +69,7 @@ async function compare() {
 // ---- hiding
 
 function sayMarks() {
-  $("marks").textContent = state.marks.size ? `${state.marks.size} of ${trained.places.length} patches are marked.` : "Tap patches of the picture in section 5, or choose a thing.";
+  $("marks").textContent = state.marks.size ? `${state.marks.size} of ${trained.places.length} patches are marked.` : "Tap patches of the picture above, or choose a thing.";
   $("hide-go").disabled = !state.marks.size;
 }
 
