@@ -5,12 +5,17 @@ Texts are short here, so that the reference is quick; how many faults are named 
 
 import json
 
+import gguf_files
 import pytest
 
+import tiny
 from tests.verify_server import fake_servers as fakes
 from tests.verify_server.fake_servers import running
 from tiny.__main__ import main
+from tiny.tools.verify.server.decide import Evidence
+from tiny.tools.verify.server.families import structures
 from tiny.tools.verify.server.faults import logprobs, made
+from tiny.tools.verify.server.numbers import roundest
 from tiny.tools.verify.server.reference import texts
 from tiny.tools.verify.server.rounding import rounded
 
@@ -69,6 +74,59 @@ def test_a_healthy_server_of_few_bits_is_not_accused(capsys, model, kept):
     assert status == 2 and "give the served GGUF as --model" in out and out.endswith(": nothing can be told\n"), out
     status, out, _ = verify(capsys, fake, kept, "--served-as", "q4_0")
     assert status == 0, out
+
+
+def test_the_very_file_that_is_served_tells_more(capsys, model, kept, tmp_path):
+    """With it a server of 4 bits is healthy, and one with a fault that 4 bits hide is not."""
+    path = tmp_path / "model.gguf"
+    gguf_files.write_model(path, "tiny-mixtral", "Q4_0")
+    served = rounded(tiny.load(path), "gguf")
+    for fault, status, words in ((None, 0, "within gguf rounding"), (made("epsilon", 1e-3), 1, "epsilon of 0.001")):
+        fake = fakes.VLLM(model, lambda ids, fault=fault: logprobs(served, fault, ids))
+        found, out, _ = verify(capsys, fake, kept, "--model", path)
+        assert found == status and words in out, out
+
+
+def test_a_server_of_chats_has_its_log_probabilities_compared(capsys, model, say, kept):
+    status, out, _ = verify(capsys, fakes.ChatOnly(model, say), kept)
+    assert status in (0, 2) and "log-probabilities of chat answers" in out and "FAULT" not in out, out
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("kind", "value", "words"), [
+    ("window", 100, "a sliding window of 100"), ("theta", 1e5, "a rotary theta of 100000"),
+    ("temperature", 1.3, "a temperature of 1.3"), ("top_experts", 4, "4 experts")])
+def test_values_on_no_list_are_found(capsys, model, kept, monkeypatch, kind, value, words):
+    """At 4 bits, from two texts of 400 tokens, with the checks of chats, which the fake server refuses."""
+    monkeypatch.undo()
+    low = rounded(model, "q4_0")
+    with running(fakes.VLLM(model, lambda ids: logprobs(low, made(kind, value), ids))) as url:
+        status = main(["verify", "server", url, "--model", "tiny-mixtral", "--keep", str(kept)])
+    out = capsys.readouterr().out
+    assert status == 1 and words in out, out
+
+
+@pytest.mark.parametrize(("value", "left", "found"), [
+    (103, {100: 0.7136}, 100), (64, {}, 64), (128, {}, 128), (90890.0, {1e5: 0.719}, 1e5), (1.29453, {1.3: 0.7}, 1.3),
+    (103, {100: 0.75}, 103), (2, {}, 2), (3, {}, 3)])
+def test_a_round_value_is_taken_only_if_it_explains_as_much(value, left, found):
+    """What scans gave at 4 bits, where the best value is a matter of noise."""
+    kind = "window" if isinstance(value, int) else "temperature"
+    before = Evidence(1.0, 0.01, 0.7177, 0.5)
+    fault, _ = roundest(made(kind, value), before, lambda other: before._replace(left=left.get(other.value, 0.9)))
+    assert fault.value == found
+
+
+@pytest.mark.thorough
+def test_a_dead_expert_is_named_by_its_number(capsys, model, kept, monkeypatch):
+    monkeypatch.undo()
+    dead = next(fault for fault in structures(model.config)
+                if fault.kind == "expert_dead" and fault.place == "4 of layer 2")
+    with running(fakes.VLLM(model, lambda ids: logprobs(model, dead, ids))) as url:
+        status = main(["verify", "server", url, "--model", "tiny-mixtral", "--keep", str(kept), "--deep",
+                       "--served-as", "bfloat16"])
+    out = capsys.readouterr().out
+    assert status == 1 and dead.name in out, out
 
 
 def test_unsorted_lists_are_a_fault_of_the_report(capsys, model, say, kept, text):
