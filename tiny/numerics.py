@@ -8,7 +8,7 @@ array([[0.5, 0.5]], dtype=float32)
 """
 
 import math
-import os
+import threading
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -24,10 +24,11 @@ INTEGERS = tuple(np.dtype(f"{kind}{size}") for kind in "iu" for size in (8, 4, 2
 PRECISIONS = ("float32", "bfloat16")
 # OpenBLAS packs a matrix before it multiplies, which for few tokens costs more than the product; it packs nothing for a
 # vector, nor, on processors with AVX-512, where a product has at most 10^6 multiplications. So up to FEW tokens meet
-# FEW_WEIGHTS at a time, and up to SINGLE meet them one by one. That is work for one core: with more than two of them,
-# blocks are as for one token or many (tutorial/reference/speed.md).
+# FEW_WEIGHTS at a time, and up to SINGLE meet them one by one. Such a block keeps one core busy. A machine with many of
+# them would be faster with larger blocks (tutorial/reference/speed.md), but then the last bits of an answer would
+# depend on how many cores there are.
 FEW, SINGLE, FEW_WEIGHTS = 8, 3, 125_000
-FEW_RESIDENT = FEW if (os.cpu_count() or 1) <= 2 else 1
+WHOLE_ROWS = 16  # a block of more rows has a multiple of this, because kernels of OpenBLAS take so many at once
 MANY_BYTES = 4 << 20  # of float32 weights at a time, for one token or many: products gain from larger blocks
 SIXTEEN, UPPER_HALF = np.uint32(16), np.uint32(0xFFFF0000)  # of a word
 # 1 - erf(x) = exp(-x^2) sum_k ERF_TERMS[k] t^(k + 1) with t = 1 / (1 + ERF_SCALE x), for x >= 0: the form of Abramowitz
@@ -180,8 +181,8 @@ def linear(x: np.ndarray, weight: np.ndarray, precision: str = "float32") -> np.
     Shapes:  x (T, in), weight (out, in) -> (T, out); weight (a, b, ..., in) counts as (a * b * ..., in)
     Dtypes:  x float32; weight float32, bfloat16 or float16 -> float32
     Order:   weights are taken a block of rows at a time. In another dtype, or not contiguous, they are converted in
-             a scratch buffer of at most 4 MiB (one row at least); nothing is kept. Of bfloat16 weights, up to FEW
-             tokens add up the even and the odd columns apart
+             a scratch buffer of at most 4 MiB (one row at least), which the next call uses again. Of bfloat16
+             weights, up to FEW tokens add up the even and the odd columns apart
     Raises:  ValueError for another dtype, rank or precision, or if the two inner sizes differ
     """
     check_linear(x, weight, precision)
@@ -210,12 +211,13 @@ def product(x: np.ndarray, weight: np.ndarray, precision: str, order: Literal["C
         paired_product(x, weight.view(np.uint32), out)
         return round_to(out, precision)
     group = math.prod(weight.shape[1:-1])  # rows of the output for each index of the first axis
-    numbers = FEW_WEIGHTS if 1 < len(x) <= FEW_RESIDENT else MANY_BYTES // 4
+    numbers = FEW_WEIGHTS if 1 < len(x) <= FEW else MANY_BYTES // 4
     step = max(1, numbers // max(1, group * weight.shape[-1]))
+    step -= step % WHOLE_ROWS if step > WHOLE_ROWS else 0
     # What is float32 already goes by the same blocks, so that packed and resident weights give the same bits: in
     # other blocks, BLAS may add up in another order.
     resident = matrix and weight.dtype is FLOAT32
-    scratch = None if resident else np.empty((min(step, len(weight)), *weight.shape[1:]), np.float32)
+    scratch = None if resident else SCRATCH.take((min(step, len(weight)), *weight.shape[1:]))
     for start in range(0, len(weight), step):
         # (1) weights become float32, a block of rows at a time
         block = weight[start : start + step] if scratch is None else scratch[: min(step, len(weight) - start)]
@@ -227,13 +229,33 @@ def product(x: np.ndarray, weight: np.ndarray, precision: str, order: Literal["C
     return round_to(out, precision)
 
 
+class Scratch(threading.local):
+    """Memory in which the products of one thread convert weights, one product after another.
+
+    New memory for each of them would cost more than a tenth of the conversion's time: the system hands it out in pages
+    of 4 KiB, and fills each with zeros at its first use.
+    """
+
+    memory = np.empty(0, np.float32)
+
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        """An array with whatever the last product left in it, until the next call. Shapes:  -> shape."""
+        size = math.prod(shape)
+        if size > self.memory.size:
+            self.memory = np.empty(size, np.float32)
+        return self.memory[:size].reshape(shape)
+
+
+SCRATCH = Scratch()
+
+
 def block_product(x: np.ndarray, block: np.ndarray, out: np.ndarray) -> None:
     """out = x W^T for a block of W. A few tokens read it from memory once, and then from the cache.
 
     Shapes:  x (T, in), block (n, in), out (T, n)
     """
     T = len(x)
-    together = 1 if T <= min(SINGLE, FEW_RESIDENT) else T
+    together = 1 if T <= SINGLE else T
     for t in range(0, T, together):
         np.matmul(x[t : t + together], block.T, out=out[t : t + together])
 

@@ -1,8 +1,10 @@
 """softmax, SiLU, GELU, the linear map and bfloat16 rounding, against their definitions written in loops."""
 
+import importlib.util
 import math
 import struct
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
@@ -78,16 +80,9 @@ def test_gelu():
     assert np.abs(tanh - expected[:28001]).max() > 100 * OPS["gelu"]
 
 
-@pytest.fixture
-def two_cores(monkeypatch):
-    """Few tokens take resident weights in blocks, as on a machine with one or two cores."""
-    monkeypatch.setattr(numerics, "FEW_RESIDENT", numerics.FEW)
-
-
 TOKENS = [1, numerics.SINGLE, numerics.SINGLE + 1, numerics.FEW, numerics.FEW + 1, 2 * numerics.FEW + 1]
 
 
-@pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize("T", [2, 31, 65, *TOKENS])
 @pytest.mark.parametrize("out, inner", [(1, 1), (7, 10), (130, 33)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
@@ -106,7 +101,6 @@ def test_linear_against_exact_sums(out, inner):
     assert_close(linear(x, weight), expected, OPS["linear"], name="linear")
 
 
-@pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize("block", [1, 16 * 5 * 3, 16 * 5 * 3 + 1, 1 << 18])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_linear_in_blocks(block, dtype, monkeypatch):
@@ -199,7 +193,37 @@ class Rows:
         return found
 
 
-@pytest.mark.usefixtures("two_cores")
+def test_memory_for_conversions_is_used_again_and_by_one_thread_only():
+    first = numerics.SCRATCH.take((3, 5))
+    assert first.shape == (3, 5) and first.dtype == np.float32
+    assert np.shares_memory(first, numerics.SCRATCH.take((7,))) and numerics.SCRATCH.take((0, 4)).shape == (0, 4)
+    larger = numerics.SCRATCH.take((numerics.SCRATCH.memory.size + 1,))
+    assert np.shares_memory(larger, numerics.SCRATCH.take((2, 2)))
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(numerics.SCRATCH.take, (3, 5)).result()
+    assert other.shape == (3, 5) and not np.shares_memory(larger, other)
+
+
+def test_an_answer_is_not_in_the_memory_for_conversions():
+    x, weight = normal(20, 10), normal(30, 10).astype(ml_dtypes.bfloat16)
+    y = linear(x, weight)
+    kept = y.copy()
+    linear(x, -weight)
+    assert_close(y, kept, 0.0, name="after another product")
+
+
+def test_products_do_not_depend_on_the_number_of_cores(monkeypatch):
+    """What this file fixes when it is read is the same on every machine."""
+    found = []
+    for cores in (1, 64, None):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        spec = importlib.util.spec_from_file_location("numerics_again", numerics.__file__)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found.append({name: value for name, value in vars(module).items() if isinstance(value, int) and name.isupper()})
+    assert found[0] == found[1] == found[2] and found[0]["FEW"] == numerics.FEW
+
+
 def test_what_unpacks_itself_goes_by_blocks(monkeypatch):
     monkeypatch.setattr(numerics, "FEW_WEIGHTS", 40)
     monkeypatch.setattr(numerics, "MANY_BYTES", 4 * 80)
@@ -223,7 +247,6 @@ def test_what_unpacks_itself_gives_the_bits_of_an_array(out, inner):
 def test_mistakes_with_few_tokens_are_seen(name, monkeypatch):
     """By the comparisons above, with blocks of which the last is short."""
     monkeypatch.setattr(numerics, "FEW_WEIGHTS", 4 * 10)
-    monkeypatch.setattr(numerics, "FEW_RESIDENT", numerics.FEW)
     dtype, mistake = MUTANTS[name]
     x, weight = normal(2, 10), normal(7, 10).astype(dtype)
     expected = x.astype(float) @ weight.astype(float).T

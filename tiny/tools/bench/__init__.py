@@ -18,8 +18,9 @@ import numpy as np
 
 from tiny.config import TinyError
 from tiny.system.whole import write_whole
+from tiny.tools.bench.limits import measure_limits
 from tiny.tools.bench.rounds import rounds, show, synthetic
-from tiny.tools.bench.text import limits, measure_text, table_rows
+from tiny.tools.bench.text import measure_text, table_rows
 from tiny.tools.machine import blas_kernel, machine
 from tiny.tools.terminal import Parser, check_numbers
 
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> int:
 
         return context.main(args)
     if args.child:
-        print(json.dumps(limits(args.model, args.prefill, args.repeats) if args.child == "limits" else
+        print(json.dumps(measure_limits(args.model, args.prefill, args.repeats) if args.child == "limits" else
                          measure_text(args.model, args.child, args.prefill, args.decode, args.repeats)))
         return 0
     folders = {layout: args.model or synthetic(layout) for layout in (("mistral", "hf") if args.peer else ("mistral",))}

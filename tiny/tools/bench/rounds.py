@@ -1,7 +1,9 @@
 """Measurements in turns, each in a fresh process: what `bench` and `bench --vision` share."""
 
+import cProfile
 import json
 import os
+import pstats
 import resource
 import statistics
 import subprocess
@@ -67,6 +69,15 @@ def show(record: dict, threads: int) -> None:
     for row in record["threads"][str(threads)]["rows"]:
         value = f"{row['value']:,.2f}" if abs(row["value"]) >= 0.01 else f"{row['value']:.2g}"
         print(f"  {row['what']:38} {value:>10} {row['unit']:9} {row['note']}", flush=True)
+
+
+def spent(profile: cProfile.Profile) -> dict[str, float]:
+    """Seconds under the profiler by the name of a function of this project, those that it called included."""
+    total: dict[str, float] = {}
+    for (path, _, name), (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        if "tiny" in Path(path).parts:
+            total[name] = total.get(name, 0.0) + cumulative
+    return total
 
 
 def synthetic(layout: str) -> Path:

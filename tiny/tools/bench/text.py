@@ -1,30 +1,14 @@
-"""What `bench` measures of a language model, each in a fresh process, and the limits of NumPy's products beside it.
+"""What `bench` measures of a language model, each in a fresh process, and the table that it shows."""
 
-A limit is the time of the same products alone, at the model's own shapes and in the order of the answer that suits
-each best, over more weights than the caches hold. With one thread, processor time counts, which holds when others use
-the machine too; with more, time on the clock.
-"""
-
-import os
+import cProfile
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-SHORT, TOGETHER = 16, (1, 2, 8)  # tokens of a short prompt; sequences that decode together
-POOL = 64 << 20  # numbers that a limit reads: 256 MB, more than the caches of most machines
-
-
-def clock() -> float:
-    """Seconds: of this thread if there is only one, else of the clock."""
-    return time.thread_time() if os.environ.get("OPENBLAS_NUM_THREADS") == "1" else time.perf_counter()
-
-
-def ids_for(vocab_size: int, count: int) -> np.ndarray:
-    """The prompt of every measurement: random ids, the same for everyone."""
-    return np.random.default_rng(1).integers(3, vocab_size, count)
+from tiny.tools.bench.limits import SHORT, TOGETHER, clock, ids_for
+from tiny.tools.bench.rounds import spent
 
 
 def seconds(run: Callable[[], Any], repeats: int) -> float:
@@ -37,8 +21,11 @@ def seconds(run: Callable[[], Any], repeats: int) -> float:
     return statistics.median(times[1:])
 
 
-def measure_text(folder: str, mode: str, prefill: int, decode: int, repeats: int) -> dict[str, float]:
-    """Rates of a prompt and of sequences that go on, seconds of a short prompt, the first token, and peak memory."""
+def measure_text(folder: str, mode: str, prefill: int, decode: int, repeats: int) -> dict[str, Any]:
+    """Rates of a prompt and of sequences that go on, seconds of a short prompt, the first token, and peak memory.
+
+    Where the time of the prompt goes is measured in a run of its own, under the profiler.
+    """
     import tiny
     from tiny.generate import run_finite
     from tiny.tools.session import peak_memory
@@ -46,16 +33,16 @@ def measure_text(folder: str, mode: str, prefill: int, decode: int, repeats: int
     model = tiny.load(folder, weights=mode)
     ids = ids_for(model.config.vocab_size, max(prefill, SHORT * max(TOGETHER)))
     run_finite(model, ids[:SHORT], last_only=True)
-    found: dict[str, float] = {"first_token": time.time(), "first_token_memory": peak_memory()}
+    found: dict[str, Any] = {"first_token": time.time(), "first_token_memory": peak_memory()}
 
-    def prompt(count: int) -> float:
+    def prompt(count: int) -> Callable[[], Any]:
         cache = model.new_cache(count)
 
         def run() -> None:
             for slot in cache.slots:
                 slot.length = 0
             run_finite(model, ids[:count], cache=cache, last_only=True)
-        return seconds(run, repeats)
+        return run
 
     def together(count: int) -> float:
         cache = model.new_cache([SHORT + (repeats + 1) * decode] * count)
@@ -67,63 +54,23 @@ def measure_text(folder: str, mode: str, prefill: int, decode: int, repeats: int
                 logits = run_finite(model, logits.argmax(axis=1), cache=cache, lengths=[1] * count, last_only=True)
         return count * decode / seconds(run, repeats)
 
-    found |= {"prefill": prefill / prompt(prefill), "short": prompt(SHORT)}
+    long = prompt(prefill)
+    found |= {"prefill": prefill / seconds(long, repeats), "short": seconds(prompt(SHORT), repeats),
+              "parts": parts(long)}
     return found | {f"decode {count}": together(count) for count in TOGETHER} | {"memory": peak_memory()}
 
 
-def fastest(shape: tuple[int, int], T: int, repeats: int, pool: np.ndarray) -> float:
-    """Seconds of x W^T with T rows, of the order of the answer that is faster. Shapes:  W as `shape`, (out, in)."""
-    rows, width = shape
-    count = max(1, min(len(pool) // (rows * width), (1 << 34) // (rows * width * T)))
-    matrices = pool[: count * rows * width].reshape(count, rows, width)
-
-    def run(order: Any) -> float:
-        x, out, times = np.ones((T, width), np.float32, order), np.empty((T, rows), np.float32, order), []
-        for _ in range(repeats + 1):
-            start = clock()
-            for W in matrices:
-                np.matmul(x, W.T, out=out)
-            times.append(clock() - start)
-        return min(times) / count
-    return min(run("C"), run("F")) if T > 1 else run("C")
-
-
-def limits(folder: str, prefill: int, repeats: int) -> dict[str, float]:
-    """What the products alone would allow: GFLOP/s, GB/s, and the figures of `measure_text`.
-
-    Of sequences that go on, the limit is to read each weight once that a step needs, at the rate of products of one
-    row; of n tokens, E (1 - (1 - K / E)^n) experts of a layer are needed if each is chosen as often as any other.
-    """
-    import tiny
-
-    model = tiny.load(folder, weights="mapped")
-    c = model.config
-    E, K = (c.moe.num_experts, c.moe.num_experts_per_tok) if c.moe else (1, 1)
-    query, kv = (c.n_heads * c.head_dim, c.dim), (c.n_kv_heads * c.head_dim, c.dim)
-    attention, head = [query, kv, kv, query[::-1]], (c.vocab_size, c.dim)
-    expert = [(c.hidden_dim, c.dim), (c.hidden_dim, c.dim), (c.dim, c.hidden_dim)]
-    pool = np.random.default_rng(0).standard_normal(max(POOL, c.vocab_size * c.dim), np.float32)
-    time_of: dict[tuple, float] = {}
-
-    def total(shapes: list[tuple[int, int]], T: int) -> float:
-        for shape in shapes:
-            if (shape, T) not in time_of:
-                time_of[shape, T] = fastest(shape, T, repeats, pool)
-        return sum(time_of[shape, T] for shape in shapes)
-
-    each = max(1, prefill * K // E)  # tokens of an expert
-    prompt = total([head], 1) + c.n_layers * (total(attention, prefill) + E * total(expert, each))
-
-    def step(count: int) -> float:
-        needed = E * (1 - (1 - K / E) ** count)
-        return total([head], 1) + c.n_layers * (total(attention, 1) + needed * total(expert, 1))
-
-    itemsize = model.weights["output.weight"].dtype.itemsize
-    return {"square": 2 * 2048**3 / fastest((2048, 2048), 2048, repeats, pool) / 1e9,
-            "expert": 6 * each * c.dim * c.hidden_dim / total(expert, each) / 1e9,
-            "row": 12 * c.dim * c.hidden_dim / total(expert, 1) / 1e9, "stored": itemsize / 4,
-            "prefill": prefill / prompt, "short": step(SHORT),
-            **{f"decode {count}": count / step(count) for count in TOGETHER}}
+def parts(run: Callable[[], Any]) -> dict[str, float]:
+    """Shares of the time of a prompt, in percent of the call, by what was computed."""
+    profile = cProfile.Profile(clock)
+    profile.runcall(run)
+    total = Counter(spent(profile))
+    found = {"products with weights": total["product"], "scores and values": total["attention"] - total["softmax"],
+             "tokens of experts taken and added": total["experts"] - total["feed_forward"],
+             "silu": total["silu"], "softmax": total["softmax"], "norms and sums": total["rms_norm"] + total["add"],
+             "rope": total["rope"]}
+    found["the rest"] = total["run_finite"] - sum(found.values())
+    return {name: 100 * value / total["run_finite"] for name, value in found.items()}
 
 
 def share_of(limit: dict[str, float], name: str, key: str, value: float) -> str:
@@ -143,6 +90,8 @@ def table_rows(result: dict[str, dict], prefill: int) -> list[dict]:
                                 *((f"decode, {count} together", f"decode {count}", "tokens/s") for count in TOGETHER)):
             rows.append((f"{name}: {what.replace(', 1 together', '')}", run[key], unit,
                          share_of(limit, name, key, run[key])))
+            if name == "resident" and key == "prefill":
+                rows += [(f"- {part}", share, "%", "of its time") for part, share in run["parts"].items()]
     rows += [("mapped over resident: prefill", mapped["prefill"] / ours["prefill"], "x", f"{prefill} tokens"),
              ("mapped over resident: decode", mapped["decode 1"] / ours["decode 1"], "x", "one sequence"),
              *((f"{count} sequences over one", ours[f"decode {count}"] / ours["decode 1"], "x", "resident, tokens/s")
@@ -154,7 +103,8 @@ def table_rows(result: dict[str, dict], prefill: int) -> list[dict]:
              ("limit: products", limit["square"], "GFLOP/s", "NumPy's BLAS, 2048 x 2048 x 2048"),
              ("limit: products of an expert", limit["expert"], "GFLOP/s", "its tokens of the prompt, the faster order"),
              ("limit: products of one row", limit["row"], "GB/s", "float32 weights of an expert, read from memory"),
-             ("limit: prefill", limit["prefill"], "tokens/s", "all its products alone"),
+             ("limit: prefill", limit["prefill"], "tokens/s", "all its products with weights alone"),
+             ("limit: prefill, experts used alike", limit["alike"], "tokens/s", "the same, each with as many tokens"),
              *((f"limit: decode, {count} together", limit[f"decode {count}"], "tokens/s",
                 "each needed float32 weight read once") for count in TOGETHER)]
     for name in ("transformers", "transformers, bfloat16", "llama.cpp"):

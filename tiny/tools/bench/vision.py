@@ -8,7 +8,6 @@ are compared, and the faster one counts.
 import cProfile
 import json
 import platform
-import pstats
 import statistics
 import sys
 import time
@@ -20,7 +19,7 @@ import numpy as np
 
 from tiny.config import Config, TinyError, VisionConfig
 from tiny.system.whole import write_whole
-from tiny.tools.bench.rounds import rounds, show
+from tiny.tools.bench.rounds import rounds, show, spent
 from tiny.tools.machine import blas_kernel, machine
 
 RECORD = Path(__file__).parents[3] / "tutorial/pages/records/bench_vision.json"
@@ -74,11 +73,7 @@ def measure_encoder(folder: str, mode: str, count: int, repeats: int) -> dict:
 
 def parts(profile: cProfile.Profile) -> dict[str, float]:
     """Processor seconds by what was computed, of a pass under the profiler."""
-    total: dict[str, float] = {}
-    entries = pstats.Stats(profile).stats.items()  # type: ignore[attr-defined]
-    for (path, _, name), (_, _, _, cumulative, _) in entries:
-        if "tiny" in Path(path).parts:
-            total[name] = total.get(name, 0.0) + cumulative
+    total = spent(profile)
     found = {"linear": total["linear"], "scores and values": total["attention"] - total["softmax"],
              **{name: total[name] for name in ("softmax", "silu", "rms_norm", "rope")}}
     return found | {"the rest": total["vision_encoder"] - sum(found.values())}
