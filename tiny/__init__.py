@@ -3,9 +3,8 @@
 The book is this folder's modules, in four parts and in reading order: config, numerics, rms_norm, attention, rope,
 kv_cache, router, experts, ops, decoder, mixtral, sampling, generate; chat, tokenizer; image, patch_embed, rope_2d,
 vision, adapter, pixtral; chat_v3, tekken. Its appendix is the folder `files/`: params, hf_config, safetensors,
-hf_names, weights, shelf, streamed, tokenizer_files, checkpoint. It is part of the book;
-what lies below is in `system/`: reading, keys, whole, free_memory, direct, hub, diagnosis, pictures,
-messages.
+hf_names, weights, tokenizer_files, checkpoint. It is part of the book; what lies below is in `system/`: reading, keys,
+whole, free_memory, direct, hub, diagnosis, pictures, messages.
 With one hour, read rms_norm, attention, rope, router, experts and decoder.
 
 Letters that stand for sizes everywhere:

@@ -1,4 +1,4 @@
-"""tiny/files/streamed.py and shelf.py: the same numbers as mapped weights, each tensor read once, in little memory."""
+"""tiny/files/streamed: the same numbers as mapped weights, each tensor read once, in little memory."""
 
 import json
 import threading

@@ -1,7 +1,8 @@
 """What the tests of the house share: which files are the book, the programs and the pages, and how they are read.
 
 The book is the flat modules of `tiny` without its command line, and its appendix `tiny/files/`. Under it lies
-`tiny/system/`, which keeps the rules of the book. What is measured here is what the pages print.
+`tiny/system/`, which keeps the rules of the book, as `tiny/files/streamed/` does. What is measured here is what the
+pages print.
 """
 
 import ast
@@ -15,7 +16,9 @@ SYSTEM_ORDER = [f"system.{name}" for name in measure.system()]
 ORDER = [*measure.reading_order(), *(f"files.{name}" for name in measure.appendix())]
 BOOK = {measure.module_of(path).removeprefix("tiny.").replace("tiny", "__init__"): path for path in measure.book()}
 SYSTEM = {measure.module_of(path).removeprefix("tiny."): path for path in sorted((ROOT / "tiny/system").glob("*.py"))}
-HELD = BOOK | SYSTEM  # what is held to the rules of the book
+STREAMED = {measure.module_of(path).removeprefix("tiny."): path
+            for path in sorted((ROOT / "tiny/files/streamed").glob("*.py"))}
+HELD = BOOK | SYSTEM | STREAMED  # what is held to the rules of the book
 PROGRAMS = sorted(path for folder in ("tiny", "kernels", "tests", "tutorial/pages", "tutorial/site")
                   for path in (ROOT / folder).rglob("*.py"))
 SOURCES = [path for path in (ROOT / "kernels").rglob("*.*") if path.suffix in (".cu", ".cuh", ".cpp", ".h", ".md")]

@@ -4,7 +4,8 @@ one: `plant(patch)` with pytest's monkeypatch.
 
 from types import SimpleNamespace
 
-from tiny.files import shelf, streamed
+from tiny.files import streamed
+from tiny.files.streamed import shelf
 from tiny.system import direct
 
 

@@ -1,7 +1,7 @@
 """Checkpoints as views: the tensors of all files, found by Mistral's names in either released layout.
 
 Nothing is copied when a checkpoint is opened. Hugging Face's names, and its order of the rows of wq and wk, are undone
-here and nowhere else, as views too. Read `streamed.py` next.
+here and nowhere else, as views too. Read `tokenizer_files.py` next.
 """
 
 import mmap
@@ -141,7 +141,7 @@ class Weights(Tensors):
     """The tensors of a model by name, in the form in which operations take them.
 
     mode "auto" is "resident" if that fits in half of the free memory, else "mapped" if the files fit in all of
-    it, else "streamed" (`streamed.py`).
+    it, else "streamed" (the folder `streamed`).
     mode "mapped" hands out views of the files: operations convert what they use, block by block, and keep nothing.
     mode "resident" converts a tensor to float32 at its first use and keeps it: faster, at 4 bytes a parameter. Rows of
     the embedding table are only looked up, so it stays as it is.

@@ -5,7 +5,7 @@ import mmap
 import numpy as np
 
 import tiny
-from tiny.files.shelf import Shelf
+from tiny.files.streamed.shelf import Shelf
 from tiny.system.direct import Arrival, Span, pages_for
 from tutorial.drawings import PAPER
 

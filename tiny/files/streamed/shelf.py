@@ -1,7 +1,7 @@
 """A shelf for tensors: memory of a limited size, on which those stay that were used last.
 
 A tensor is read straight into pages of its own. It makes room for another only when nobody uses it: not while it is on
-its way, and not while an array that was handed out is alive, or a view of one. Read `streamed.py` next.
+its way, and not while an array that was handed out is alive, or a view of one. Read `__init__.py` next.
 """
 
 import mmap

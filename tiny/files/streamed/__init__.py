@@ -2,7 +2,7 @@
 
 What every token needs is kept, if memory allows. The experts that a layer has chosen are read in the order of their
 use, each while the one before it computes, and those used last stay in the memory that is left. Decoder and operations
-do not know: they look up arrays by name, as ever. Read `tokenizer_files.py` next.
+do not know: they look up arrays by name, as ever. Read `shelf.py` first.
 """
 
 import functools
@@ -17,7 +17,7 @@ import numpy as np
 from tiny.config import TinyError
 from tiny.decoder import ExpertMatrices
 from tiny.files.packed.array import stored_of
-from tiny.files.shelf import Shelf, Tenant, stacked
+from tiny.files.streamed.shelf import Shelf, Tenant, stacked
 from tiny.files.weights import EMBEDDINGS, Weights
 from tiny.system.direct import DirectReader, Refused, Span, check_direct, find_spans, pages_for
 from tiny.system.free_memory import free_memory
