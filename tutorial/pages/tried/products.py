@@ -93,7 +93,7 @@ CHANGES = [
            "yes: it wins where bfloat16 converts slowly, and loses elsewhere",
            compared((1, 4, 8), BFLOAT16, plain, linear)),
     Change("2 or 3 resident tokens one by one, 4 to 8 by blocks that are not packed",
-           "yes, with one or two cores: a block keeps one core busy", compared((2, 4, 8), FLOAT32, plain, linear)),
+           "yes, though a block keeps only one core busy", compared((2, 4, 8), FLOAT32, plain, linear)),
     Change("few bfloat16 tokens in pairs, one by one", "no: one kernel wins what the other loses",
            compared((2,), BFLOAT16, linear, one_by_one)),
     Change("blocks that are not packed for 9 to 16 tokens", "no: slower on AVX2",
