@@ -36,8 +36,8 @@ notebooks: .venv/notebooks  ## build and run the notebooks
 site: .venv/site            ## the tutorial as a site in runs/site/html, which a browser opens without a network
 	$(PY) -m tutorial.site
 
-site-check: .venv/browser   ## look at every page of the site in Chromium, if it is installed
-	$(PY) -m pytest -m "not verify" tests/site
+site-check: .venv/browser   ## look at every page of the site, and at the page of explore, in Chromium, if it is installed
+	$(PY) -m pytest -m "not verify" tests/site tests/explore/test_browser.py
 
 figures: .venv/core         ## draw the pictures of the README and the chapters
 	$(PY) -m tutorial.draw_figures
@@ -110,7 +110,7 @@ clean:                      ## remove what the commands above made, but no train
 	@touch $@
 
 .venv/browser: .venv/site
-	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[browser]"
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[browser,serve]"
 	@touch $@
 
 # transformers wants a newer regex than the book's Tekken may have, so this is an environment of its own.
