@@ -10,8 +10,8 @@ from compare import assert_close
 
 import tiny
 from tiny.config import TinyError
-from tiny.tools.verify.server import power
 from tiny.tools.verify.server.decide import Verdict
+from tiny.tools.verify.server.reference import power
 from tiny.tools.verify.server.rounding import q4_0, q8_0, rounded
 from tiny.training.text.data import texts as stored_texts
 

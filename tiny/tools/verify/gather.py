@@ -15,6 +15,7 @@ from tiny.config import Config
 from tiny.system.hub import model_name
 from tiny.tools.verify import compare as comparison
 from tiny.tools.verify import file
+from tiny.tools.verify.causes import cause
 from tiny.tools.verify.compare import ANGLE, EXACT, LEAD, PIXELS, RUNS, STEPS, Comparison, compare
 from tiny.tools.verify.dump import fingerprint
 from tiny.tools.verify.file import Dump
@@ -47,6 +48,9 @@ def gather_model(name: str, path: Path, weights: str = "auto", load: Callable = 
         trace: dict[str, np.ndarray] = {}
         model(theirs.ids, images=theirs.numbered("pixels"), trace=trace)
         gather_runs(found, {key: x if has_every_row(key) else x[theirs.positions] for key, x in trace.items()})
+        logits = found.runs.get("logits")
+        if logits and not logits.used <= 1 and not any(place.reasons for place in found.places):
+            found.cause = cause(model, theirs)
         if "greedy_tokens" in theirs.inputs:
             found.greedy = follow_greedy(model, theirs)
     return found

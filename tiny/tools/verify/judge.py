@@ -4,6 +4,7 @@ Nothing is called the same unless logits and at least one array of every layer w
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tiny.tools.verify.compare import LEAD
 from tiny.tools.verify.names import kind, layer_of, order
@@ -17,6 +18,8 @@ def judge(found: Evidence, partial: bool = False) -> Report:
     places = found.places or first_of_runs(found, arrays)
     if not places and not found.inputs.findings:
         places = small_differences(found, arrays) or greedy_place(found)
+    if places and found.cause:
+        places = [replace(places[0], reasons=[found.cause]), *places[1:]]
     gaps = Gaps(list(missing(found)), not_judged(found, arrays), found.theirs.unknown, found.one_sided,
                 other_checkpoint(found))
     verdict = "same"

@@ -61,7 +61,8 @@ class Evidence:
 
     places: operations over their tolerance; alone: each operation on the other's own inputs; runs: the two whole runs;
     layers: how many the decoder ("") and the encoder ("vision_") have; misshapen: arrays of another shape, in words;
-    one_sided: arrays that only one of two files has; warnings: what loading the model warned of
+    one_sided: arrays that only one of two files has; warnings: what loading the model warned of; cause: what explains
+    the whole run if no operation does, in words
     """
 
     theirs: Dump
@@ -80,6 +81,7 @@ class Evidence:
     misshapen: list[str] = field(default_factory=list)
     one_sided: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    cause: str = ""
 
 
 @dataclass

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tiny.config import Config
-from tiny.tools.verify.server.changes import Found
 from tiny.tools.verify.server.decide import Evidence
 from tiny.tools.verify.server.faults import Fault, made
+from tiny.tools.verify.server.reference.changes import Found
 
 GOLDEN = (5**0.5 - 1) / 2
 STEPS = 10  # of a golden-section search: the bracket shrinks 120 times

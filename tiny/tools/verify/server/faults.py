@@ -16,7 +16,7 @@ import numpy as np
 from tiny.config import Config, Images
 from tiny.mixtral import Mixtral, check_ids
 from tiny.tools.verify.compare import log_softmax
-from tiny.tools.verify.server import changes
+from tiny.tools.verify.server.reference import changes
 
 ROWS = 512  # positions whose logits become log-probabilities at a time, in float64
 LOST_THETA = 1e4  # what engines take where a file does not say it

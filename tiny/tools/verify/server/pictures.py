@@ -96,6 +96,8 @@ def logprobs(model: Pixtral, fault: Fault | None, ids: Sequence[int] | np.ndarra
     checked = model.check_images(ids, images)
     pixels = fault.pixels(images, vision) if fault.pixels else checked
     read, rows = read_by(fault, ids, model.config)
+    if np.count_nonzero(read == vision.image_token_id) != np.count_nonzero(ids == vision.image_token_id):
+        return np.full((len(ids), model.config.vocab_size), np.nan, np.float32)  # A cut prompt has no place for them.
     # The model itself refuses tokens that are not those of the images, and that is what a fault may be.
     logits = with_fault(model, fault).forward(read, np.arange(len(read)), [len(read)], pixels, None, None, False)
     return answer(logits, read, fault, rows)

@@ -13,8 +13,8 @@ from tiny.config import TinyError
 from tiny.experts import used_experts
 from tiny.mixtral import Mixtral
 from tiny.numerics import product, silu
-from tiny.tools.verify.server.changes import Found
 from tiny.tools.verify.server.faults import changed_ops
+from tiny.tools.verify.server.reference.changes import Found
 
 BLOCK = 32  # numbers that share a scale, in GGUF's types Q8_0 and Q4_0
 
