@@ -35,11 +35,11 @@ def cause(model: Any, theirs: Dump) -> str:
     for name, changed in runs(model, known, ids, images):
         plain = changed if plain is None else plain  # the first one is without a fault
         evidence[name] = weigh([seen], [plain], [changed])
-    name = name_of(evidence, CHANGE["float32" if theirs.record["precision"] == "float32" else "bfloat16"])
-    if name is None or evidence[name].left > LEFT:
+    best = name_of(evidence, CHANGE[theirs.record["precision"]])
+    if best is None or evidence[best].left > LEFT:
         return ""
-    share = f"{1 - evidence[name].left:.0%}".replace("%", " %")
-    return f"the predictions are those of {name}, which explains {share} of the difference"
+    share = f"{1 - evidence[best].left:.0%}".replace("%", " %")
+    return f"the predictions are those of {best}, which explains {share} of the difference"
 
 
 def runs(model: Any, known: dict[str, Fault], ids: np.ndarray, images: list) -> Iterator[tuple[str, np.ndarray]]:
@@ -48,4 +48,5 @@ def runs(model: Any, known: dict[str, Fault], ids: np.ndarray, images: list) -> 
         for name, fault in ({"": None} | known).items():
             yield name, pictures.logprobs(model, fault, ids, images)
     else:
-        yield from ((name, found[0]) for block in ({"": None}, known) for name, found in run(model, block, [ids]))
+        yield from ((name, found[0]) for block in ({"": None}, known)
+                    for name, found in run(model, block, [ids.tolist()]))
