@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tiny.config import Config, Images, TinyError, Trace
+from tiny.config import Config, Images, Trace
 from tiny.decoder import ForwardPass
 from tiny.generate import ExpertTrace
 from tiny.kv_cache import KVCache
@@ -159,11 +159,3 @@ def build(model: Mixtral, weights: Any, ops: Any, ranks: Group, split: str) -> M
                model.checkpoint, model.cache)
     one.join(ranks, split, model.config)
     return one
-
-
-def check_arrays(tensors: Mapping[str, Any], split: str) -> None:
-    """Raise TinyError for packed matrices that would have to be cut."""
-    packed = next((tensor for tensor in tensors.values() if not isinstance(tensor, np.ndarray)), None)
-    if split == "all" and packed is not None:
-        raise TinyError(f"Weights packed as {packed.kind} cannot be cut into columns.",
-                        "Use --split experts, or convert the model first: python -m tiny convert.")

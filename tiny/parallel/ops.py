@@ -14,7 +14,7 @@ import tiny.ops
 from tiny.experts import check_experts, used_experts
 from tiny.numerics import round_to
 from tiny.parallel.ranks import Group
-from tiny.parallel.shards import Columns, Rows, owner_of
+from tiny.parallel.shards import Columns, Rows, owner_of, share_of
 
 
 def choose(ranks: Group, split: str, base: ModuleType = tiny.ops) -> ModuleType:
@@ -62,11 +62,9 @@ def with_parts(ranks: Group, base: ModuleType) -> dict:
     """The operations that differ where each rank has some heads, and some hidden rows of every network."""
 
     def linear(x: np.ndarray, weight: np.ndarray, precision: str = "float32") -> np.ndarray:
-        if isinstance(weight, Columns):
-            return ranks.sum(base.linear(x, np.asarray(weight), precision))
-        if isinstance(weight, Rows):
-            return ranks.columns(base.linear(x, np.asarray(weight), precision))
-        return base.linear(x, weight, precision)
+        share, whole = share_of(weight), np.asarray(weight) if isinstance(weight, np.ndarray) else weight
+        part = base.linear(x, whole, precision)
+        return ranks.sum(part) if share is Columns else ranks.columns(part) if share is Rows else part
 
     def feed_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray, w3: np.ndarray,
                      precision: str = "float32") -> np.ndarray:

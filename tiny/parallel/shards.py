@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tiny.config import Config, TinyError
+from tiny.files.packed.array import Packed
 from tiny.files.weights import Tensors
 from tiny.parallel.ranks import Group
 
@@ -39,7 +40,12 @@ class Shard(Tensors):
 
     def __getitem__(self, name: str) -> Any:
         tensor, kind = self.held[name], self.kinds.get(name)
-        return tensor.view(kind) if kind else tensor
+        return tensor.view(kind) if kind and isinstance(tensor, np.ndarray) else tensor
+
+
+def share_of(weight: Any) -> type:
+    """Columns or Rows, for a matrix of which this rank has these; another type for a whole one."""
+    return getattr(weight, "share", type(weight))
 
 
 def owner_of(expert: Any, num_experts: int, size: int) -> Any:
@@ -84,6 +90,12 @@ def part(n: int, group: Group) -> slice:
     return slice(each * group.rank, each * (group.rank + 1))
 
 
+def rows_of(tensor: Any, group: Group) -> Any:
+    """A rank's rows of a matrix, packed if that is. Shapes:  (out, ..., in) -> (out / size, ..., in)."""
+    own = part(len(tensor), group)
+    return tensor.part(own) if isinstance(tensor, Packed) else tensor[own]
+
+
 def cut(tensors: Mapping[str, np.ndarray], config: Config, group: Group,
         split: str) -> tuple[dict[str, np.ndarray], dict[str, type]]:
     """The tensors of one rank, as views, and which of them are Columns or Rows."""
@@ -97,14 +109,17 @@ def cut(tensors: Mapping[str, np.ndarray], config: Config, group: Group,
                 continue
         elif BY_ROWS.search(name):
             # (2) the rows of some heads, or some of the hidden rows
-            tensor = tensor[part(len(tensor), group)]
+            tensor = rows_of(tensor, group)
         elif BY_COLUMNS.search(name):
             # (3) the columns that read those
-            tensor = tensor[:, part(tensor.shape[1], group)]
+            own = part(tensor.shape[1], group)
+            tensor = tensor.columns(own) if isinstance(tensor, Packed) else tensor[:, own]
             if not expert and ".wo." in name:
                 kinds[name] = Columns
         elif name == OUTPUT and not len(tensor) % group.size:
             # (4) the logits of some words; all get all of them
-            tensor, kinds[name] = tensor[part(len(tensor), group)], Rows
+            tensor, kinds[name] = rows_of(tensor, group), Rows
+        if name in kinds and isinstance(tensor, Packed):
+            tensor.share = kinds[name]
         kept[name] = tensor
     return kept, kinds

@@ -41,7 +41,10 @@ class Packed:
     row_bytes: the bytes in which a row is stored, where the parts do not say it: rows may share a word
     whole:  is called before anything is read; it raises TinyError if the file is no longer whole
     dtype:  what the whole array becomes for NumPy; its slices are float32
+    share:  for several processes: which part of a matrix this is
     """
+
+    share: Any
 
     def __init__(self, kind: str, shape: tuple[int, ...], parts: tuple[np.ndarray, ...],
                  unpack: Callable[..., np.ndarray], row_bytes: float | None = None,
@@ -111,6 +114,13 @@ class Packed:
     def part(self, index: Any) -> "Packed":
         """Some of it, still packed: one expert of a stack, or some of its rows."""
         return self.of_parts(part[index] for part in self.parts)
+
+    def columns(self, cut: slice) -> "Packed":
+        """Some of its columns, still packed: whole rows are unpacked, and the rest of them is dropped."""
+        unpack, width = self.unpack, self.shape[-1]
+        return Packed(self.kind, (*self.shape[:-1], len(range(width)[cut])), self.parts,
+                      lambda *parts: unpack(*parts).reshape(*parts[0].shape[:-1], width)[..., cut], self.row_bytes,
+                      self.whole, self.dtype)
 
     def reshape(self, *shape: Any) -> "Packed":
         """Other axes before the last one, still packed. Raises ValueError if the last one is to change.
