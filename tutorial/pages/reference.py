@@ -217,11 +217,18 @@ def int8_block() -> str:
 def parallel_block(entry: dict) -> str:
     """What was measured of one model over several processes of one machine."""
     whole = max(entry["runs"][0]["peak_memory_bytes"])
-    rows = [[str(run["ranks"]), f"`{run['split']}`", memory.amount(max(run["peak_memory_bytes"])),
-             f"{max(run['peak_memory_bytes']) / whole:.2f}", f"{run['bytes_of_a_token']:,}"] for run in entry["runs"]]
+    rows = []
+    for run in entry["runs"]:
+        peak, rates = max(run["peak_memory_bytes"]), (run["prompt_tokens_per_second"], run["tokens_per_second"])
+        rows.append([str(run["ranks"]), str(run["threads"]), f"`{run['split']}`", memory.amount(peak),
+                     f"{peak / whole:.2f}", f"{run['bytes_of_a_token']:,}",
+                     *(f"{rate:.1f}" if run["first"] else "" for rate in rates)])
+    busy = max(run["other_cores"] for run in entry["runs"] if run["first"])
     return f"{provenance(entry)}.\n\n" + table(
-        ["ranks", "split", "peak memory of a rank", "of one process", "bytes sent for a token, by all"], rows) + (
-        "\n\nPages of the file count too, which the system can drop: a column of a matrix touches all of its pages.")
+        ["ranks", "threads of each", "split", "peak memory of a rank", "of one process",
+         "bytes sent for a token, by all", "prompt, tokens/s", "writing, tokens/s"], rows) + (
+        "\n\nA speed is the median of three rounds, and stands where each thread had a core and ran before all other "
+        f"programs; these took {busy:.1f} cores at most.")
 
 
 def streamed_block(entry: dict) -> str:

@@ -117,10 +117,10 @@ class Packed:
 
     def columns(self, cut: slice) -> "Packed":
         """Some of its columns, still packed: whole rows are unpacked, and the rest of them is dropped."""
-        unpack, width = self.unpack, self.shape[-1]
-        return Packed(self.kind, (*self.shape[:-1], len(range(width)[cut])), self.parts,
-                      lambda *parts: unpack(*parts).reshape(*parts[0].shape[:-1], width)[..., cut], self.row_bytes,
-                      self.whole, self.dtype)
+        part, width = self.of_parts(self.parts), self.shape[-1]
+        part.shape = (*self.shape[:-1], len(range(width)[cut]))
+        part.unpack = lambda *parts: self.unpack(*parts).reshape(*parts[0].shape[:-1], width)[..., cut]
+        return part
 
     def reshape(self, *shape: Any) -> "Packed":
         """Other axes before the last one, still packed. Raises ValueError if the last one is to change.

@@ -44,8 +44,7 @@ def bits(data: np.ndarray, width: int) -> np.ndarray:
 def q8_0(raw: np.ndarray) -> np.ndarray:
     """A scale, 32 signed bytes. Shapes:  (..., 34 n) -> (n, 32)."""
     blocks = raw.reshape(-1, 34)
-    (scale,) = halves(blocks, 0)
-    return scale * blocks[:, 2:].view(np.int8)
+    return halves(blocks, 0)[0] * blocks[:, 2:].view(np.int8)
 
 
 def four_or_five(raw: np.ndarray, size: int, minimum: bool, fifth: bool) -> np.ndarray:
@@ -97,8 +96,7 @@ def q6_k(raw: np.ndarray) -> np.ndarray:
     low = bits(blocks[:, :128].reshape(-1, 2, 64), 4).reshape(-1, 8, 32)
     high = bits(blocks[:, 128:192].reshape(-1, 2, 32), 2).reshape(-1, 8, 32)
     q = (low | high << np.uint8(4)).view(np.int8) - np.int8(32)
-    (scale,) = halves(blocks, 208)
-    return (scale * blocks[:, 192:208].view(np.int8))[..., None] * q.reshape(-1, 16, 16)
+    return (halves(blocks, 208)[0] * blocks[:, 192:208].view(np.int8))[..., None] * q.reshape(-1, 16, 16)
 
 
 KINDS = {"Q4_0": Kind(32, 18, lambda raw: four_or_five(raw, 18, minimum=False, fifth=False)),

@@ -9,7 +9,7 @@ import numpy as np
 
 from tiny.config import TinyError
 from tiny.files.packed.array import Packed
-from tiny.files.packed.compressed import KEYS, Pack, Parts
+from tiny.files.packed.compressed import AGAIN, KEYS, Pack, Parts
 from tiny.files.packed.unpack import BITS, across_rows, along_rows, groups_of, scaled, taken
 from tiny.numerics import STORED
 from tiny.system.keys import check_keys
@@ -18,7 +18,6 @@ from tiny.system.reading import Note, number, short
 FIELDS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # AWQ: which of eight columns each place of a word holds, lowest bits first
 REMEDY = "Use a checkpoint of AWQ's version gemm with 4 bits, or of GPTQ with 2, 4 or 8, or the one it was made of."
-AGAIN = "Fetch the files again, all of one model."
 
 
 def read_awq(config: dict, place: str, note: Note) -> Pack:

@@ -27,6 +27,7 @@ BYTES = ("float-quantized", "int-quantized", "naive-quantized")  # formats with 
 WORDS = "pack-quantized"
 FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
 CODES = np.arange(256, dtype=np.uint8).view(FP8).astype(np.float32)  # of each byte; a cast takes 7 x as long
+AGAIN = "Fetch the files again, all of one model."
 REMEDY = "Use FP8, int8 or int4 weights with a scale for each tensor, row or group, or what they were made from."
 # Patterns are data from anywhere: those whose search takes no long time have no repeated groups, and few repetitions.
 PATTERN = re.compile(r"\^?(?:(?:[\w -]|\\[.d]|\.|\[\^?(?:a-z|A-Z|0-9|[\w.])+\])[*+?]?|\((?:\?:)?[\w.|-]+\))*\$?")
@@ -112,8 +113,7 @@ def pack_module(schemes: list[Scheme], ignored: list[str], place: str, module: s
     """The matrix of one module. Raises TinyError if its tensors are not what the configuration says."""
     scheme = next((scheme for scheme in schemes if matches(module, scheme.targets)), None)
     if scheme is None or matches(module, ignored):
-        raise TinyError(f"{place} leaves {short(module)} as it is, and its weights are quantised.",
-                        "Fetch the files again, all of one model.")
+        raise TinyError(f"{place} leaves {short(module)} as it is, and its weights are quantised.", AGAIN)
     try:
         stored, scale = taken(parts, "weight_packed" if scheme.format == WORDS else "weight", "weight_scale")
         out, width = shape_of(stored, parts.get("weight_shape"), scheme)
@@ -122,7 +122,7 @@ def pack_module(schemes: list[Scheme], ignored: list[str], place: str, module: s
         zeros = zeros_of(parts.get("weight_zero_point"), scheme, scale.shape)
     except ValueError as error:
         raise TinyError(f"{place}: {short(module)} is not {scheme.bits} bits in format {scheme.format}: {error}.",
-                        "Fetch the files again, all of one model.") from None
+                        AGAIN) from None
     kind = ("fp8" if stored.dtype == FP8 else f"int{scheme.bits}") + (f"/{scheme.size}" if scheme.size else "")
     rows = np.arange(out, dtype=np.int32)[:, None]
     return Packed(kind, (out, width), (stored, scale, rows), partial(unpack, scheme, width, zeros, groups),

@@ -13,7 +13,7 @@ import numpy as np
 from tiny.config import TinyError
 from tiny.files.packed import columns, compressed
 from tiny.files.packed.array import Packed
-from tiny.files.packed.compressed import Pack, Parts
+from tiny.files.packed.compressed import AGAIN, Pack
 from tiny.numerics import STORED
 from tiny.system.reading import Note, short
 
@@ -75,17 +75,12 @@ def pack_tensors(found: Mapping[str, np.ndarray], method: Method, folder: Path) 
         else:
             tensors[name] = tensor
     for module, parts in modules.items():
-        if is_plain(parts):
+        # a weight as ever, and a bias perhaps
+        if parts.keys() <= {"weight", "bias"} and all(part.dtype in STORED for part in parts.values()):
             tensors |= {f"{module}.{field}": part for field, part in parts.items()}
         else:
             tensors[f"{module}.weight"] = method.pack(module, parts)
     for name, tensor in tensors.items():
         if not isinstance(tensor, Packed) and tensor.dtype not in STORED:
-            raise TinyError(f"{folder}: tensor {name} is {tensor.dtype}, and nothing says how it is quantised.",
-                            "Fetch the files again, all of one model.")
+            raise TinyError(f"{folder}: tensor {name} is {tensor.dtype}, and nothing says how it is quantised.", AGAIN)
     return tensors
-
-
-def is_plain(parts: Parts) -> bool:
-    """Whether a module has a weight as ever, and a bias perhaps."""
-    return parts.keys() <= {"weight", "bias"} and all(part.dtype in STORED for part in parts.values())
