@@ -49,7 +49,7 @@ def gather_model(name: str, path: Path, weights: str = "auto", load: Callable = 
         model(theirs.ids, images=theirs.numbered("pixels"), trace=trace)
         gather_runs(found, {key: x if has_every_row(key) else x[theirs.positions] for key, x in trace.items()})
         logits = found.runs.get("logits")
-        if logits and not logits.used <= 1 and not any(place.reasons for place in found.places):
+        if logits and not logits.used <= 1 and not found.places:  # An operation that differs says more.
             found.cause = cause(model, theirs)
         if "greedy_tokens" in theirs.inputs:
             found.greedy = follow_greedy(model, theirs)
