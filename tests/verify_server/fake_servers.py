@@ -149,17 +149,21 @@ class LlamaCppPython(Fake):
 
 
 class Mlx(Fake):
-    """Text only; `logprobs` must be true; the list is not sorted, and the tokens named beside are its first."""
+    """Text only, and not empty; `logprobs` must be true; the list is not sorted, and the tokens named beside are its
+    first.
+    """
 
     def take_ids(self, prompt):
         raise Refuse(404)
 
     def complete(self, body):
         ids = self.ids_of(body["prompt"])
+        if not body["prompt"]:
+            return b""  # its handler ends with an error, and the connection with it
         if "logprobs" not in body:
             return super().complete(body)
         if not isinstance(body["logprobs"], bool):
-            return b""  # its handler ends with an error, and the connection with it
+            raise Refuse(400, "logprobs must be of type bool")
         top = self.best(self.rows(ids)[-1], body["top_logprobs"])
         top = top[1:4] + top[:1] + top[4:]
         entries = [{"id": id, "token": self.tokenizer.pieces([id])[0], "logprob": value} for id, value in top]

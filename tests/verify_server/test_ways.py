@@ -33,6 +33,8 @@ def test_each_dialect_says_what_the_model_says(dialect, model, names, say, ids):
     apart = deviation(seen, say(ids))
     assert np.isfinite(apart).sum() >= least and np.nanmax(apart) < 1e-5
     assert [line.check for line in collector.lines()] == ([odd] if odd else [])
+    prompts = [len(body["prompt"]) for _, body, _ in fake.seen][-least:]
+    assert way != "prefixes" or prompts == sorted(prompts, reverse=True), "mlx-lm breaks off otherwise"
     for _, body, _ in fake.seen:
         assert body["model"] == "fake" and NEUTRAL.items() <= body.items(), "every parameter of sampling is sent"
 
@@ -142,6 +144,15 @@ def test_an_echo_of_other_tokens_is_refused(model, names, say, ids):
         server = Server(url)
         with pytest.raises(TinyError, match="reads the text as other tokens"):
             Collector(server, probe(server, model), names).collect(shifted)
+
+
+@pytest.mark.parametrize("listed", [(404, {}, {}), (200, b"", {}), {"data": 7}, {"data": [7, {"id": 7}]}])
+def test_a_server_without_a_list_of_models_is_asked_without_a_name(listed, model, say):
+    fake = fakes.VLLM(model, say)
+    fake.models = lambda: listed
+    with running(fake) as url:
+        found = probe(Server(url), model)
+    assert (found.name, found.form.kind) == ("", "prompt") and all("model" not in body for _, body, _ in fake.seen)
 
 
 def test_a_server_with_several_models_wants_a_name(model, say):

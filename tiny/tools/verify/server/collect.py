@@ -27,8 +27,8 @@ STRANGE = 0.02  # share of an echoed text's tokens that may read otherwise than 
 class Collector:
     """Asks a server for what follows each token of a text.
 
-    nameless: how many of the likeliest tokens had a name that is no token's, or that of two; unordered: how many lists
-    were not sorted; lists: how many there were
+    nameless: how many of the likeliest tokens had a name that is no token's, or that of two; lost: their probabilities
+    unordered: how many lists were not sorted; lists, entries: how many there were
     """
 
     server: Server
@@ -38,6 +38,7 @@ class Collector:
     unordered: int = 0
     lists: int = 0
     entries: int = 0
+    lost: float = 0.0
 
     def collect(self, ids: Sequence[int]) -> Seen:
         """Ask for what follows each of some ids.
@@ -47,7 +48,7 @@ class Collector:
         """
         form, T = self.way.form, len(ids)
         if form.kind == "prefixes":
-            rows = list(self.behind_prefixes(ids))
+            rows = list(self.behind_prefixes(ids))[::-1]
         else:
             answer = self.ask(ids if form.ids else self.text(ids))
             prompt, echoed = rows_of(answer)
@@ -70,9 +71,14 @@ class Collector:
         return found
 
     def behind_prefixes(self, ids: Sequence[int]) -> Iterator[Row]:
-        """One generated token behind every prefix. As text, a prefix is asked only if it has the same tokens alone."""
+        """One generated token behind every prefix, the longest first. As text, a prefix is asked only if it has the
+        same tokens alone.
+
+        So whatever a server keeps of earlier prompts, the first request fills its cache. mlx-lm 0.32 breaks off where a
+        prompt is one that it has seen with the token that it wrote, as the next longer prefix often is.
+        """
         tokenizer = self.names.tokenizer
-        for t in tqdm(range(len(ids)), "prefixes", leave=False, disable=None):
+        for t in tqdm(range(len(ids))[::-1], "prefixes", leave=False, disable=None):
             prompt: Any = list(ids[: t + 1])
             if not self.way.form.ids:
                 prompt = tokenizer.decode(ids[1 : t + 1])
@@ -110,8 +116,9 @@ class Collector:
                               "sorted, the likeliest first: they are sorted here, but a program that trusts their "
                               "order is misled", "sort top_logprobs, or ask for that of the chosen token only"))
         if self.nameless:
-            found.append(Line("names", None, f"{self.nameless:,} of {self.entries:,} likeliest tokens were left out: "
-                              "what they read like is no token, or more than one"))
+            share = 100 * self.lost / max(1, self.lists)
+            found.append(Line("names", None, f"{self.nameless:,} of {self.entries:,} likeliest tokens were left out, "
+                              f"{share:.1f} % of the probability: what they read like is no token, or more than one"))
         return found
 
     def aligned(self, rows: list[Row], ids: Sequence[int]) -> list[Row]:
@@ -147,6 +154,7 @@ class Collector:
                 id = self.names.find(name)
                 self.entries += 1
                 self.nameless += id is None
+                self.lost += 0.0 if id is not None else float(np.exp(value))
                 if id is not None:
                     known.setdefault(id, value)
             best = list(known)[:TOP]

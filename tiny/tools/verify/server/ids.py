@@ -7,7 +7,8 @@ one. So counts alone name a second BOS, a lost space, or a prompt that is cut, b
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tiny.tools.verify.server.connect import Refused, Server
+from tiny.config import TinyError
+from tiny.tools.verify.server.connect import Server, Silent
 from tiny.tools.verify.server.probe import CHAT, NEUTRAL, Way
 from tiny.tools.verify.server.report import Line
 from tiny.tools.verify.server.rows import count_of
@@ -94,11 +95,16 @@ def explained(tokenizer: Any, known: Sequence[tuple[str, int, int]], data: dict[
 
 
 def asked(server: Server, way: Way, text: str) -> int | None:
-    """How many tokens the server says a text has; None if it does not say, or refuses the text."""
+    """How many tokens the server says a text has; None if it does not say, or refuses the text or breaks over it.
+
+    Raises:  Silent
+    """
     named = {"model": way.name} if way.name else {}
     try:
         return count_of(server.post("/v1/completions", {**named, "prompt": text, "max_tokens": 1, **NEUTRAL}))
-    except Refused:
+    except Silent:
+        raise
+    except TinyError:  # mlx-lm 0.32 breaks the connection over an empty prompt.
         return None
 
 

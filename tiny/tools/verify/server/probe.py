@@ -108,8 +108,10 @@ def choose_model(server: Server, name: str | None) -> tuple[str, str]:
     """
     try:
         listed = server.get("/v1/models").get("data")
-    except Refused as error:
-        if error.status not in (404, 405, 501):
+    except Silent:
+        raise
+    except TinyError as error:  # mlx-lm 0.32 sends nothing at all where the machine has no cache of Hugging Face.
+        if isinstance(error, Refused) and error.status not in (404, 405, 501):
             raise
         listed = []
     found = {one["id"]: one for one in (listed if isinstance(listed, list) else []) if isinstance(
