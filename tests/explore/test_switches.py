@@ -98,6 +98,13 @@ def test_right_answers_about_pictures(name, right):
     assert held_out.right(with_switch(model_of("picture"), name)) == ("right", right, 12)
 
 
+def test_numbers_out_of_range_are_said_as_what_they_are():
+    """Without norms the encoder's numbers overflow. No weight is damaged, and no answer is right."""
+    with pytest.raises(runs.OutOfRange, match="With this change the numbers grow beyond"):
+        run_of("picture", switch="no_norm")
+    assert held_out.right(with_switch(model_of("picture"), "no_norm"), 4) == ("right", 0, 4)
+
+
 def test_blind_answers_and_pictures_that_are_mixed():
     assert held_out.right(model_of("picture"), blind=True).value <= 5
     mixed = with_switch(model_of("picture"), "pictures_mixed")

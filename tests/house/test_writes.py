@@ -37,6 +37,7 @@ OTHERWISE = {
     "tutorial/site/stage.py:stage": "the folder of a site, which each run makes anew",
     "tutorial/site/stage.py:write_page": "the folder of a site",
     "tutorial/site/stage.py:copy": "the folder of a site",
+    "tutorial/site/recorded.py:write_recorded": "the folder of a site",
     "tutorial/site/notebook.py:shown_by": "the folder of a site",
     "tutorial/site/formulas.py:copy_katex": "the folder of a site",
     "notebooks/show.py:carved": "a temporary folder",

@@ -65,7 +65,7 @@ def tab(browser):
 
 
 def pages(site):
-    return sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
+    return sorted(path for path in site.rglob("*.html") if not {"_static", "explore"} & set(path.parts))
 
 
 def prose(path):
@@ -225,3 +225,23 @@ def test_a_static_host_serves_it_as_well(site, tab):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_two_recorded_runs_of_explore_need_no_server(site, tab):
+    """From the file system: tokens, patches, hiding and comparisons; what is not recorded says so."""
+    page, wrong = tab
+    page.goto((site / "explore/index.html").as_uri())
+    page.wait_for_selector("#list [aria-pressed=true]")
+    page.locator("#list button").nth(5).click()
+    assert page.locator("#reading").inner_text().startswith("The panels show token 5")
+    page.click("#compare")
+    page.locator("#switch-result .number", has_text="1.224 so").wait_for()
+    page.click("#models button:nth-child(2)")
+    page.locator("#answer", has_text="purple").wait_for()
+    page.get_by_text("Mark the star").click()
+    page.click("#hide-go")
+    page.locator("#hide-result .number", has_text="7 with the thing hidden").wait_for()
+    assert page.locator("#hide-result strong").all_inner_texts() == ["purple", "orange", "purple"]
+    page.click("#draw")
+    page.locator("#status.error", has_text="This page is recorded").wait_for()
+    assert not wrong, wrong

@@ -10,6 +10,7 @@ from pathlib import Path
 from tutorial.site.code import code_page, folder_page
 from tutorial.site.links import Link, links, relink
 from tutorial.site.notebook import notebook_page
+from tutorial.site.recorded import write_recorded
 
 FRONT = Path("README.md")
 # The table of contents, in order; a page stands where it is named first.
@@ -23,6 +24,7 @@ CONTENTS = {
 PICTURES = (".png", ".svg", ".jpg", ".gif")
 LISTED = (".py", ".cu", ".cuh", ".h", ".cpp", ".toml")  # files that the page of a folder links to
 FILES = "_files"  # copied to the site as they are
+EXPLORE = Path("tiny/tools/explore/page/index.html")  # a link to it leads to two recorded runs
 
 
 def contents(root: Path) -> dict[str, list[Path]]:
@@ -87,6 +89,9 @@ def write_page(source: Path, root: Path, pages: Path) -> list[Path]:
     """Write the page of one file or folder; return the files that it links to."""
     path, page = root / source, pages / f"{page_of(source)}.md"
     page.parent.mkdir(parents=True, exist_ok=True)
+    if source == EXPLORE:
+        write_recorded(pages / FILES / "explore")
+        return []
     if path.is_dir():
         names = sorted(child.name for child in path.iterdir() if child.name[0] not in "._" or child.suffix == ".py")
         listed = [name for name in names if name.endswith(LISTED)]
@@ -112,6 +117,8 @@ def new_target(source: Path, link: Link, target: Path | None, root: Path) -> str
     if target is None or target.suffix in PICTURES or (root / target).is_file() and text_of(root / target) is None:
         return link.target + link.anchor
     up = "../" * (len(page_of(source).parts) - 1)
+    if target == EXPLORE:
+        return f"{up}explore/index.html"
     return f"{up}{page_of(target).as_posix()}.html{link.anchor}"
 
 

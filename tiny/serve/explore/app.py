@@ -1,8 +1,6 @@
 """The paths of the page: its files, runs, and what one click asks for. The guard is that of `tiny serve`."""
 
-import base64
 import gzip
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,14 +142,7 @@ def scene(explored: Explored, body: dict, job: Job) -> dict:
     _, model = asked.model_of(body, explored.models)
     drawn = pictures.draw(model.config, fields.whole(body, "seed", 0, 0, 2**53 - 1) or 0,
                           fields.whole(body, "number", 1, 1, 3) or 1)
-    return {"pictures": [as_url(image) for image in drawn.images], "questions": drawn.questions, "things": drawn.things}
-
-
-def as_url(levels: np.ndarray) -> str:
-    """Levels as a picture in a data URL. Shapes:  levels (height, width, 3)."""
-    out = io.BytesIO()
-    runs.to_picture(levels).save(out, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    return asked.scene_said(drawn)
 
 
 def cell(explored: Explored, body: dict, job: Job) -> dict:

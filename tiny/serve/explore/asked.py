@@ -1,8 +1,10 @@
 """Requests of the page: each field is what it should be and within its bounds, or is refused; and what it is told."""
 
 import base64
+import io
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from tiny.mixtral import Mixtral
@@ -15,7 +17,8 @@ from tiny.system.pictures import decode as decoded
 from tiny.tokenizer import SPACE
 from tiny.tools import demo
 from tiny.tools.explore import panels, switches
-from tiny.tools.explore.runs import TOKENS, Ask, Run
+from tiny.tools.explore.pictures import Drawn
+from tiny.tools.explore.runs import TOKENS, Ask, Run, to_picture
 from tiny.tools.memory import parameters
 from tiny.tools.plots import expert_colour
 from tiny.tools.session import count
@@ -118,3 +121,16 @@ def model_said(name: str, model: Mixtral) -> dict:
             "switches": offered, "large": is_large(model), "precision": model.precision,
             "cost": f"{count(total)} parameters, {count(active)} active: a token costs {operations:.1e} operations "
                     f"and {size / 1e6:,.0f} MB of weights in 16 bits"}
+
+
+def scene_said(drawn: Drawn) -> dict:
+    """A drawn scene in JSON."""
+    return {"pictures": [as_url(image) for image in drawn.images], "questions": drawn.questions,
+            "things": drawn.things}
+
+
+def as_url(levels: np.ndarray) -> str:
+    """Levels as a picture in a data URL. Shapes:  levels (height, width, 3)."""
+    out = io.BytesIO()
+    to_picture(levels).save(out, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

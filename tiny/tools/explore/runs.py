@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from tiny.config import Config, Images, TinyError
-from tiny.generate import PREFILL, generate
+from tiny.generate import PREFILL, Token, generate
 from tiny.mixtral import Mixtral
-from tiny.tools.explore.switches import hidden, with_operations, with_switch
+from tiny.tools.explore.switches import hidden, is_changed, with_operations, with_switch
 from tiny.tools.prompt_images import check_room, user_turn, vision_of
 from tiny.training.images.evaluate import plain
 
@@ -26,6 +26,10 @@ KEPT = ("q", "k", "router_logits", "experts", "expert_weights", "layer", "attn",
 NOT_PARTS = ("layer", "attn", "embed")  # what only the sizes of parts need; of the last layer, the next token too
 RUN_BYTES = 256 << 20  # of a run's arrays, from which on its parts are not kept
 MOST_BYTES = 2 << 30  # of a run's arrays
+
+
+class OutOfRange(TinyError):
+    """A switch has driven the numbers out of the range of float32, so that nothing can be written."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +192,7 @@ def write(model: Mixtral, ask: Ask, pictures: Sequence[Any] = (), name: str = "t
         ids, pixels = encode(model, ask, pictures, name)
         model = with_ask(model, ask, ids)
         watched: Any = Watched(model, wanted_of(model.config, len(ids) + ask.tokens), check)
-        with np.errstate(all="ignore"):  # A switch may drive numbers out of range; the logits are checked.
-            tokens = list(generate(watched, ids, pixels, max_tokens=ask.tokens + 1))
+        tokens = write_tokens(watched, ids, pixels, ask.tokens + 1)
     lengths = [len(one["q00"]) for one in watched.passes]
     shown = min(sum(lengths), len(ids) + ask.tokens)
     written = tokens[: shown - len(ids)]
@@ -200,6 +203,18 @@ def write(model: Mixtral, ask: Ask, pictures: Sequence[Any] = (), name: str = "t
     return Run(model, ask, [*ids, *(token.id for token in written)], len(ids), "".join(token.text for token in written),
                stops, [(image.shape[2] // size, image.shape[1] // size) for image in pixels], trace,
                [str(one.message) for one in caught], time.perf_counter() - start)
+
+
+def write_tokens(watched: Any, ids: list[int], pixels: Sequence[np.ndarray], number: int) -> list[Token]:
+    """What `tiny.generate` writes. Raises OutOfRange if the logits are no numbers and an operation was replaced."""
+    try:
+        with np.errstate(all="ignore"):  # A switch may drive numbers out of range; the logits are checked.
+            return list(generate(watched, ids, pixels, max_tokens=number))
+    except TinyError as error:
+        if "NaN or infinity" not in error.cause or not is_changed(watched.model):
+            raise
+        raise OutOfRange("With this change the numbers grow beyond what float32 can hold, so no token can be chosen.",
+                         "That is what it does to this prompt. Try another switch, or one layer of it.") from None
 
 
 def join(name: str, arrays: Sequence[np.ndarray], rows: int) -> np.ndarray:

@@ -233,6 +233,11 @@ def with_operations(model: Mixtral, replaced: Operations) -> Mixtral:
                        model.precision, model.checkpoint, model.cache)
 
 
+def is_changed(model: Mixtral) -> bool:
+    """Whether operations of a model were replaced here."""
+    return isinstance(model.ops, SimpleNamespace)
+
+
 def source_of(name: str) -> str:
     """The lines of a switch, as the page shows them."""
     lines = inspect.getsource(SWITCHES[name].build if name in SWITCHES else hidden).splitlines()

@@ -58,7 +58,7 @@ async function compare() {
   fill("switch-result", el("p", {}, "Writing …"));
   try {
     const after = await runOf({ ...before.asked, ...asked });
-    const look = el("button", { textContent: "Show this run in the panels", onclick: () => showRun(after, name) });
+    const look = after.run ? el("button", { textContent: "Show this run in the panels", onclick: () => showRun(after, name) }) : "";
     const held = el("p", { className: "number" }, "The held-out number is computed …");
     fill("switch-result", ...texts([["As trained", before], [`Changed: ${name}`, after]]), held, el("div", { className: "bar" }, look));
     const kind = state.kind === "text" ? "loss" : about.needs === "pictures" ? "pairs" : "right";
@@ -99,7 +99,7 @@ async function hide() {
     const gone = await runOf({ ...before.asked, hide: marks }), other = await runOf({ ...before.asked, hide: control });
     const held = el("p", { className: "number" }, "The held-out number is computed …");
     const cells = [["nothing", before], [`the ${marks.length} marked patches`, gone], [`${control.length} others, for comparison`, other]].map(
-      ([name, one]) => [name, el("strong", {}, one.text), el("button", { textContent: "Show in the panels", onclick: () => showRun(one, one === before ? "" : `hidden: ${name}`) })]);
+      ([name, one]) => [name, el("strong", {}, one.text), one.run === "" ? "" : el("button", { textContent: "Show in the panels", onclick: () => showRun(one, one === before ? "" : `hidden: ${name}`) })]);
     fill("hide-result", table(["hidden from the words", "answer", ""], cells), held);
     held.textContent = number(await ask("/measure", { model: model.name, kind: "hiding" }));
   } catch (error) { fill("hide-result", el("p", { className: "error" }, error.message)); }
