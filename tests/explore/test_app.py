@@ -8,12 +8,13 @@ import threading
 import numpy as np
 import pytest
 from compare import assert_close
-from oracles import ROOT
+from oracles import GOLDEN, ROOT
 
+import tiny
 from tests.explore.cases import QUESTION, SCENE, model_of, run_of
 from tests.serve import hostile
 from tiny.tools.demo import STORY
-from tiny.tools.explore import rows
+from tiny.tools.explore import rows, runs
 
 TEXT = {"model": "tiny-mixtral", "text": STORY}
 
@@ -198,3 +199,37 @@ def test_nothing_is_written_to_disk(served):
     drawn = asked(served, "/scene", {"model": "tiny-pixtral", "seed": 7, "number": 2})
     asked(served, "/run", {"model": "tiny-pixtral", "text": "<b>x</b>", "pictures": drawn["pictures"]})
     assert files() == before and set(os.listdir()) == here
+
+
+@pytest.mark.parametrize(("folder", "precision"), [("mixtral-a/mistral", "bfloat16"), ("mixtral-a/hf", "float32")])
+def test_another_checkpoint(folder, precision):
+    """Random weights of other sizes, in either layout and in either precision."""
+    pytest.importorskip("starlette", reason="The server needs the extra `serve`, which is not installed.")
+    from tiny.serve.explore import asked as said
+    from tiny.serve.explore.kept import Explored
+
+    model = tiny.load(GOLDEN / folder, precision=precision)
+    (about,) = said.start({"other": model})["models"]
+    assert len(about["pieces"]) == model.config.vocab_size and about["precision"] == precision and not about["large"]
+    run = runs.write(model, runs.Ask("Hello", 6))
+    assert json.dumps(said.told(run), allow_nan=False)
+    for row in (0, len(run.ids) - 1):
+        sums = rows.attention(run, row).sum(axis=2)
+        assert_close(sums, np.ones(sums.shape), 1e-6 if precision == "float32" else 0.02)
+        assert rows.packed(run, row) and np.isfinite(rows.parts(run, row)).all()
+    found = Explored({"other": model}, None).measure("other", model, runs.Ask("", switch="experts_a_token", value=1),
+                                                     "loss", lambda: None)
+    assert found["before"].of == found["after"].of > 0
+
+
+def test_a_large_model_is_called_large_and_measured_on_less(monkeypatch):
+    from tiny.serve.explore import asked as said
+    from tiny.serve.explore import kept
+
+    monkeypatch.setattr(kept, "LARGE", 1000)
+    model = model_of("text")
+    (about,) = said.start({"tiny-mixtral": model})["models"]
+    assert about["large"] and "3.9 million parameters, 1.5 million active" in about["cost"]
+    explored = kept.Explored({"tiny-mixtral": model}, None)
+    few = explored.measure("tiny-mixtral", model, runs.Ask(""), "loss", lambda: None)
+    assert few["before"] == few["after"] and few["before"].of < 600

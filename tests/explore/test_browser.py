@@ -162,6 +162,23 @@ def test_a_patch_says_what_it_reads_in_the_encoder(opened):
     assert page.evaluate("state.patch") is None
 
 
+def test_a_large_model_computes_nothing_before_it_is_asked(chromium, served, monkeypatch):
+    from tiny.serve.explore import kept
+
+    monkeypatch.setattr(kept, "LARGE", 1000)
+    page, asked = chromium.new_page(), []
+    page.on("request", lambda one: asked.append(one.url.rpartition("/")[2]))
+    page.goto(f"http://127.0.0.1:{served.port}/")
+    page.wait_for_selector("#cost:not([hidden])")
+    assert "million parameters" in page.inner_text("#cost") and "run" not in asked
+    page.click("#go")
+    page.wait_for_selector(CHOSEN)
+    assert "parts" not in asked and page.is_visible("#parts")
+    page.click("#parts")
+    until(page, "document.getElementById('path-table').textContent.includes('adds 3.')")
+    page.close()
+
+
 def test_text_never_becomes_markup(opened):
     page = opened()
     text = "<img src=x onerror=alert(1)><script>alert(2)</script> </textarea>\u202e\0 &lt;b&gt;"

@@ -33,6 +33,7 @@ def test_as_trained():
     assert run_of("text").text.startswith("Then a strong wind took the bell from June and blew it to the farm.")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", LOSSES)
 def test_the_loss_of_each_switch(case):
     found = held_out.loss(with_switch(model_of("text"), *case))
