@@ -6,7 +6,6 @@ of tests/verify/engines says how to make them.
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -181,17 +180,13 @@ def answers(url: str) -> bool:
         return False
 
 
-def verified(url: str, model, folder: Path, options: list) -> tuple[int, dict, str]:
-    """What `verify server` says: its exit status, its JSON, and all that it printed."""
+def verified(url: str, model, folder: Path, home: Path, options: list) -> tuple[int, dict, str]:
+    """What `verify server` says: its exit status, its JSON, and all that it printed. home: where it keeps results."""
     out = folder / "found.json"
     out.unlink(missing_ok=True)
     done = subprocess.run([sys.executable, "-m", "tiny", "verify", "server", url, "--model", str(model), "--json",
                            str(out), *map(str, options)], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
-                          env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "HOME": str(folder)})
+                          env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "HOME": str(home)})
     found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     return done.returncode, found, done.stdout + done.stderr
 
-
-def clear(folder: Path) -> None:
-    """Leave nothing of a run but its models."""
-    shutil.rmtree(folder, ignore_errors=True)
