@@ -18,11 +18,13 @@ from tiny.mixtral import Mixtral
 from tiny.tools.verify.server.answers import Answer, by_ids, read_answer, words_of
 from tiny.tools.verify.server.connect import Refused, Server
 from tiny.tools.verify.server.decide import CLIP
-from tiny.tools.verify.server.probe import CHAT
+from tiny.tools.verify.server.probe import CHAT, COMPLETIONS
+from tiny.tools.verify.server.rows import text_of
 
 AT_ONCE, LENGTH, TOP = 8, 8, 10  # requests at once, tokens of an answer, likeliest tokens of each
 ROUNDED = 2  # both answers are rounded, where a bound is about one that is not
 LONGEST = 300  # tokens of a prompt: vLLM on a CPU keeps blocks of 128, and only whole ones
+BEGINNING = "Say it again. Say it again. Say it"  # words that come again
 WORDS = """apple river moon stone bread lamp cat house green field early seven drink small horse window letter garden
 story water table morning bridge button""".split()
 DEFAULTS = ("a request without sampling parameters gets numbers with the server's own ones in them: {:.4f} nats from "
@@ -144,6 +146,20 @@ def check_defaults(server: Server, name: str, body: dict[str, Any], model: Mixtr
         first = [one._replace(ids=one.ids[:1]) for one in (explicit, bare)]
         if (apart := difference(*first)) > bound:
             notes.append(DEFAULTS.format(apart))
-    if explicit.text != greedy.text:
+    if explicit.text != greedy.text or chooses_otherwise(server, name, body):
         notes.append(CHOICE)
     return notes
+
+
+def chooses_otherwise(server: Server, name: str, body: dict[str, Any]) -> bool:
+    """Whether a text goes on otherwise if only the temperature is given: a penalty shows where words come again.
+
+    Answers to chats are often too certain for that.
+    """
+    request = {"prompt": BEGINNING, "max_tokens": 6 * LENGTH}
+    try:
+        explicit, greedy = (text_of(server.post(COMPLETIONS, fields | request))
+                            for fields in (body, {"model": name, "temperature": 0}))
+    except Refused:
+        return False
+    return explicit != greedy
