@@ -16,17 +16,21 @@ class ChatServer:
     template: one in the place of the model's own; naming: "id", "text" or "none" for no log-probabilities at all
     unsorted: lists are not sorted and their first entry is called the token, as mlx-lm does it; noise: of the numbers,
     in nats; forgets: tokens at the start that a prompt loses when it comes for the second time; mixes: whether requests
-    at the same time get the numbers of another; temperature: of requests that name none; strict: refuses system prompts
+    at the same time get the numbers of another; temperature, penalty: of requests that name none; strict: refuses
+    system prompts
     """
 
     def __init__(self, model, template=None, naming="id", unsorted=False, noise=0.0, forgets=0, mixes=False,
-                 temperature=1.0, strict=False):
+                 temperature=1.0, penalty=1.0, strict=False):
         self.model, self.template, self.naming, self.unsorted = model, template, naming, unsorted
         self.noise, self.forgets, self.mixes, self.temperature, self.strict = noise, forgets, mixes, temperature, strict
+        self.penalty = penalty
         self.random, self.seen, self.now, self.lock = np.random.default_rng(0), set(), [], threading.Lock()
 
     def post(self, path, body):
         """Answer one request."""
+        if path == "/v1/completions":
+            return self.complete(body)
         assert path == "/v1/chat/completions"
         if self.strict and body["messages"][0]["role"] == "system":
             raise Refused("Only user and assistant roles are supported!", "Leave it out.", 400)
@@ -44,6 +48,16 @@ class ChatServer:
         with self.lock:
             self.now.remove(ids)
         return self.answer(ids, rows)
+
+    def complete(self, body):
+        """Go on with a text; what was written already becomes less likely by the penalty."""
+        ids, penalty = [1, *self.model.tokenizer.encode(body["prompt"])], body.get("repetition_penalty", self.penalty)
+        start = len(ids)
+        for _ in range(body["max_tokens"]):
+            row = log_softmax(self.model(ids)[-1])
+            row[list(set(ids))] *= penalty
+            ids.append(int(row.argmax()))
+        return {"choices": [{"text": self.model.tokenizer.decode(ids[start:])}], "usage": {"prompt_tokens": start}}
 
     def prompt(self, messages):
         """The ids that the model reads."""

@@ -43,9 +43,14 @@ def test_without_log_probabilities_nothing_is_judged(model):
 
 
 def test_defaults_are_seen(model):
-    assert repeat.check_defaults(ChatServer(model), "m", BODY, model, BOUND) == []
-    (found,) = repeat.check_defaults(ChatServer(model, temperature=0.7), "m", BODY, model, BOUND)
-    assert "without sampling parameters" in found
+    body = BODY | {"repetition_penalty": 1.0}
+
+    def found(**defaults):
+        return repeat.check_defaults(ChatServer(model, **defaults), "m", body, model, BOUND)
+
+    assert found() == []
+    assert "without sampling parameters" in found(temperature=0.7)[0]
+    assert found(penalty=1.1) == [repeat.CHOICE]
 
 
 def test_prompts_are_new_long_and_fit(model):
