@@ -1,9 +1,9 @@
 """What real servers answered, kept so that how each one speaks is tested without it.
 
-    python tests/helpers/recorded_servers.py URL NAME        records one server into tests/golden/servers/NAME.json.xz
+    PYTHONPATH=. python tests/helpers/recorded_servers.py URL NAME PACKAGE==VERSION ...
 
-A file holds each request with its answer, in the order of a run of `exchange`: the probe, the numbers of tokens, a text
-of 60 tokens, the chats and the defaults. It is made again with tests/verify/engines running a server.
+That records one server into tests/golden/servers/NAME.json.xz. A file holds each request with its answer, as a run of
+`exchange` makes them: the probe, the numbers of tokens, a text of 60 tokens, the chats and the defaults.
 """
 
 import json
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import tiny
+from tiny.config import TinyError
 from tiny.tools.verify.server.chat import check_chat
 from tiny.tools.verify.server.collect import Collector
 from tiny.tools.verify.server.connect import Refused, Server
@@ -19,7 +20,7 @@ from tiny.tools.verify.server.ids import check_ids
 from tiny.tools.verify.server.names import Names
 from tiny.tools.verify.server.probe import NATIVE, NEUTRAL, probe
 from tiny.tools.verify.server.reference import texts
-from tiny.tools.verify.server.repeat import check_defaults
+from tiny.tools.verify.server.repeat import check_defaults, named
 
 FOLDER = Path(__file__).parents[1] / "golden/servers"
 BOUND = 0.03  # nats
@@ -40,6 +41,9 @@ class Recorder(Server):
         except Refused as error:
             self.kept.append([method, path, body, {"status": error.status, "words": error.cause}])
             raise
+        except TinyError as error:
+            self.kept.append([method, path, body, {"status": 0, "words": error.cause}])
+            raise
         self.kept.append([method, path, body, {"status": 200, "body": plain(found)}])
         return found
 
@@ -56,6 +60,8 @@ class Replayer(Server):
     def call(self, method, path, body):
         found = self.answers.get(key_of(method, path, body))
         assert found is not None, f"{method} {path} was not recorded; record again: {str(body)[:300]}"
+        if found["status"] == 0:
+            raise TinyError(found["words"], "")
         if found["status"] != 200:
             raise Refused(found["words"], "", found["status"])
         return found["body"]
@@ -73,7 +79,7 @@ def plain(found):
     """An answer without what is different each time, or tells of the machine, and with numbers of six digits."""
     if isinstance(found, dict):
         return {key: plain(value) for key, value in found.items() if key not in LEFT_OUT and not (
-            key == "id" and isinstance(value, str) and "-" in value)}
+            key == "id" and str(value).startswith(("cmpl-", "chatcmpl-")))}
     if isinstance(found, float):
         return float(f"{found:.7g}")
     return [plain(one) for one in found] if isinstance(found, list) else found
@@ -88,7 +94,7 @@ def exchange(server: Server, model) -> dict:
         found["seen"] = collector.collect(texts.choose_texts(model.tokenizer, [60], None)[0])
     elif way.form.kind == "chat":
         found["seen"] = collector.collect_chat("Once upon a time there was a river", 24)
-    body = {"model": way.name, **NEUTRAL}
+    body = NEUTRAL | named(way.name)
     return found | {"chat": check_chat(server, body, model, BOUND),
                     "defaults": check_defaults(server, way.name, body, model, BOUND)}
 

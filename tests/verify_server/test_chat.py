@@ -1,5 +1,7 @@
 """The template of a server is found from its answers: each known one, by its name, and no other."""
 
+from dataclasses import replace
+
 import pytest
 from chat_server import ChatServer
 
@@ -77,6 +79,13 @@ def test_a_template_that_is_not_known_is_said_by_kind(mixtral):
 def test_a_wrong_model_behind_the_right_template_is_no_template(mixtral):
     found = asked(mixtral, noise=0.5)
     assert (found.state, found.template) == ("cannot tell", None)
+
+
+def test_another_fault_is_no_template(mixtral):
+    """Wrong positions look a little like a template that lacks a space; that is not said."""
+    wrong = tiny.Mixtral(replace(mixtral.config, rope_theta=1e6), mixtral.weights, mixtral.tokenizer)
+    found = chat.check_chat(ChatServer(wrong), BODY, mixtral, BOUND)
+    assert (found.state, found.template) == ("cannot tell", None), found
 
 
 def test_a_refused_system_prompt_is_said(mixtral):

@@ -50,7 +50,7 @@ def test_defaults_are_seen(model):
 
     assert found() == []
     assert "without sampling parameters" in found(temperature=0.7)[0]
-    assert found(penalty=1.1) == [repeat.CHOICE]
+    assert found(penalty=1.5) == [repeat.CHOICE]
 
 
 def test_prompts_are_new_long_and_fit(model):

@@ -37,7 +37,7 @@ def hugging(engine, what, options=(), status=0, says=(), verify=(), **file):
 
 
 GGUFS = [*((kind, False) for kind in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m")),
-         *((kind, True) for kind in ("q6_k", "q4_k_m", "q3_k_m", "q2_k"))]
+         *((kind, True) for kind in ("q6_k", "q5_k_m", "q4_k_m"))]
 FAULTS = (("theta times 100", {"options": ("rope_freq_base=1e6",)}, "a rotary theta of 1"),
           ("positions divided by 2", {"options": ("rope_freq_scale=0.5",)}, "positions divided by 2"),
           ("1 expert", {"expert_used_count": 1}, "K = 1 experts"),
@@ -65,7 +65,7 @@ CASES = [
             ("a sliding window of 128",)),
     hugging("vLLM", "float32, defaults in the numbers", (*VLLM, "float32", "--logprobs-mode", "processed_logprobs"), 0,
             ("without sampling parameters",), generation={"temperature": 0.7, "repetition_penalty": 1.3}),
-    hugging("mlx-lm", "float32", says=("not sorted",)),
+    hugging("mlx-lm", "float32", (), 1, ("not sorted",)),
     hugging("mlx-lm", "float32, no template", (), 1, ("mlx-lm's default",), template=None),
     hugging("transformers", "float32"),
     hugging("transformers", "float32, tokenizer.model alone", (), 1, ("leading space",), pieces_only=True),

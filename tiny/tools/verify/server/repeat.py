@@ -139,7 +139,7 @@ def check_defaults(server: Server, name: str, body: dict[str, Any], model: Mixtr
     try:
         explicit, greedy, bare = (
             read_answer(server.post(CHAT, fields | request), words, LENGTH)
-            for fields in (body, {"model": name, "temperature": 0}, {"model": name}))
+            for fields in (body, named(name) | {"temperature": 0}, named(name)))
     except Refused as error:
         return [f"a request without sampling parameters was refused: {error.cause}"]
     if explicit.ids and bare.ids:
@@ -151,6 +151,11 @@ def check_defaults(server: Server, name: str, body: dict[str, Any], model: Mixtr
     return notes
 
 
+def named(name: str) -> dict[str, Any]:
+    """The name of a model as a field of a request; a server without a list of models is asked without one."""
+    return {"model": name} if name else {}
+
+
 def chooses_otherwise(server: Server, name: str, body: dict[str, Any]) -> bool:
     """Whether a text goes on otherwise if only the temperature is given: a penalty shows where words come again.
 
@@ -159,7 +164,7 @@ def chooses_otherwise(server: Server, name: str, body: dict[str, Any]) -> bool:
     request = {"prompt": BEGINNING, "max_tokens": 6 * LENGTH}
     try:
         explicit, greedy = (text_of(server.post(COMPLETIONS, fields | request))
-                            for fields in (body, {"model": name, "temperature": 0}))
+                            for fields in (body, named(name) | {"temperature": 0}))
     except Refused:
         return False
     return explicit != greedy
