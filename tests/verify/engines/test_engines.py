@@ -42,7 +42,7 @@ FAULTS = (("theta times 100", {"options": ("rope_freq_base=1e6",)}, "a rotary th
           ("positions divided by 2", {"options": ("rope_freq_scale=0.5",)}, "positions divided by 2"),
           ("1 expert", {"expert_used_count": 1}, "K = 1 experts"),
           ("3 experts", {"expert_used_count": 3}, "K = 3 experts"),
-          ("epsilon 1e-3", {"attention__layer_norm_rms_epsilon": 1e-3}, "epsilon of 0.001"))
+          ("epsilon 1e-3", {"attention__layer_norm_rms_epsilon": 1e-3}, "a norm epsilon of 0.00"))
 CASES = [
     *(llama(f"{'wide ' * wide}{kind}", kind, wide=wide) for kind, wide in GGUFS),
     *(llama(f"{kind}, {what}", kind, status=1, says=(says,), against="right", **change)
