@@ -81,6 +81,14 @@ def test_what_is_forgotten_is_asked_again_and_has_the_same_name(served, monkeypa
     assert len(floats(served, "/row", {"run": first["run"], "row": 5})) == 4 * 4 * 6 + 4 * 8 + 2 * 4 * 2 + 2048
 
 
+def test_the_newest_run_is_kept_however_large(served, monkeypatch):
+    from tiny.serve.explore import kept
+
+    monkeypatch.setattr(kept, "ALL_BYTES", 1)
+    run = asked(served, "/run", TEXT | {"tokens": 7})
+    assert len(floats(served, "/row", {"run": run["run"], "row": 2}))
+
+
 def test_an_answer_does_not_wait_for_an_acknowledgement():
     """Without TCP_NODELAY each click took 40 ms more."""
     from tiny.serve.command import listen

@@ -9,6 +9,7 @@ import tomllib
 
 import numpy as np
 import pytest
+from compare import assert_close
 from oracles import ROOT
 
 from tiny.sampling import sample
@@ -114,3 +115,14 @@ def test_one_share_has_one_colour_in_every_head():
     found = node(f"{heat} console.log(JSON.stringify(data.map(heat)))", [0.0, 0.01, 0.01, 0.04, 0.25, 1.0])
     assert found[1] == found[2] and [re.search(r"[\d.]+%", one)[0] for one in found] == [
         "0.0%", "10.0%", "10.0%", "20.0%", "50.0%", "100.0%"]
+
+
+def test_the_edge_of_top_p_and_every_probability():
+    """A token behind exactly top_p is kept, as sample keeps it; differences are rounded to float32, as there."""
+    found = node("const halves = distribution(Float32Array.from([1, 1, -200]), 1, 0.5);"
+                 "console.log(JSON.stringify([halves.kept, Array.from(distribution(Float32Array.from(data), 0.3, 1)"
+                 ".probabilities)]))", logits := np.random.default_rng(9).normal(0, 3, 50).astype(np.float32).tolist())
+    assert found[0] == 2
+    row = np.array(logits, np.float32)
+    wanted = np.exp((row - row.max()).astype(np.float64) / 0.3)
+    assert_close(found[1], wanted / wanted.sum(), 1e-15)

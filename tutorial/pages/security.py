@@ -8,6 +8,7 @@
 from kernels.emulator import values
 from tiny.files import safetensors, tokenizer_files
 from tiny.serve import ask, fields, limits, messages
+from tiny.serve.explore import asked
 from tiny.system import pictures, reading
 from tiny.tools.markdown import fill, refresh, table
 from tiny.tools.terminal import Parser, program
@@ -32,6 +33,7 @@ def limits_block() -> str:
         ["the same: its texts, characters of each", f"{ask.SEQUENCES}, {fields.TEXT:,}"],
         ["the same: its pictures, bytes and pixels of each", f"{messages.IMAGES}, {messages.IMAGE_BYTES >> 20} MiB, "
          f"{messages.PIXELS // 10**6} million pixels"],
+        ["a request to `explore`: its body, its pictures", f"{asked.BODY_BYTES >> 20} MiB, {asked.PICTURES}"],
         ["all pictures of a request", f"{messages.ALL_PIXELS // 10**6} million pixels"],
         ["bodies of all requests at once; connections", f"{limits.ALL_BYTES >> 20} MiB; {limits.CONNECTIONS}"],
         ["the same: seconds until header and body have come", f"{limits.PATIENCE:g} each"]])

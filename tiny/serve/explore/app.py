@@ -21,7 +21,6 @@ from tiny.serve.worker import Job, Worker
 from tiny.tools.explore import __file__ as folder
 from tiny.tools.explore import panels, pictures, rows, runs
 
-BODY_BYTES = 6 << 20
 PAGE = Path(folder).with_name("page")
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 HEADERS = {"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: "
@@ -55,7 +54,7 @@ def build(models: dict[str, Mixtral], worker: Worker) -> Strict:
     routes += [Route(f"/{work.__name__}", answer(work), methods=["POST"])
                for work in (run, row, parts, patch, measure, scene, cell)]
     router = Router(routes, redirect_slashes=False, default=nowhere)
-    return Strict(Guard(router, Explored(models, worker), body_bytes=BODY_BYTES))
+    return Strict(Guard(router, Explored(models, worker), body_bytes=asked.BODY_BYTES))
 
 
 async def nowhere(*call: Any) -> None:

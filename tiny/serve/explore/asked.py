@@ -24,6 +24,7 @@ from tiny.tools.plots import expert_colour
 from tiny.tools.session import count
 from tiny.tools.token_cost import token_cost
 
+BODY_BYTES = 6 << 20  # of one request
 PICTURES = 8  # of one request
 EXAMPLES = ({"title": "a story", "text": demo.STORY}, {"title": "a play", "text": demo.PLAY},
             {"title": "a task", "text": demo.TASK, "chat": True},
