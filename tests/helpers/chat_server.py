@@ -37,11 +37,12 @@ class ChatServer:
         ids, read = self.prompt(body["messages"]), self.prompt(body["messages"])
         with self.lock:
             self.now.append(read)
+            first = self.now[0]
             again = tuple(ids) in self.seen
             self.seen.add(tuple(ids))
         if self.mixes:
-            time.sleep(0.02)
-            read = self.now[0]
+            time.sleep(0.02)  # so long others find it there
+            read = first
         if again:
             read = read[self.forgets:]
         rows = self.generate(read, body["max_tokens"], 1.0 if "temperature" in body else self.temperature)

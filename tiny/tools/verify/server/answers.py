@@ -31,26 +31,9 @@ class Answer(NamedTuple):
     notes: list[str]
 
 
-class Words(Names):
-    """Names that also resolve a text of two tokens, a piece and a byte: an answer of a dozen tokens needs each one.
-
-    It is the piece: a tokenizer writes a byte only where it has no piece.
-    """
-
-    def __init__(self, tokenizer: Any, vocab_size: int):
-        super().__init__(tokenizer, vocab_size)
-        pieces = tokenizer.pieces(range(min(vocab_size, tokenizer.vocab_size)))
-        self.pieces = {piece: id for id, piece in reversed(list(enumerate(pieces)))} | {"": tokenizer.eos_id}
-
-    def find(self, said: Any) -> int | None:
-        """As `Names.find`; no text at all is how the end is written."""
-        found = super().find(said)
-        return self.pieces.get(said.replace(" ", "\u2581")) if found is None else found
-
-
-def words_of(model: Mixtral) -> Words:
+def names_of(model: Mixtral) -> Names:
     """The names of a model's tokens."""
-    return Words(model.tokenizer, model.config.vocab_size)
+    return Names(model.tokenizer, model.config.vocab_size)
 
 
 def by_ids(server: Server, body: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +49,7 @@ def by_ids(server: Server, body: dict[str, Any]) -> dict[str, Any]:
     return asked
 
 
-def read_answer(found: Mapping[str, Any], words: Words, most: int) -> Answer:
+def read_answer(found: Mapping[str, Any], names: Names, most: int) -> Answer:
     """Read an answer of /v1/chat/completions, which may hold anything.
 
     most: tokens that were asked for; more are not read
@@ -76,9 +59,9 @@ def read_answer(found: Mapping[str, Any], words: Words, most: int) -> Answer:
     text, rows = text_of(found), rows_of(found)[1][:most]
     if text is None and not rows:
         raise TinyError("The answer to a chat holds no text.", "Look into the log of the server.")
-    text, tops = text or "", [known(row, words) for row in rows]
-    named, best = [words.find(row.token) for row in rows], [next(iter(top), None) for top in tops]
-    likeliest = named != best and None not in best and spell(words.tokenizer, best) == text.strip()
+    text, tops = text or "", [known(row, names) for row in rows]
+    named, best = [names.written(row.token) for row in rows], [next(iter(top), None) for top in tops]
+    likeliest = named != best and None not in best and spell(names.tokenizer, best) == text.strip()
     differ = any(None not in pair and pair[0] != pair[1] for pair in zip(named, best))
     notes = [NOT_WRITTEN if likeliest else NOT_GREEDY] if differ else []
     notes += [] if all(row.ordered for row in rows) else [UNSORTED]
@@ -88,11 +71,11 @@ def read_answer(found: Mapping[str, Any], words: Words, most: int) -> Answer:
                   [list(top.values()) for top in tops[:clear]], count_of(found), notes)
 
 
-def known(row: Row, words: Words) -> dict[int, float]:
+def known(row: Row, names: Names) -> dict[int, float]:
     """The likeliest tokens of a row that can be told, falling; the token itself if there is no list."""
     found: dict[int, float] = {}
     for name, value in row.top or ([] if row.logprob is None else [(row.token, row.logprob)]):
-        if (id := words.find(name)) is not None:
+        if (id := names.written(name)) is not None:
             found.setdefault(id, value)
     return found
 

@@ -13,7 +13,7 @@ import numpy as np
 from tiny.mixtral import Mixtral
 from tiny.sampling import log_softmax
 from tiny.tekken import TekkenTokenizer
-from tiny.tools.verify.server.answers import Answer, by_ids, read_answer, words_of
+from tiny.tools.verify.server.answers import Answer, by_ids, names_of, read_answer
 from tiny.tools.verify.server.connect import Refused, Server
 from tiny.tools.verify.server.decide import CLIP, Evidence, Seen, deviation, name_of, weigh
 from tiny.tools.verify.server.probe import CHAT
@@ -72,7 +72,7 @@ def check_chat(server: Server, body: dict[str, Any], model: Mixtral, bound: floa
 
     Raises:  TinyError if there is no connection, or an answer of another form
     """
-    words, chats, refused, body = words_of(model), [], [], by_ids(server, body)
+    names, chats, refused, body = names_of(model), [], [], by_ids(server, body)
     for messages in CHATS:
         asked = {"messages": messages, "max_tokens": LENGTH, "logprobs": True, "top_logprobs": TOP}
         try:
@@ -80,7 +80,7 @@ def check_chat(server: Server, body: dict[str, Any], model: Mixtral, bound: floa
         except Refused as error:
             refused.append(error.cause)
             continue
-        chats.append(Chat(messages, read_answer(said, words, LENGTH)))
+        chats.append(Chat(messages, read_answer(said, names, LENGTH)))
     notes = sorted({note for chat in chats for note in chat.answer.notes})
     notes += [f"{len(refused)} of {len(CHATS)} chats were refused: {refused[0]}"] if refused else []
     if not chats:

@@ -46,7 +46,11 @@ class Names:
         return said
 
     def written(self, said: Any) -> int | None:
-        """The id of a token that was written. Where two read alike, it is the one that the tokenizer makes of it."""
+        """The id of a token of an answer, which has few, so that each one is needed. No text is how the end is written;
+        where two read alike, it is the one that the tokenizer makes of the text: a byte only where it has no piece.
+        """
+        if said == "":
+            return self.tokenizer.eos_id
         found = self.find(said)
         if found is None and isinstance(said, str):
             ids = self.tokenizer.encode("a" + said)

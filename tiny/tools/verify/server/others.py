@@ -1,4 +1,5 @@
-"""What chats show, beside the numbers of texts: the template, the cache, several requests at once, the defaults."""
+"""What chats show, beside the numbers of texts: the template, the cache, several requests at once, the
+defaults, and images where the model sees."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,11 @@ def others(server: Server, way: Way, model: Any, bound: float) -> list[Line]:
         "chat": lambda: check_chat(server, body, model, bound),
         "repeat": lambda: check_repeat(server, body, model, bound),
         "defaults": lambda: check_defaults(server, way.name, body, model, bound)}
+    if model.config.vision is not None:
+        # Imported here so that a model of texts needs no imaging library.
+        from tiny.tools.verify.server.sight import check_images
+
+        checks["images"] = lambda: check_images(server, body, model, bound, way.engine)
     return [line for name, check in checks.items() for line in lines_of(name, check)]
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tiny.mixtral import Mixtral
-from tiny.tools.verify.server.answers import Answer, by_ids, read_answer, words_of
+from tiny.tools.verify.server.answers import Answer, by_ids, names_of, read_answer
 from tiny.tools.verify.server.connect import Refused, Server
 from tiny.tools.verify.server.decide import CLIP
 from tiny.tools.verify.server.probe import CHAT, COMPLETIONS
@@ -52,11 +52,11 @@ def check_repeat(server: Server, body: dict[str, Any], model: Mixtral, bound: fl
 
     Raises:  TinyError if there is no connection, or an answer of another form
     """
-    words, body = words_of(model), by_ids(server, body)
+    names, body = names_of(model), by_ids(server, body)
     asked = [body | request for request in requests(model, time.time_ns() % 1_000_000)]
 
     def answer(request: dict[str, Any]) -> Answer:
-        return read_answer(server.post(CHAT, request), words, LENGTH)
+        return read_answer(server.post(CHAT, request), names, LENGTH)
 
     try:
         cold = answer(asked[0])
@@ -132,13 +132,13 @@ def check_defaults(server: Server, name: str, body: dict[str, Any], model: Mixtr
 
     Raises:  TinyError if there is no connection, or an answer of another form
     """
-    words, body = words_of(model), by_ids(server, body)
+    names, body = names_of(model), by_ids(server, body)
     extra = {key: body[key] for key in ("return_tokens_as_token_ids",) if key in body}
     request = requests(model, 0)[0] | extra
     notes = []
     try:
         explicit, greedy, bare = (
-            read_answer(server.post(CHAT, fields | request), words, LENGTH)
+            read_answer(server.post(CHAT, fields | request), names, LENGTH)
             for fields in (body, named(name) | {"temperature": 0}, named(name)))
     except Refused as error:
         return [f"a request without sampling parameters was refused: {error.cause}"]
