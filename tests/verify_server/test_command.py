@@ -108,7 +108,7 @@ def test_values_on_no_list_are_found(capsys, model, kept, monkeypatch, kind, val
 
 @pytest.mark.parametrize(("value", "left", "found"), [
     (103, {100: 0.7136}, 100), (64, {}, 64), (128, {}, 128), (90890.0, {1e5: 0.719}, 1e5), (1.29453, {1.3: 0.7}, 1.3),
-    (103, {100: 0.75}, 103), (2, {}, 2), (3, {}, 3)])
+    (103, {100: 0.75}, 103), (2, {}, 2), (3, {}, 3), (90000.0, {1e5: 0.722}, 1e5), (90000.0, {1e5: 0.73}, 90000.0)])
 def test_a_round_value_is_taken_only_if_it_explains_as_much(value, left, found):
     """What scans gave at 4 bits, where the best value is a matter of noise."""
     kind = "window" if isinstance(value, int) else "temperature"
