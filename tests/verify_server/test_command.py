@@ -193,3 +193,50 @@ def test_a_text_that_says_too_little_is_no_verdict(capsys, model, say, kept):
 
     status, out, _ = verify(capsys, Sparse(model, say), kept)
     assert status == 2 and f"fewer than {LENGTH} tell nothing" in out, out
+
+
+CUT = 74  # tokens that a server keeps of a prompt
+
+
+class Cutting(fakes.VLLM):
+    """Keeps the end of a prompt only."""
+
+    def ids_of(self, prompt):
+        return super().ids_of(prompt)[-CUT:]
+
+
+class CuttingUncounted(Cutting):
+    def completion(self, *what, **more):
+        return super().completion(*what, **more) | {"usage": None}
+
+
+class CuttingWithNulls(fakes.LlamaCppPython):
+    """Echoes all, and says nothing of what it does not read."""
+
+    def completion(self, ids, written, logprobs, **more):
+        if logprobs:
+            unread = [n for n, value in enumerate(logprobs["token_logprobs"]) if value is None or value != value]
+            for name in ("token_logprobs", "top_logprobs"):
+                logprobs[name] = [None if n in unread else one for n, one in enumerate(logprobs[name])]
+        return super().completion(ids, written, logprobs, **more)
+
+
+class Refusing(fakes.VLLM):
+    """Takes no longer prompt."""
+
+    def ids_of(self, prompt):
+        if len(ids := super().ids_of(prompt)) > CUT:
+            raise fakes.Refuse(400, f"maximum context length is {CUT}")
+        return ids
+
+
+@pytest.mark.parametrize(("kind", "status", "words"), [
+    (Cutting, 1, f"is cut to {CUT}, in silence"), (CuttingUncounted, 2, f"log-probabilities of {CUT - 1} of "),
+    (CuttingWithNulls, 1, f"as a prompt cut to its last {CUT} tokens"),
+    (Refusing, 2, f"400 Bad Request: maximum context length is {CUT}")])
+def test_a_prompt_that_is_cut(capsys, model, kept, kind, status, words):
+    """By the number of its tokens, by what is missing, or by the numbers of what is left; never by another name."""
+    cut = made("kept", CUT) if kind is CuttingWithNulls else None
+    found, out, err = verify(capsys, kind(model, lambda ids: logprobs(model, cut, ids)), kept)
+    assert found == status and words in out + err, (out, err)
+    assert "numbers  FAULT" not in out or cut, out

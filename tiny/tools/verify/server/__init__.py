@@ -34,9 +34,9 @@ def main(args: argparse.Namespace) -> int:
     server = Server(args.url, token_of(args.token), Limits(args.timeout))
     way = probe(server, model, args.name)
     lines = [Line("way", None, way.words), check_ids(server, way, model, texts.LEAST if args.quick else LONG)]
-    # (2) log-probabilities, if the server reads the tokens that are meant
+    # (2) log-probabilities, if the server reads the tokens that are meant, all of them
     found = None
-    if lines[-1].good is not False or way.form.ids:
+    if lines[-1].good is not False or way.form.ids and "cut" not in (lines[-1].data or {}):
         found, more = measure(args, model, server, way, known, sizes)
         lines += more
     # (3) chats, the same prompt again, and several at once

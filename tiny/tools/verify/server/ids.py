@@ -88,7 +88,7 @@ def explained(tokenizer: Any, known: Sequence[tuple[str, int, int]], data: dict[
     *short, (_, count, n) = known
     if count < n and all(found == n for _, found, n in short):
         return Line("tokens", False, f"a prompt of {n:,} tokens is cut to {count:,}, in silence", "give the server a "
-                    "longer context: llama.cpp --ctx-size, Ollama num_ctx, vLLM --max-model-len", data)
+                    "longer context: llama.cpp --ctx-size, Ollama num_ctx, vLLM --max-model-len", data | {"cut": count})
     text, count, n = next(one for one in known if one[1] != one[2])
     return Line("tokens", False, f"the server reads other tokens: {text[:40]!r} has {count} for {n}, and no known way "
                 "to read explains all texts", "serve the tokenizer that was released with this model", data)
