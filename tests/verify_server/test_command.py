@@ -6,6 +6,7 @@ Texts are short here, so that the reference is quick; how many faults are named 
 import json
 
 import gguf_files
+import numpy as np
 import pytest
 
 import tiny
@@ -74,6 +75,22 @@ def test_a_healthy_server_of_few_bits_is_not_accused(capsys, model, kept):
     assert status == 2 and "give the served GGUF as --model" in out and out.endswith(": nothing can be told\n"), out
     status, out, _ = verify(capsys, fake, kept, "--served-as", "q4_0")
     assert status == 0, out
+
+
+@pytest.mark.parametrize("options", [[], ["--served-as", "q2_k"]])
+def test_a_server_of_two_bits_cannot_be_told(capsys, model, kept, options):
+    """It is further off than any rounding of ours, and that is no fault, unless a cause is named."""
+    def coarse(x):
+        step = abs(x).max(axis=-1, keepdims=True) / 3
+        return np.round(x / step).astype(np.float32) * step
+
+    weights = {name: coarse(x.astype(np.float32)) if ".experts." in name or ".attention." in name else x
+               for name, x in model.weights.items()}
+    low = type(model)(model.config, weights, model.tokenizer)
+    for fault, status, words in ((None, 2, "2 or 3 bits"), (made("window", 32), 1, "as a sliding window of 32")):
+        fake = fakes.VLLM(model, lambda ids, fault=fault: logprobs(low, fault, ids))
+        found, out, _ = verify(capsys, fake, kept, *options)
+        assert found == status and words in out and ("--model" in out or fault), out
 
 
 def test_the_very_file_that_is_served_tells_more(capsys, model, kept, tmp_path):

@@ -54,8 +54,8 @@ class Collector:
             prompt, echoed = rows_of(answer)
             rows = (prompt + echoed)[1:] if form.kind == "prompt" else self.aligned(echoed, ids)
             if len(rows) < T - 1:
-                raise TinyError(f"The server gave log-probabilities of {len(rows)} of {T} tokens.", "It may cut prompts: "
-                                "look into its log, and give it a longer context.")
+                raise TinyError(f"The server gave log-probabilities of {len(rows)} of {T} tokens.",
+                                "It may cut prompts: look into its log, and give it a longer context.")
         return self.seen(ids, rows[:T])
 
     def ask(self, prompt: Any, tokens: int = 1) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def judge(mean: float, evidence: Mapping[str, Evidence], rounding: Mapping[str, 
 
     rounding: the reference's own mean deviation in each precision that the server may have ("bfloat16", "q8_0",
     "q4_0" ...), of which bfloat16 is one; the bound is twice that. served_as: the one that it has, if that is known:
-    then only what exceeds its bound is a fault without a name
+    then what exceeds its bound is a fault without a name
     """
     name, precision = name_of(evidence, rounding["bfloat16"]), served_as or "bfloat16"
     bound = 2 * rounding[precision]
@@ -173,10 +173,12 @@ def judge(mean: float, evidence: Mapping[str, Evidence], rounding: Mapping[str, 
         return Verdict("healthy", None, words, mean, bound, None)
     if np.isnan(mean):
         return Verdict("cannot tell", None, "nothing that the server said could be compared", mean, bound, None)
-    within = [kind for kind in sorted(rounding, key=rounding.__getitem__) if mean <= 2 * rounding[kind]]
-    if served_as is None and within:
-        words = (f"{mean:.4f} nats from the reference: cannot be told from {within[0]} rounding "
-                 f"({2 * rounding[within[0]]:.4f}); give the served GGUF as --model, or --served-as")
+    if served_as is None:
+        kind = min((kind for kind in rounding if mean <= 2 * rounding[kind]), key=rounding.__getitem__, default=None)
+        what = (f"{kind} rounding ({2 * rounding[kind]:.4f})" if kind else "the rounding of 2 or 3 bits, "
+                f"which is more than can be measured here ({2 * max(rounding.values()):.4f})")
+        words = (f"{mean:.4f} nats from the reference: cannot be told from {what}; give the served GGUF as --model, or "
+                 "--served-as")
         return Verdict("cannot tell", None, words, mean, bound, None)
     words = f"{mean:.4f} nats from the reference, above {precision} rounding ({bound:.4f}); no known fault explains it"
     return Verdict("faulty", None, words, mean, bound, None)

@@ -15,10 +15,12 @@ from tiny.tools.verify.server.gap import FLOOR, Written, gaps, own_gaps
 from tiny.tools.verify.server.reference.keep import Reference
 from tiny.tools.verify.server.reference.texts import LEAST
 
-# What a server may be served as, and which rounding of ours is no smaller than its own.
-SERVED = {"float32": "float16", "float16": "bfloat16", "bfloat16": "bfloat16", "f32": "float16", "f16": "bfloat16",
-          "bf16": "bfloat16", "q8_0": "q8_0", "gguf": "gguf"} | dict.fromkeys(
-    "q6_k q5_0 q5_1 q5_k_m q5_k_s q4_0 q4_1 q4_k_m q4_k_s fp8 int8 awq gptq".split(), "q4_0")
+# What a server may be served as, and which rounding of ours is no smaller than its own; there is none for 2 and 3 bits.
+SERVED: dict[str, str | None] = {
+    "float32": "float16", "float16": "bfloat16", "bfloat16": "bfloat16", "f32": "float16", "f16": "bfloat16",
+    "bf16": "bfloat16", "q8_0": "q8_0", "gguf": "gguf"} | dict.fromkeys(
+    "q6_k q5_0 q5_1 q5_k_m q5_k_s q4_0 q4_1 q4_k_m q4_k_s fp8 int8 awq gptq".split(), "q4_0") | dict.fromkeys(
+    "q3_k_l q3_k_m q3_k_s q2_k".split())
 # How near a rounder value may be, and how much less it may explain: of q4_0 and two texts, a window of 103 left 0.7177
 # of what one of 100 left 0.7136, and one of 60 in place of 64 left 0.013 more. A power of ten may leave as much more as
 # the search itself lets pass: a theta of 90,000 left 0.003 less than one of 100,000, which was planted (30 Nov 2026).
