@@ -34,7 +34,7 @@ from tutorial.make_coursework import Exercise, load_exercises
 from tutorial.source import ROOT
 
 KIT = ("conftest.py", "pyproject.toml", "tests/conftest.py", "tests/helpers/*.py", "tests/mutants/*.py",
-       "tests/book/*.py", "tests/coursework/exercises/*.py", "tests/golden/images/*",
+       "tests/coursework/exercises/*.py", "tests/golden/images/*",
        "tests/golden/tokenizers_tekken.json", "tests/golden/pixtral-a/mistral/tekken.json", "tiny/*.py",
        "tiny/files/*.py", "tiny/files/*.toml", "tiny/files/packed/*.py", "tiny/files/packed/*.toml",
        "tiny/files/streamed/*.py", "tiny/system/*.py",
@@ -49,11 +49,12 @@ NO_REPORT = "The tests did not come to an end on this submission."
 
 
 def read_kit(root: Path = ROOT) -> dict[str, bytes]:
-    """The tests and what they need, by path. A file with an exercise may lie deeper than the book."""
-    modules = {path for exercise in load_exercises()
-               for path in (exercise.path, *(f"{folder}/__init__.py" for folder in Path(exercise.path).parents))}
+    """The tests of exercises and what they need, by path. A file with an exercise may lie deeper than the book."""
+    named = {path for exercise in load_exercises()
+             for path in (exercise.path, *(f"{folder}/__init__.py" for folder in Path(exercise.path).parents),
+                          *(test.partition("::")[0] for test in exercise.tests))}
     return {path.relative_to(root).as_posix(): path.read_bytes()
-            for pattern in (*KIT, *sorted(modules)) for path in root.glob(pattern) if path.is_file()}
+            for pattern in (*KIT, *sorted(named)) for path in root.glob(pattern) if path.is_file()}
 
 
 def run_tests(files: dict[str, bytes], kit: dict[str, bytes], chosen: list[Exercise],
