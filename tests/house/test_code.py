@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 
 import pytest
 from house import HELD, PROGRAMS, TEXTS, calls, parsed, place
@@ -33,6 +34,19 @@ def test_words_and_paths():
         for pattern in (words, paths):
             found = pattern.search(text)
             assert not found, f"{path.relative_to(ROOT)}: {found[0]!r}, line {text[:found.start()].count(chr(10)) + 1}"
+
+
+def test_everything_is_installed():
+    """What pyproject.toml does not list is missing wherever the project is installed from a wheel."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    files = {path for top in ("tiny", "kernels") for path in (ROOT / top).rglob("*")
+             if path.is_file() and "__pycache__" not in path.parts and path.name != "README.md"}
+    modules = {path for path in files if path.suffix == ".py"}
+    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in modules}
+    assert packages == set(listed["packages"])
+    data = {path for package, patterns in listed["package-data"].items() for pattern in patterns
+            for path in (ROOT / package.replace(".", "/")).glob(pattern)}
+    assert {str(path.relative_to(ROOT)) for path in files - modules - data} == set()
 
 
 def test_one_checker():
