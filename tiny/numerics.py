@@ -24,13 +24,11 @@ INTEGERS = tuple(np.dtype(f"{kind}{size}") for kind in "iu" for size in (8, 4, 2
 PRECISIONS = ("float32", "bfloat16")
 # OpenBLAS packs a matrix before it multiplies, which for few tokens costs more than the product; it packs nothing for a
 # vector, nor, on processors with AVX-512, where a product has at most 10^6 multiplications. So up to FEW tokens meet
-# FEW_WEIGHTS at a time, and up to SINGLE meet them one by one. Such a block keeps one core busy. A machine with many of
-# them would be faster with larger blocks (tutorial/reference/speed.md), but then the last bits of an answer would
-# depend on how many cores there are.
+# FEW_WEIGHTS at a time, and up to SINGLE meet them one by one. So few weights keep one core busy. A machine with many
+# cores would be faster with more of them, but then the last bits of an answer would depend on how many there are.
 FEW, SINGLE, FEW_WEIGHTS = 8, 3, 125_000
 WHOLE_ROWS = 16  # a block of more rows has a multiple of this, because kernels of OpenBLAS take so many at once
 MANY_BYTES = 4 << 20  # of float32 weights at a time, for one token or many: products gain from larger blocks
-SIXTEEN, UPPER_HALF = np.uint32(16), np.uint32(0xFFFF0000)  # of a word
 # 1 - erf(x) = exp(-x^2) sum_k ERF_TERMS[k] t^(k + 1) with t = 1 / (1 + ERF_SCALE x), for x >= 0: the form of Abramowitz
 # and Stegun 7.1.26 with two more terms, fitted to math.erfc on [0, 6]; it is off by 1.2e-9 at most.
 ERF_SCALE = 0.45
@@ -181,8 +179,7 @@ def linear(x: np.ndarray, weight: np.ndarray, precision: str = "float32") -> np.
     Shapes:  x (T, in), weight (out, in) -> (T, out); weight (a, b, ..., in) counts as (a * b * ..., in)
     Dtypes:  x float32; weight float32, bfloat16 or float16 -> float32
     Order:   weights are taken a block of rows at a time. In another dtype, or not contiguous, they are converted in
-             a scratch buffer of at most 4 MiB (one row at least), which the next call uses again. Of bfloat16
-             weights, up to FEW tokens add up the even and the odd columns apart
+             a scratch buffer of at most 4 MiB (one row at least), which the next call uses again
     Raises:  ValueError for another dtype, rank or precision, or if the two inner sizes differ
     """
     check_linear(x, weight, precision)
@@ -207,15 +204,10 @@ def product(x: np.ndarray, weight: np.ndarray, precision: str, order: Literal["C
     """
     out = np.empty((len(x), math.prod(weight.shape[:-1])), x.dtype, order)
     matrix = isinstance(weight, np.ndarray) and weight.ndim == 2  # anything else unpacks when rows are asked for
-    if matrix and weight.dtype == BFLOAT16 and len(x) <= FEW and weight.shape[1] % 2 == 0 and weight.strides[1] == 2:
-        paired_product(x, weight.view(np.uint32), out)
-        return round_to(out, precision)
     group = math.prod(weight.shape[1:-1])  # rows of the output for each index of the first axis
-    numbers = FEW_WEIGHTS if 1 < len(x) <= FEW else MANY_BYTES // 4
-    step = max(1, numbers // max(1, group * weight.shape[-1]))
-    step -= step % WHOLE_ROWS if step > WHOLE_ROWS else 0
-    # What is float32 already goes by the same blocks, so that packed and resident weights give the same bits: in
-    # other blocks, BLAS may add up in another order.
+    step = rows_of(MANY_BYTES // 4, group * weight.shape[-1])
+    # What is float32 already goes by the same blocks, so that mapped, packed and resident weights give the same bits:
+    # in other blocks, BLAS may add up in another order.
     resident = matrix and weight.dtype is FLOAT32
     scratch = None if resident else SCRATCH.take((min(step, len(weight)), *weight.shape[1:]))
     for start in range(0, len(weight), step):
@@ -232,8 +224,7 @@ def product(x: np.ndarray, weight: np.ndarray, precision: str, order: Literal["C
 class Scratch(threading.local):
     """Memory in which the products of one thread convert weights, one product after another.
 
-    New memory for each of them would cost more than a tenth of the conversion's time: the system hands it out in pages
-    of 4 KiB, and fills each with zeros at its first use.
+    New memory for each of them would cost time: the system hands it out in pages of 4 KiB, and fills each with zeros.
     """
 
     memory = np.empty(0, np.float32)
@@ -249,33 +240,23 @@ class Scratch(threading.local):
 SCRATCH = Scratch()
 
 
+def rows_of(numbers: int, width: int) -> int:
+    """How many rows of so many numbers a block has: one at least, and of many a multiple of WHOLE_ROWS."""
+    rows = max(1, numbers // max(1, width))
+    return rows - rows % WHOLE_ROWS if rows > WHOLE_ROWS else rows
+
+
 def block_product(x: np.ndarray, block: np.ndarray, out: np.ndarray) -> None:
-    """out = x W^T for a block of W. A few tokens read it from memory once, and then from the cache.
+    """out = x W^T for a block of W. A few tokens read each small part of it from memory once, and then from the cache.
 
     Shapes:  x (T, in), block (n, in), out (T, n)
     """
     T = len(x)
-    together = 1 if T <= SINGLE else T
-    for t in range(0, T, together):
-        np.matmul(x[t : t + together], block.T, out=out[t : t + together])
-
-
-def paired_product(x: np.ndarray, words: np.ndarray, out: np.ndarray) -> None:
-    """out = x W^T, two bfloat16 weights at a time, which become float32 faster than one by one.
-
-    They are the halves of a word of 32 bits, and a bfloat16 number is the upper half of a float32: the second of two
-    is a float32 once the lower half is cleared, the first once it is moved up.
-
-    Shapes:  x (T, in), words (out, in / 2), out (T, out)
-    """
-    even, odd = np.ascontiguousarray(x[:, 0::2]), np.ascontiguousarray(x[:, 1::2])
-    step = max(1, FEW_WEIGHTS // max(1, x.shape[1]))
-    scratch = np.empty((min(step, len(words)), words.shape[1]), np.uint32)
-    for start in range(0, len(words), step):
-        block, columns = words[start : start + step], out[:, start : start + step]
-        half = scratch[: len(block)]
-        numbers = half.view(np.float32).T
-        np.left_shift(block, SIXTEEN, out=half)
-        np.matmul(even, numbers, out=columns)
-        np.bitwise_and(block, UPPER_HALF, out=half)
-        columns += odd @ numbers
+    if not 1 < T <= FEW:
+        np.matmul(x, block.T, out=out)
+        return
+    step, together = rows_of(FEW_WEIGHTS, x.shape[1]), 1 if T <= SINGLE else T
+    for start in range(0, len(block), step):
+        part, columns = block[start : start + step].T, out[:, start : start + step]
+        for t in range(0, T, together):
+            np.matmul(x[t : t + together], part, out=columns[t : t + together])

@@ -129,7 +129,6 @@ def test_a_checkpoint_is_read(tmp_path, name, config):
         assert_close(np.asarray(tensor, np.float32), expected.astype(np.float32), 0.0, name=key)
     data = (folder / "model.safetensors").read_bytes()
     assert sum(x.nbytes for x in checkpoint.tensors.values()) == len(data) - 8 - int.from_bytes(data[:8], "little")
-    # Up to 8 tokens, what is kept in bfloat16 adds up in pairs where it is mapped.
     ids, images = (2 * IDS, []) if config.vision is None else ([1, *image_tokens(4, 3), 5], random_images((4, 3)))
     mapped, resident = (tiny.load(folder, weights=mode) for mode in ("mapped", "resident"))
     logits = resident(ids, images)

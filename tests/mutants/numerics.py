@@ -1,7 +1,7 @@
 """Mistakes in products of few tokens, which the comparison with float64 must refuse.
 
-A mutant puts a wrong function in the place of `paired_product` or `block_product`. Each has the dtype of the weights
-that it is about.
+A mutant puts a wrong function in the place of one of `tiny.numerics`. Each has the dtype of the weights that it is
+about; a block has four rows, and the part of it that few tokens meet has three.
 """
 
 import ml_dtypes
@@ -10,63 +10,50 @@ import numpy as np
 from tiny import numerics
 
 
-def pairs(patch, first, second, columns=slice(None)):
-    """A paired product with other halves: first and second make float32 bits of words.
-
-    Only these columns of the answer are filled.
-    """
-    def wrong(x, words, out):
-        out[:] = 0
-        halves = (make(words).astype(np.uint32).view(np.float32) for make in (first, second))
-        y = sum(x[:, n::2] @ half.T for n, half in enumerate(halves))
-        out[:, columns] = y[:, columns]
-    patch.setattr(numerics, "paired_product", wrong)
-
-
-def upper(words):
-    return words & numerics.UPPER_HALF
-
-
-def lower(words):
-    return words << numerics.SIXTEEN
-
-
-def even_and_odd_swapped(patch):
-    pairs(patch, upper, lower)
-
-
-def lower_half_not_cleared(patch):
-    """The even weight stays below the odd one, as bits that float32 has and bfloat16 has not."""
-    pairs(patch, lower, lambda words: words)
-
-
-def shifted_with_the_sign(patch):
-    """As signed numbers moved down and up again, which is right, and then cleared like the odd one, which is not."""
-    pairs(patch, lambda words: upper(words.view(np.int32) >> 16 << 16), upper)
-
-
-def second_of_each_pair_forgotten(patch):
-    pairs(patch, lower, lambda words: 0 * words)
-
-
-def last_block_forgotten(patch):
-    pairs(patch, lower, upper, slice(4))
+def instead_of_block_product(patch, wrong):
+    """wrong(right, x, block, out) fills out; right is the function that it replaces."""
+    right = numerics.block_product
+    patch.setattr(numerics, "block_product", lambda x, block, out: wrong(right, x, block, out))
 
 
 def first_token_for_all(patch):
-    right = numerics.block_product
-    patch.setattr(numerics, "block_product", lambda x, weight, out: right(np.repeat(x[:1], len(x), 0), weight, out))
+    instead_of_block_product(patch, lambda right, x, block, out: right(np.repeat(x[:1], len(x), 0), block, out))
 
 
 def short_block_of_zeros(patch):
-    def wrong(x, block, out):
-        full = len(block) == numerics.FEW_WEIGHTS // x.shape[1]
-        out[:] = x @ block.T if full else 0
-    patch.setattr(numerics, "block_product", wrong)
+    def wrong(right, x, block, out):
+        out[:] = x @ block.T if len(block) == numerics.MANY_BYTES // 4 // x.shape[1] else 0
+    instead_of_block_product(patch, wrong)
+
+
+def first_part_only(patch):
+    def wrong(right, x, block, out):
+        out[:] = 0
+        step = numerics.rows_of(numerics.FEW_WEIGHTS, x.shape[1])
+        right(x, block[:step], out[:, :step])
+    instead_of_block_product(patch, wrong)
+
+
+def last_token_forgotten(patch):
+    def wrong(right, x, block, out):
+        out[:] = 0
+        right(x[:-1], block, out[:-1])
+    instead_of_block_product(patch, wrong)
+
+
+def conversion_of_the_first_block_for_all(patch):
+    """What a later block converts never reaches the memory that the products read."""
+    right = np.copyto
+    calls = []
+
+    def wrong(block, weight):
+        if not calls:
+            right(block, weight)
+        calls.append(len(block))
+    patch.setattr(numerics.np, "copyto", wrong)
 
 
 BFLOAT16, FLOAT32 = ml_dtypes.bfloat16, np.float32
 MUTANTS = {mutant.__name__: (dtype, mutant) for dtype, mutant in (
-    (BFLOAT16, even_and_odd_swapped), (BFLOAT16, lower_half_not_cleared), (BFLOAT16, shifted_with_the_sign),
-    (BFLOAT16, second_of_each_pair_forgotten), (BFLOAT16, last_block_forgotten), (FLOAT32, first_token_for_all),
-    (FLOAT32, short_block_of_zeros))}
+    (FLOAT32, first_token_for_all), (FLOAT32, short_block_of_zeros), (BFLOAT16, conversion_of_the_first_block_for_all),
+    (FLOAT32, first_part_only), (FLOAT32, last_token_forgotten))}
