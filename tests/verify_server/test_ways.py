@@ -9,7 +9,7 @@ from tiny.config import TinyError
 from tiny.tools.verify.server.collect import Collector
 from tiny.tools.verify.server.connect import Server
 from tiny.tools.verify.server.decide import deviation
-from tiny.tools.verify.server.probe import NEUTRAL, probe
+from tiny.tools.verify.server.probe import NEUTRAL, generated, probe, whole_echo
 from tiny.tools.verify.server.rows import entry, of_prompt, rows_of
 
 # class, way, ids, engine, share of positions that must be told, what must be odd
@@ -108,6 +108,12 @@ def test_rows_are_sorted_and_say_so():
                                                                {"token": "a", "logprob": -1}]})
     assert row.top == [("a", -1.0), ("b", -2.0)] and not row.ordered
     assert of_prompt([None, {"7": {"logprob": -1.5}}])[1].top == [("token_id:7", -1.5)]
+
+
+def test_a_server_that_ignores_echo_gives_what_it_writes():
+    answer = {"choices": [{"logprobs": {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": [
+        {"a": -1.0, "b": -2.0}]}}]}
+    assert generated(answer, 9) and not whole_echo(answer, 9)
 
 
 def broken(change):
