@@ -1,6 +1,7 @@
 """The whole command against servers with planted faults: the verdict in words, the exit status, JSON and picture.
 
-Texts are short here, so that the reference is quick; how many faults are named at 400 tokens is tested elsewhere.
+Texts are short here and faults few, so that the reference is quick; how many are named at 400 tokens, with all that are
+known, is tested elsewhere.
 """
 
 import json
@@ -15,12 +16,13 @@ from tests.verify_server.fake_servers import running
 from tiny.__main__ import main
 from tiny.tools.verify.server.decide import Evidence
 from tiny.tools.verify.server.families import structures
-from tiny.tools.verify.server.faults import logprobs, made
+from tiny.tools.verify.server.faults import hypotheses, logprobs, made
 from tiny.tools.verify.server.numbers import roundest
 from tiny.tools.verify.server.reference import texts
 from tiny.tools.verify.server.rounding import rounded
 
 LENGTH = 140
+SOME = ("window", "theta", "bos", "kept", "epsilon", "top_experts")  # kinds of faults, so that the reference is quick
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,9 @@ def kept(tmp_path_factory):
 def short(monkeypatch):
     monkeypatch.setattr(texts, "LEAST", LENGTH)
     monkeypatch.setattr("tiny.tools.verify.server.numbers.LEAST", LENGTH)
+    monkeypatch.setattr("tiny.tools.verify.server.reference.cost.LEAST", 0.01)
+    monkeypatch.setattr("tiny.tools.verify.server.numbers.hypotheses", lambda *what: tuple(
+        fault for fault in hypotheses(*what) if fault.kind in SOME))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,8 @@ def test_a_healthy_server(capsys, model, say, kept, text, tmp_path):
     assert status == 0 and out.endswith(": healthy\n") and "within bfloat16 rounding" in out, (out, err)
     found = json.loads((tmp_path / "o.json").read_text())
     assert found["status"] == 0 and found["verdict"]["deviation"] < 1e-5 and found["fault"] is None
-    assert len(found["deviations"][0]) == LENGTH + texts.SPARE and len(found["evidence"]) > 20
+    assert len(found["deviations"][0]) == LENGTH + texts.SPARE
+    assert {"2 BOS tokens", "a sliding window of 64"} < set(found["evidence"])
 
 
 @pytest.mark.parametrize(("dialect", "kind", "value", "name"), [
@@ -77,7 +83,8 @@ def test_a_healthy_server_of_few_bits_is_not_accused(capsys, model, kept):
     assert status == 0, out
 
 
-@pytest.mark.parametrize("options", [[], ["--served-as", "q2_k"]])
+@pytest.mark.parametrize("options", [
+    [], pytest.param(["--served-as", "q2_k"], marks=pytest.mark.thorough)])
 def test_a_server_of_two_bits_cannot_be_told(capsys, model, kept, options):
     """It is further off than any rounding of ours, and that is no fault, unless a cause is named."""
     def coarse(x):
@@ -104,6 +111,7 @@ def test_the_very_file_that_is_served_tells_more(capsys, model, kept, tmp_path):
         assert found == status and words in out, out
 
 
+@pytest.mark.thorough
 def test_a_server_of_chats_has_its_log_probabilities_compared(capsys, model, say, kept):
     status, out, _ = verify(capsys, fakes.ChatOnly(model, say), kept)
     assert status in (0, 2) and "log-probabilities of chat answers" in out and "FAULT" not in out, out
@@ -157,6 +165,7 @@ def test_other_tokens_end_a_run_that_sends_text(capsys, model, say, kept):
     assert status == 1 and "a second BOS in front" in out and "numbers" not in out
 
 
+@pytest.mark.thorough
 def test_texts_alone_find_a_fault_and_do_not_name_it(capsys, model, say, kept, monkeypatch):
     monkeypatch.setattr("tiny.tools.verify.server.gap.WRITTEN", 12)
     monkeypatch.setattr("tiny.tools.verify.server.gap.BEGINNING", 10)

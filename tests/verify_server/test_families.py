@@ -88,8 +88,9 @@ def packed(model):
     return type(model)(model.config, weights)
 
 
-@pytest.mark.parametrize(("kind", "named", "value", "near"), [("top_experts", 3, 4, 0), ("window", 128, 100, 0),
-                                                              ("temperature", 1.3, 1.6, 0.02)])
+@pytest.mark.parametrize(("kind", "named", "value", "near"), [
+    ("top_experts", 3, 4, 0), pytest.param("window", 128, 100, 0, marks=pytest.mark.thorough),
+    pytest.param("temperature", 1.3, 1.6, 0.02, marks=pytest.mark.thorough)])
 def test_values_on_no_list(model, text, packed, kind, named, value, near):
     assert value not in {fault.value for fault in hypotheses(model.config, 400) if fault.kind == kind}
     plain, seen = logprobs(model, None, text), seen_of(text, logprobs(packed, made(kind, value), text))
@@ -102,6 +103,7 @@ PARTS = ("expert 4 of layer 2 dead", "head 1 of layer 2 dead", "layer 3 missing"
          "experts 2 and 5 of layer 1 exchanged", "attention of layer 0 missing", "experts of layer 1 missing")
 
 
+@pytest.mark.thorough
 def test_a_broken_part_is_named(model, text):
     parts = {fault.name: fault for fault in families.structures(model.config)}
     plain = logprobs(model, None, text)

@@ -150,6 +150,7 @@ def test_texts_have_the_same_tokens_however_they_are_sent(name, model):
     assert len({tuple(ids) for ids in found}) == 3
 
 
+@pytest.mark.thorough
 def test_shared_passes_say_what_each_fault_says_alone(model):
     """Every fault of the list, on two texts of unequal length; what is packed is added up in another order."""
     ids = [one[:n] for one, n in zip(texts.choose_texts(model.tokenizer, [50, 50], None), (50, 31))]

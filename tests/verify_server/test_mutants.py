@@ -1,4 +1,4 @@
-"""The tests of this folder see small mistakes: each is planted in the code, and the test that should see it must fail."""
+"""The tests of this folder see small mistakes: each is planted in the code, and the test that should see it fails."""
 
 import inspect
 import textwrap

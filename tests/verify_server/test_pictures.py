@@ -42,7 +42,8 @@ def scene():
                                        for fault in found}
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", pytest.param("q8_0", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["bfloat16", "q8_0"])
 def test_every_fault_is_named_and_a_healthy_server_is_not(scene, kind):
     model, ids, images, plain, known = scene
     server = rounded(model, kind)

@@ -45,6 +45,7 @@ def small(model, held_out):
     return list(power.runs(model, held_out(2)[1:], 1, ("bfloat16", "q8_0", "q4_0"), FEW))
 
 
+@pytest.mark.thorough
 def test_a_few_faults_are_named(small):
     table = power.confusion(small)
     assert all(len(faults) == 9 for faults in table["planted"].values()) and table["silent"] == []
@@ -71,6 +72,7 @@ def one_bound(mean, evidence, rounding):
     return Verdict("faulty" if mean > 2 * rounding["bfloat16"] else "healthy", None, "", mean, 0.0, None)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rule", [always_the_least, any_slope, one_bound])
 def test_wrong_rules_accuse_or_misname(small, rule):
     found = power.totals(power.confusion(small, rule)).values()

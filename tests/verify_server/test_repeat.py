@@ -15,11 +15,18 @@ def model():
     return tiny.load("tiny-mixtral", weights="resident")
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Prompts and answers that cost less: a check asks 17 times."""
+    monkeypatch.setattr(repeat, "LONGEST", 80)
+    monkeypatch.setattr(repeat, "LENGTH", 4)
+
+
 def asked(model, **faults):
     return repeat.check_repeat(ChatServer(model, **faults), BODY, model, BOUND)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=pytest.mark.thorough), 0.01])
 def test_a_healthy_server(model, noise):
     found = asked(model, noise=noise)
     assert found.state == "healthy", found
@@ -37,6 +44,7 @@ def test_a_batch_that_mixes_requests(model):
     assert found.cache == 0
 
 
+@pytest.mark.thorough
 def test_without_log_probabilities_nothing_is_judged(model):
     found = asked(model, naming="none")
     assert found.state == "cannot tell" and found.words.startswith("0 of 9 answers changed"), found
@@ -53,8 +61,9 @@ def test_defaults_are_seen(model):
     assert found(penalty=1.5) == [repeat.CHOICE]
 
 
-def test_prompts_are_new_long_and_fit(model):
+def test_prompts_are_new_long_and_fit(model, monkeypatch):
     """No prompt of another run begins like these, and vLLM's blocks of 128 are filled."""
+    monkeypatch.undo()
     first, second = (repeat.requests(model, number) for number in (1, 2))
     ids = [model.tokenizer.encode_chat(request["messages"])[0] for request in (*first, *second)]
     assert all(128 < len(row) < model.config.max_seq_len - repeat.LENGTH for row in ids)

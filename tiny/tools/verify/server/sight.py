@@ -26,7 +26,8 @@ LENGTH, TOP = 12, 20  # tokens of an answer, and likeliest tokens of each that a
 QUESTIONS = ("what do the images show?", "what is in these pictures?", "describe the images.",
              "say what is in the images.")
 COLORS = ("red", "green", "blue", "orange", "purple", "black")
-CHATS = 12  # each with two drawings: of one size, or a high one and one that has to be shrunk
+CHATS = 12  # each with two drawings of one size: of two sizes, exchanged ones are not the same fault in all servers
+SIZES = ((6, 4), (0, 4), (4, 6), (0, 4))  # columns and rows of patches; 0: longer than the model takes
 WIDE = 1.25  # sides of the longest drawing, of the longest that is not shrunk
 
 
@@ -144,11 +145,10 @@ def messages(images: list[Image.Image], question: str) -> list[dict[str, Any]]:
 
 
 def drawings(number: int, model: Pixtral) -> list[Image.Image]:
-    """Two drawings, of sizes that are whole patches but for one that the model shrinks; all differ."""
-    patch, longest = vision_of(model.config).patch_size, vision_of(model.config).max_image_size
-    sizes = [(6, 4), (6, 4)] if number % 2 else [(4, 6), (WIDE * longest / patch, 4)]
-    return [drawing(round(columns * patch), rows * patch, 2 * number + n)
-            for n, (columns, rows) in enumerate(sizes)]
+    """Two drawings of one size, of whole patches or so wide that the model shrinks them; all differ."""
+    vision, (columns, rows) = vision_of(model.config), SIZES[number % len(SIZES)]
+    width = columns * vision.patch_size or round(WIDE * vision.max_image_size)
+    return [drawing(width, rows * vision.patch_size, 2 * number + n) for n in range(2)]
 
 
 def drawing(width: int, height: int, number: int) -> Image.Image:
