@@ -6,7 +6,6 @@ import pytest
 from tiny.tools.releases import MIXTRAL_8X7B, stand_ins
 from tiny.tools.verify.server import numbers
 from tiny.tools.verify.server.faults import logprobs
-from tiny.tools.verify.server.measure import announce
 from tiny.tools.verify.server.reference import cost, keep, passes, texts
 from tiny.tools.verify.server.rounding import rounded
 
@@ -110,7 +109,7 @@ class Large:
 def test_the_cost_of_a_large_model_is_said_before(capsys, monkeypatch):
     monkeypatch.setattr(cost, "speed", lambda rows, width: 1e11)
     ids, asked = [[1] * 408] * 2, numbers.asked(MIXTRAL_8X7B, 408, None, False)
-    announce(Large, ids, asked)
+    cost.announce(Large, [408] * 2, passes.count({"": None} | asked, ids), 1 + len(asked))
     said = capsys.readouterr().err
     assert "passes of the reference" in said and "minutes" in said and "GB of memory" in said and "--quick" in said
     needed = cost.cost(Large, [408, 408], 21, 30)
@@ -120,7 +119,7 @@ def test_the_cost_of_a_large_model_is_said_before(capsys, monkeypatch):
 
 
 def test_a_small_model_costs_nothing_to_speak_of(capsys, model):
-    announce(model, [[1] * 408] * 2, numbers.asked(model.config, 408, None, False))
+    cost.announce(model, [408] * 2, 21, 30)
     assert capsys.readouterr().err == ""
 
 

@@ -1,7 +1,6 @@
 """Texts are sent, the reference is run with every fault, and the two are compared."""
 
 import argparse
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def measure(args: argparse.Namespace, model: Any, server: Server, way: Way, know
         seens = of_chats(collector, model, chosen) if way.form.kind == "chat" else list(map(collector.collect, chosen))
         ids = [seen.ids.tolist() for seen in seens]
         asked = numbers.asked(model.config, max(map(len, ids)), known, args.deep)
-        announce(model, ids, asked)
+        cost.announce(model, list(map(len, ids)), passes.count({"": None} | dict(asked), ids), 1 + len(asked))
         reference = keep.Reference(partial(passes.run, model), ids, folder, key, asked)
         found = numbers.compare(model, seens, reference, asked, known, not args.quick)
     note(f"reference: {reference.computed} computed, {reference.kept} kept from before in {folder or 'no folder'}")
@@ -59,17 +58,6 @@ def of_chats(collector: Collector, model: Any, chosen: list[list[int]]) -> list[
                 seen = collector.collect_chat(model.tokenizer.decode(ids[start : start + room]), room // 2)
                 found += [seen] if seen is not None else []
     return found
-
-
-def announce(model: Any, ids: list[list[int]], asked: Mapping[str, Any]) -> None:
-    """Say what the reference costs, before it begins, if that is much."""
-    sizes = [len(one) for one in ids]
-    needed = cost.cost(model, sizes, passes.count({"": None} | dict(asked), ids), 1 + len(asked))
-    moe = model.config.moe
-    rows = max(sizes) * moe.num_experts_per_tok // moe.num_experts if moe else max(sizes)  # that one matrix gets
-    speed = cost.speed(rows, model.config.dim)
-    if needed.operations / speed > cost.MUCH:
-        note(f"{needed.words(speed)}; --quick asks for less, and results are kept for the next run")
 
 
 def repair_of(found: Numbers, way: Way) -> str:

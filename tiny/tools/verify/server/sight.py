@@ -20,6 +20,7 @@ from tiny.tools.verify.server.connect import Refused, Server
 from tiny.tools.verify.server.decide import BLOCKS, Evidence, deviation, name_of, seen_of, weigh
 from tiny.tools.verify.server.faults import Fault
 from tiny.tools.verify.server.probe import CHAT
+from tiny.tools.verify.server.reference.cost import announce
 from tiny.tools.verify.server.rounding import rounded
 
 LENGTH, TOP = 12, 20  # tokens of an answer, and likeliest tokens of each that are asked for
@@ -90,15 +91,19 @@ def decide(model: Pixtral, looks: list[Look], bound: float, engine: str) -> Sigh
     if sum(len(look.answer.ids) for look in looks) < BLOCKS:
         return found._replace(words="the answers have too few tokens with log-probabilities to tell anything")
     # (1) how far the answers are from the reference, and it from itself in bfloat16
-    seens, plain = [seen_of_answers([look.answer]) for look in looks], rows_of(model, None, looks)
+    shown = [{fault.name: fault for fault in pictures.hypotheses(model.config, look.images)} for look in looks]
+    faults = {name: fault for some in shown for name, fault in some.items()}
+    announce(model, [len(look.ids) + len(look.answer.ids) for look in looks], len(looks) * (2 + len(faults)),
+             2 + len(faults))
+    nothing: list[Fault | None] = [None] * len(looks)
+    seens, plain = [seen_of_answers([look.answer]) for look in looks], rows_of(model, nothing, looks)
     mean = mean_of([deviation(*pair) for pair in zip(seens, plain)])
     half = [deviation(seen_of(np.zeros(len(rows), int), other), rows)
-            for rows, other in zip(plain, rows_of(rounded(model, "bfloat16"), None, looks))]
+            for rows, other in zip(plain, rows_of(rounded(model, "bfloat16"), nothing, looks))]
     rounding = mean_of(half)
     limit = max(bound, 2 * rounding)
     # (2) every fault that shows in one of the chats
-    faults = {fault.name: fault for look in looks for fault in pictures.hypotheses(model.config, look.images)}
-    evidence = {name: weigh(seens, plain, rows_of(model, fault, looks)) for name, fault in faults.items()}
+    evidence = {name: weigh(seens, plain, rows_of(model, [some.get(name) for some in shown], looks)) for name in faults}
     name = name_of(evidence, rounding)
     found = found._replace(deviation=mean, limit=limit, evidence=evidence)
     different = [f"{count} for {n}" for count, n in zip(*counts) if count not in (None, n)]
@@ -115,15 +120,14 @@ def decide(model: Pixtral, looks: list[Look], bound: float, engine: str) -> Sigh
                           f"explains it{counted}")
 
 
-def rows_of(model: Any, fault: Fault | None, looks: list[Look]) -> list[np.ndarray]:
-    """What a server with a fault says of the tokens of each answer; a fault that an answer cannot show is none.
+def rows_of(model: Any, faults: list[Fault | None], looks: list[Look]) -> list[np.ndarray]:
+    """What a server says of the tokens of each answer, with a fault for each chat; None where it does not show.
 
     Shapes:  -> (n, V) float32 for each
     """
     found = []
-    for look in looks:
-        shown = fault is None or fault.name in {one.name for one in pictures.hypotheses(model.config, look.images)}
-        rows = pictures.logprobs(model, fault if shown else None, [*look.ids, *look.answer.ids[:-1]], look.images)
+    for look, fault in zip(looks, faults):
+        rows = pictures.logprobs(model, fault, [*look.ids, *look.answer.ids[:-1]], look.images)
         found.append(rows[len(look.ids) - 1 :])
     return found
 

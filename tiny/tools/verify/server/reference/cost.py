@@ -8,6 +8,7 @@ import numpy as np
 from tiny.config import Config
 from tiny.numerics import BFLOAT16, linear
 from tiny.tools.memory import amount, estimate
+from tiny.tools.terminal import note
 from tiny.tools.token_cost import token_cost
 from tiny.tools.verify.server.reference.passes import TOKENS
 
@@ -41,6 +42,15 @@ def cost(model: Any, lengths: list[int], passes: int, faults: int) -> Cost:
     held = 4 * config.vocab_size * (TOKENS + 4 * sum(lengths))  # logits of a pass, and log-probabilities
     return Cost(passes, faults * sum(lengths), faults * sum(operations(config, length) for length in lengths),
                 need.peak(mode) + held, need.stored)
+
+
+def announce(model: Any, lengths: list[int], passes: int, faults: int) -> None:
+    """Say what it costs, before it begins, if that is much. The arguments are those of `cost`."""
+    needed, moe = cost(model, lengths, passes, faults), model.config.moe
+    rows = max(lengths) * moe.num_experts_per_tok // moe.num_experts if moe else max(lengths)  # that one matrix gets
+    fast = speed(rows, model.config.dim)
+    if needed.operations / fast > MUCH:
+        note(f"{needed.words(fast)}; --quick asks for less")
 
 
 def operations(config: Config, length: int) -> float:
