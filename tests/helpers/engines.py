@@ -24,7 +24,7 @@ from oracles import ROOT
 import tiny
 from tiny.files.weights import pairs_to_halves
 
-PATIENCE = 600  # seconds until a server that does not answer is taken for stuck
+PATIENCE = 1800  # seconds until a server that does not answer is taken for stuck
 HERE = ROOT / "tests/verify/engines"
 TEMPLATE = """\
 {{ bos_token }}{% set ns = namespace(system='') %}{% for message in messages %}{% if message['role'] == 'system' %}\

@@ -1,7 +1,8 @@
 """The records that pages are made from: measurements as JSON in `records/`, and how a page prints them.
 
     python -m tutorial.pages.records FILE     record a run of tests/verify, which `pytest --junitxml FILE` wrote;
-                                              --clients: of tests/verify/clients; --gguf, --quantised: of
+                                              --clients: of tests/verify/clients; --served: of
+                                              tests/verify/engines; --gguf, --quantised: of
                                               tests/verify/test_gguf.py, test_quantised.py
 """
 
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--clients", action="store_const", const="clients", dest="of", help="of tests/verify/clients")
     parser.add_argument("--quantised", action="store_const", const="quantised", dest="of",
                         help="of tests/verify/test_quantised.py")
+    parser.add_argument("--served", action="store_const", const="served", dest="of", help="of tests/verify/engines")
     parser.add_argument("--gguf", action="store_const", const="gguf", dest="of", help="of tests/verify/test_gguf.py")
     args = parser.parse_args()
     path = args.file

@@ -21,7 +21,7 @@ from tiny.tools import memory
 from tiny.tools.markdown import refresh_parts, table
 from tiny.tools.releases import MIXTRAL_8X7B, PIXTRAL_12B, stand_ins
 from tiny.tools.terminal import Parser, program
-from tutorial.pages import scoring
+from tutorial.pages import scoring, served
 from tutorial.pages.measure import ROOT
 from tutorial.pages.records import provenance, record, recorded, rows_table
 from tutorial.pages.tried import __main__ as tried
@@ -280,6 +280,10 @@ PAGES = {
         "versions": recorded("versions.json", versions_block, "`make versions` runs it"),
         "fuzz": recorded("fuzz.json", fuzz_block, "`make fuzz` runs it")},
     "clients.md": {"clients": recorded("clients.json", results_block, "tests/verify/clients says how to run it")},
+    "served_models.md": {
+        "faults": served.faults_block, "templates": served.templates_block, "repairs": served.repairs_block,
+        "servers": recorded("served.json", served.servers_block, "tests/verify/engines says how to run it"),
+        "cost": recorded("served_cost.json", served.cost_block, "`python -m tutorial.pages.served_record` measures it")},
     "quantised.md": {
         "int8": int8_block,
         "cost": recorded("int8.json", quantised_block, "`python -m tutorial.pages.quantised_record` measures it"),
