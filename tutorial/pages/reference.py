@@ -283,7 +283,8 @@ PAGES = {
     "served_models.md": {
         "faults": served.faults_block, "templates": served.templates_block, "repairs": served.repairs_block,
         "servers": recorded("served.json", served.servers_block, "tests/verify/engines says how to run it"),
-        "cost": recorded("served_cost.json", served.cost_block, "`python -m tutorial.pages.served_record` measures it")},
+        "cost": recorded("served_cost.json", served.cost_block,
+                         "`python -m tutorial.pages.served_record` measures it")},
     "quantised.md": {
         "int8": int8_block,
         "cost": recorded("int8.json", quantised_block, "`python -m tutorial.pages.quantised_record` measures it"),

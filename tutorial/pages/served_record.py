@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def plan(config: Config) -> tuple[int, int]:
 
 def measured(folder: Path) -> dict:
     """Processor time of one pass over both texts, weights mapped."""
-    sizes = {name: value for name, value in SIZES.items() if not name.startswith("num_experts")}
+    sizes: dict[str, Any] = {name: value for name, value in SIZES.items() if not name.startswith("num_experts")}
     config = Config(**sizes, norm_eps=1e-5, rope_theta=1e6, max_seq_len=32768,
                     moe=MoeConfig(SIZES["num_experts"], SIZES["num_experts_per_tok"]))
     save_checkpoint(folder / "model", "mistral", config, RandomTensors(config, 0))
