@@ -95,3 +95,22 @@ def test_the_limits_are_those_that_were_given():
         assert len(Server(url).post("/x", {})["a"]) == 2000
         with pytest.raises(TinyError, match="more than 1,000 bytes"):
             Server(url, limits=Limits(5, 1000)).post("/x", {})
+
+
+def test_fields_that_a_server_refuses_by_name_are_left_out():
+    """transformers serve refuses every name that it does not know; what asks for nothing need not be sent."""
+    sent = []
+
+    class Strict(Server):
+        def call(self, method, path, body):
+            sent.append(set(body))
+            if unknown := {"top_k", "repeat_penalty", "prompt_logprobs"} & set(body):
+                raise Refused(f"Unexpected fields in the request: {unknown}", "", 422)
+            return {}
+
+    strict = Strict("http://127.0.0.1:1")
+    assert strict.post("/v1/completions", {"prompt": "a", "top_k": 0, "repeat_penalty": 1.0}) == {}
+    assert strict.post("/v1/completions", {"prompt": "a", "top_k": 0}) == {}
+    assert sent == [{"prompt", "top_k", "repeat_penalty"}, {"prompt"}, {"prompt"}]
+    with pytest.raises(Refused, match="prompt_logprobs"):
+        strict.post("/v1/completions", {"prompt": "a", "prompt_logprobs": 5})

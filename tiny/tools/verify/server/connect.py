@@ -3,6 +3,7 @@
 Whatever it sends is an answer, or an error of two lines. Read `probe.py` next.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -29,6 +30,9 @@ class Limits(NamedTuple):
 
 
 LIMITS = Limits()
+# Fields that only say that nothing is changed, by the names of some servers; others refuse names that they do not know.
+NEEDLESS = frozenset(("top_k", "min_p", "repetition_penalty", "repeat_penalty", "presence_penalty",
+                      "frequency_penalty", "seed"))
 
 
 class Refused(TinyError):
@@ -46,11 +50,12 @@ class Silent(TinyError):
 class Server:
     """A server by its address. key: what goes behind "Bearer"; it is sent, and written nowhere
 
-    requests: how many were sent
+    requests: how many were sent; unknown: fields of sampling that it refuses by name, and that it is not sent again
     """
 
     def __init__(self, url: str, key: str | None = None, limits: Limits = LIMITS):
         self.where, self.key, self.limits, self.requests = read_address(url), check_token(key), limits, 0
+        self.unknown: set[str] = set()
 
     def get(self, path: str) -> dict[str, Any]:
         """The JSON object at a path. Raises as `post`."""
@@ -62,7 +67,15 @@ class Server:
         Raises:  Refused for another status than 200, redirects too; Silent if there is no answer; TinyError for one
                  that is broken off, or no JSON object
         """
-        return self.call("POST", path, body)
+        body = {name: value for name, value in body.items() if name not in self.unknown}
+        try:
+            return self.call("POST", path, body)
+        except Refused as error:
+            named = {name for name in re.findall(r"\w+", error.cause) if name in NEEDLESS and name in body}
+            if error.status not in (400, 422) or not named:
+                raise
+        self.unknown |= named
+        return self.post(path, body)
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         """Send one request; return the JSON object of its answer. Raises as `post`."""
