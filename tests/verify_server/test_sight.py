@@ -123,11 +123,14 @@ class Swapped:
         return ids, images[::-1]
 
 
-def test_our_own_server_right_and_wrong(model, faults):
+def test_our_own_server_right_and_wrong(model, faults, monkeypatch):
     """Over HTTP, with the images that it decodes, through the seam of the command; images exchanged on their way."""
     pytest.importorskip("uvicorn", reason="The server needs the extra `serve`, which is not installed.")
     from tests.serve.served import inside
 
+    every = pictures.hypotheses
+    monkeypatch.setattr(pictures, "hypotheses", lambda *what: tuple(fault for fault in every(*what) if fault.kind in (
+        "rows_and_columns", "images_swapped", "first_image", "colours")))
     changed = with_fault(model, faults["rows_and_columns"])
     wrong = type(model)(model.config, model.weights, model.tokenizer, changed.ops)
     swapped = type(model)(model.config, model.weights, Swapped(model.tokenizer))
