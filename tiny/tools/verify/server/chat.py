@@ -152,7 +152,8 @@ def by_logprobs(model: Mixtral, chats: list[Chat], own: list[list[int]], bound: 
             evidence[template.name] = weigh([seen], [plain], [changed])
             near[template.name] = float(np.nanmean(deviation(seen, changed)))
     best = min(near, key=near.__getitem__, default=None)
-    if best is not None and near[best] <= bound and (mean > bound or not fit(counted, own)):
+    if best is not None and near[best] <= bound and (near[best] < ALIKE * mean > ALIKE * bound
+                                                     or not fit(counted, own)):
         return best, mean, False, bound  # clear without a rule for noise, on however few tokens
     # another fault, of weights or positions, may look a little like a template that has as many tokens
     clear = {name: one for name, one in evidence.items() if one.left < ALIKE or not fit(counted, own)}
