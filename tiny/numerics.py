@@ -207,16 +207,20 @@ def product(x: np.ndarray, weight: np.ndarray, precision: str, order: Literal["C
     group = math.prod(weight.shape[1:-1])  # rows of the output for each index of the first axis
     step = rows_of(MANY_BYTES // 4, group * weight.shape[-1])
     # What is float32 already goes by the same blocks, so that mapped, packed and resident weights give the same bits:
-    # in other blocks, BLAS may add up in another order.
+    # in other blocks, BLAS may add up in another order. But for one token, all cores share a resident block: there the
+    # bits are the same with one thread only. What was converted stays with its core, as the others would have to fetch
+    # it, which can take longer than the product.
     resident = matrix and weight.dtype is FLOAT32
     scratch = None if resident else SCRATCH.take((min(step, len(weight)), *weight.shape[1:]))
+    small = len(x) <= FEW and not (resident and len(x) == 1)
+    part = rows_of(FEW_WEIGHTS, weight.shape[-1]) if small else step * group
     for start in range(0, len(weight), step):
         # (1) weights become float32, a block of rows at a time
         block = weight[start : start + step] if scratch is None else scratch[: min(step, len(weight) - start)]
         if scratch is not None:
             np.copyto(block, weight[start : start + step])
         # (2) each row with each token
-        block_product(x, block.reshape(-1, x.shape[1]), out[:, start * group : (start + len(block)) * group])
+        block_product(x, block.reshape(-1, x.shape[1]), out[:, start * group : (start + len(block)) * group], part)
     # (3) round what comes out
     return round_to(out, precision)
 
@@ -246,17 +250,14 @@ def rows_of(numbers: int, width: int) -> int:
     return rows - rows % WHOLE_ROWS if rows > WHOLE_ROWS else rows
 
 
-def block_product(x: np.ndarray, block: np.ndarray, out: np.ndarray) -> None:
-    """out = x W^T for a block of W. A few tokens read each small part of it from memory once, and then from the cache.
+def block_product(x: np.ndarray, block: np.ndarray, out: np.ndarray, part: int) -> None:
+    """out = x W^T for a block of W, so many of its rows at a time. A few tokens read each from memory once, and then
+    from the cache.
 
     Shapes:  x (T, in), block (n, in), out (T, n)
     """
-    T = len(x)
-    if not 1 < T <= FEW:
-        np.matmul(x, block.T, out=out)
-        return
-    step, together = rows_of(FEW_WEIGHTS, x.shape[1]), 1 if T <= SINGLE else T
-    for start in range(0, len(block), step):
-        part, columns = block[start : start + step].T, out[:, start : start + step]
-        for t in range(0, T, together):
-            np.matmul(x[t : t + together], part, out=columns[t : t + together])
+    together = 1 if len(x) <= SINGLE else len(x)
+    for start in range(0, len(block), part):
+        rows, columns = block[start : start + part].T, out[:, start : start + part]
+        for t in range(0, len(x), together):
+            np.matmul(x[t : t + together], rows, out=columns[t : t + together])
