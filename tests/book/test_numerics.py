@@ -246,7 +246,7 @@ def test_what_is_unpacked_or_converted_gives_the_bits_of_an_array(out, inner):
         assert_close(linear(x, Rows(weight)), y, 0.0, name=f"{T} tokens, unpacked")
         if T > 1:
             assert_close(linear(x, weight), y, 0.0, name=f"{T} tokens")
-    with pytest.importorskip("threadpoolctl").threadpool_limits(1):
+    with pytest.importorskip("threadpoolctl", reason="This needs threadpoolctl (the dev extra).").threadpool_limits(1):
         x = normal(1, inner)
         assert_close(linear(x, weight), linear(x, stored), 0.0, name="one token, with one thread")
 
