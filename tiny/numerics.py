@@ -207,13 +207,14 @@ def product(x: np.ndarray, weight: np.ndarray, precision: str, order: Literal["C
     group = math.prod(weight.shape[1:-1])  # rows of the output for each index of the first axis
     step = rows_of(MANY_BYTES // 4, group * weight.shape[-1])
     # What is float32 already goes by the same blocks, so that mapped, packed and resident weights give the same bits:
-    # in other blocks, BLAS may add up in another order. But for one token, all cores share a resident block: there the
+    # in other blocks, BLAS may add up in another order. But for one token, all cores share a resident matrix: there the
     # bits are the same with one thread only. What was converted stays with its core, as the others would have to fetch
     # it, which can take longer than the product.
     resident = matrix and weight.dtype is FLOAT32
+    if resident and len(x) == 1:
+        return round_to(np.matmul(x, weight.T, out=out), precision)
     scratch = None if resident else SCRATCH.take((min(step, len(weight)), *weight.shape[1:]))
-    small = len(x) <= FEW and not (resident and len(x) == 1)
-    part = rows_of(FEW_WEIGHTS, weight.shape[-1]) if small else step * group
+    part = rows_of(FEW_WEIGHTS, weight.shape[-1]) if len(x) <= FEW else step * group
     for start in range(0, len(weight), step):
         # (1) weights become float32, a block of rows at a time
         block = weight[start : start + step] if scratch is None else scratch[: min(step, len(weight) - start)]

@@ -9,7 +9,7 @@ from oracles import ROOT
 
 from tutorial.pages import measure
 
-FILE, FUNCTION, FLAT, APPENDIX, SYSTEM_ROOM = 150, 40, 1316, 652, 764  # lines of code at most
+FILE, FUNCTION, FLAT, APPENDIX, SYSTEM_ROOM = 150, 40, 1317, 652, 764  # lines of code at most
 ROOMS = {"tiny/evals": 2146, "tiny/serve": 1026, "tiny/serve/explore": 300, "tiny/tools/explore": 560,
          "tiny/files/packed": 861, "tiny/files/streamed": 213,
          "tiny/parallel": 699}  # lines of code in all
