@@ -123,8 +123,8 @@ def test_the_names_of_the_faults_are_not_told(files):
 
 def test_nothing_is_in_it_that_is_for_teachers(files):
     for name, data in files.items():
-        assert not re.search(r"mutants/|answers\.|tricks\.toml|TEACHERS|trials|quiz_answers|runs/|__pycache__",
-                             name), name
+        assert not re.search(r"mutants/|(coursework|pack)/answers\.|tricks\.toml|TEACHERS|trials|quiz_answers|runs/"
+                             r"|__pycache__", name), name
         if name.endswith(".py"):
             ast.parse(data)
             assert b"tests.mutants" not in data, name

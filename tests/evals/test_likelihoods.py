@@ -67,21 +67,35 @@ def test_a_server_gives_the_same(model):
 
 @pytest.mark.parametrize("said", [
     {"choices": [{"logprobs": {"token_logprobs": [-0.5], "top_logprobs": [{"0": -0.5}]}}]},
-    {"choices": [{"logprobs": None}]}, {"choices": []}, {}, "NaN"],
-    ids=["no echo", "no logprobs", "no choices", "nothing", "NaN"])
+    {"choices": [{"logprobs": None}]}, {"choices": []}, {}, "null"],
+    ids=["no echo", "no logprobs", "no choices", "nothing", "null"])
 def test_a_server_without_echo_is_refused_and_is_no_chance(said):
     """Every ending would look alike, and the score would be that of guessing."""
     def script(body, number):
         if "add_special_tokens" in body:
             return {"tokens": list(range(len(body["prompt"])))}
-        count = len(body["prompt"][0]) + 1
-        return said if said != "NaN" else {"choices": [{"logprobs": {
-            "token_logprobs": [None, *[float("nan")] * (count - 1)],
-            "top_logprobs": [None, *[{"x": 0.0}] * (count - 1)]}}]}
+        return said if said != "null" else repeated(body, None)
 
     with scripted_server(script) as (address, _), pytest.raises(TinyError, match="did not repeat the") as caught:
         remote_likelihoods(Server(address), "m")(ITEM)
     assert "echo" in caught.value.remedy
+
+
+def repeated(body, logprob):
+    """The answer of a server that gives each token of a prompt one log-probability."""
+    count = len(body["prompt"][0]) + 1
+    return {"choices": [{"logprobs": {"token_logprobs": [None, *[logprob] * (count - 1)],
+                                      "top_logprobs": [None, *[{"x": 0.0}] * (count - 1)]}}]}
+
+
+def test_nan_is_no_answer():
+    """It is no JSON; what failed is asked again, and then is no score."""
+    def script(body, number):
+        tokens = {"tokens": list(range(len(body["prompt"])))}
+        return tokens if "add_special_tokens" in body else repeated(body, float("nan"))
+    with scripted_server(script) as (address, _), pytest.raises(Failed, match="did not send JSON") as caught:
+        remote_likelihoods(Server(address), "m")(ITEM)
+    assert caught.value.again
 
 
 def test_a_server_without_tokenize_is_refused():

@@ -67,7 +67,7 @@ def test_what_a_patch_reads():
     assert np.unravel_index(on[18].argmax(), (4, 4)) == (3, 0)
     assert [round(100 * float(on[patch][3, 0])) for patch in (18, 0)] == [97, 19]
     assert "97 per cent" in SAID["08"] and "corner 19" in SAID["08"]
-    mixed = held_out.right(with_switch(model_of("picture"), "pictures_mixed"), pairs=True)
+    mixed = held_out.count_right(with_switch(model_of("picture"), "pictures_mixed"), pairs=True)
     assert mixed == ("right", 10, 12) and "10 of 12" in SAID["08"]
 
 

@@ -96,20 +96,21 @@ def test_without_the_mask_a_row_of_the_prompt_sees_all_of_it():
 
 @pytest.mark.parametrize(("name", "right"), [("", 12), ("no_places", 3), ("no_positions", 1), ("no_mask", 12)])
 def test_right_answers_about_pictures(name, right):
-    assert held_out.right(with_switch(model_of("picture"), name)) == ("right", right, 12)
+    assert held_out.count_right(with_switch(model_of("picture"), name)) == ("right", right, 12)
 
 
 def test_numbers_out_of_range_are_said_as_what_they_are():
     """Without norms the encoder's numbers overflow. No weight is damaged, and no answer is right."""
     with pytest.raises(runs.OutOfRange, match="With this change the numbers grow beyond"):
         run_of("picture", switch="no_norm")
-    assert held_out.right(with_switch(model_of("picture"), "no_norm"), 4) == ("right", 0, 4)
+    assert held_out.count_right(with_switch(model_of("picture"), "no_norm"), 4) == ("right", 0, 4)
 
 
 def test_blind_answers_and_pictures_that_are_mixed():
-    assert held_out.right(model_of("picture"), blind=True).value <= 5
+    assert held_out.count_right(model_of("picture"), blind=True).value <= 5
     mixed = with_switch(model_of("picture"), "pictures_mixed")
-    assert held_out.right(mixed, pairs=True).value < held_out.right(model_of("picture"), pairs=True).value == 12
+    unmixed = held_out.count_right(model_of("picture"), pairs=True)
+    assert held_out.count_right(mixed, pairs=True).value < unmixed.value == 12
 
 
 def test_hiding_a_thing_hurts_and_hiding_others_does_not():

@@ -1,6 +1,5 @@
 """The picture of the page on served models: where along a text each fault shows."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 import tiny
@@ -14,10 +13,13 @@ TEXTS, LENGTH, WINDOW = 6, 400, 20  # texts, tokens of each, tokens over which a
 
 def draw() -> dict:
     """The pictures by name."""
+    from matplotlib.figure import Figure
+
     model = tiny.load("tiny-mixtral", weights="resident")
     texts = choose_texts(model.tokenizer, [LENGTH] * TEXTS, None)
     healthy = [logprobs(model, None, ids) for ids in texts]
-    figure, axes = plt.subplots(figsize=(9, 4.6), facecolor=PAPER, layout="constrained")
+    figure = Figure(figsize=(9, 4.6), facecolor=PAPER, layout="constrained")
+    axes = figure.subplots()
     for fault in shown(model.config):
         curves = [deviation(seen_of(ids, logprobs(model, fault, ids)), plain) for ids, plain in zip(texts, healthy)]
         rows = np.stack([np.append(curve, np.full(LENGTH - len(curve), np.nan)) for curve in curves])

@@ -21,6 +21,7 @@ ITEM = re.compile(r"^(?:[*-]|\d+\.) .*\n?(?:^ +\S.*\n?)*", re.M)
 PARAGRAPH = re.compile(r"^(?![*#|<>$ -]|\d+\.).+\n(?:^(?![*#|<>$ -]|\d+\.).+\n?)*", re.M)
 FENCE = re.compile(r"^ *```.*?^ *```$", re.M | re.S)
 COMMAND = re.compile(r"`make ([a-z-]+)")
+MODULE = re.compile(r"`python -m ((?:tiny|tutorial|kernels|notebooks|tests)[\w.]*)")
 TEST = re.compile(r"\btests/[\w/]+\.\w+")
 PLACE = re.compile(r"\b((?:tiny|kernels|tutorial)/[\w/]+\.(?:py|cuh?)):(\d+)\b")
 TEST_IT = re.compile(r"^((?:# )?)\* \*\*Test it:\*\* `(\S+ -m pytest) ([^`]*)`\.\n(?:\1  .*\n)*", re.M)
@@ -105,11 +106,17 @@ class Pages:
         return path in self.files or any(name.startswith(f"{path}/") for name in self.files)
 
     def is_dead_end(self, text: str, page: str) -> bool:
-        """Whether an item or a paragraph names a command or test that is not there, or is about a page that is not."""
+        """Whether an item or paragraph names a command, program or test that is not there, or leads to such a page."""
         first = LINK.search(text) if ITEM.match(text) else None
         return bool(first and not self.is_there(first[3], page)) or any(
             name not in self.commands for name in COMMAND.findall(text)) or any(
+            not self.is_program(name) for name in MODULE.findall(text)) or any(
             name not in self.files for name in TEST.findall(LINK.sub("", text)))
+
+    def is_program(self, module: str) -> bool:
+        """Whether the archive has a module that can be run."""
+        path = module.replace(".", "/")
+        return f"{path}.py" in self.files or f"{path}/__main__.py" in self.files
 
     def without_dead_ends(self, text: str, page: str) -> str:
         """A page without items and paragraphs that lead nowhere; code that it shows stays."""

@@ -298,6 +298,6 @@ def run_message(data: bytes, folder: Path) -> str:
     return "read"
 
 
-TARGETS = [Target("npz", make_npz, run_npz, 0.13), Target("verdict", make_verdict, run_verdict, 0.13),
+TARGETS = [Target("npz", make_npz, run_npz, 0.14), Target("verdict", make_verdict, run_verdict, 0.14),
            Target("npy", make_npy, run_npy), Target("value", make_value, run_value),
            Target("state", make_state, run_state), Target("message", make_message, run_message)]

@@ -310,5 +310,5 @@ def torch_library(path: Path) -> dict | None:
 
 TARGETS = [Target("safetensors", make_safetensors, run_safetensors),
            Target("configuration", make_configuration, run_configuration),
-           Target("index", make_index, run_index), Target("checkpoint", make_checkpoint, run_checkpoint, 0.13),
+           Target("index", make_index, run_index), Target("checkpoint", make_checkpoint, run_checkpoint, 0.14),
            Target("torch", make_torch, run_torch)]

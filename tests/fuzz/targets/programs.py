@@ -122,4 +122,4 @@ def run_command(data: bytes, folder: Path) -> str:
     return "refused" if status == 2 else "ran"
 
 
-TARGETS = [Target("source", make_source, run_source, 0.3), Target("command", make_command, run_command, 0.13)]
+TARGETS = [Target("source", make_source, run_source, 0.3), Target("command", make_command, run_command, 0.14)]

@@ -58,7 +58,7 @@ class Explored:
                 changed = with_switch(model, *case[:3])  # type: ignore[arg-type]
                 self.numbers[name, kind, *case] = (
                     held_out.loss(changed, 4 if few else 20, check) if kind == "loss" else
-                    held_out.right(changed, 4 if few else 12, case[3:] == ("blind",), kind == "pairs", check))
+                    held_out.count_right(changed, 4 if few else 12, case[3:] == ("blind",), kind == "pairs", check))
             return self.numbers[name, kind, *case]
 
         if kind == "hiding":

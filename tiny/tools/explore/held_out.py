@@ -47,7 +47,7 @@ def loss(model: Mixtral, count: int = 20, check: Callable[[], None] = lambda: No
     return Measured("loss", float(total / tokens), tokens)
 
 
-def right(model: Mixtral, count: int = 12, blind: bool = False, pairs: bool = False,
+def count_right(model: Mixtral, count: int = 12, blind: bool = False, pairs: bool = False,
           check: Callable[[], None] = lambda: None) -> Measured:
     """How many questions about new scenes are answered in the words that are right; blind, about plain pictures."""
     size, skills = patch_size(model), PAIRS if pairs else SKILLS

@@ -88,8 +88,8 @@ MAKERS: dict[str, Callable[[Any], Fault]] = {
     "penalty": lambda x: Fault("penalty", x, after=changes.penalty(x)),
     "nucleus": lambda x: Fault("nucleus", x, after=changes.nucleus(x))}
 NO_BOS = Fault("no_bos", ids=lambda ids: (ids[1:], np.arange(-1, len(ids) - 1)))
-ROTATIONS = (Fault("halves", ops=changes.reordered(changes.halves_paired)),
-             Fault("hf_rows", ops=changes.reordered(changes.evens_first)),
+ROTATIONS = (Fault("halves", ops=changes.in_order(changes.halves_paired)),
+             Fault("hf_rows", ops=changes.in_order(changes.evens_first)),
              Fault("not_rotated", ops=changes.angles(scale=np.inf)))
 ROUTERS = (Fault("not_renormalised", ops=changes.routes(changes.not_renormalised)),
            Fault("uniform", ops=changes.routes(changes.uniform)),

@@ -51,7 +51,7 @@ def angles(theta: Callable[[float], float] = lambda theta: theta, scale: float =
     return ops
 
 
-def reordered(order: Callable[[int], np.ndarray]) -> Ops:
+def in_order(order: Callable[[int], np.ndarray]) -> Ops:
     """Queries and keys in another order when they are turned. Scores do not mind that they stay so."""
     def ops(base: ModuleType, config: Config) -> dict[str, Callable]:
         def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, precision: str = "float32") -> np.ndarray:
