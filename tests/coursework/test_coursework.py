@@ -257,13 +257,12 @@ def batches(answers):
 def each(answers):
     """A test for each answer; those of a batch one after the other in one process, so that it is judged once.
 
-    Those beyond the first of an idea, and right ones beyond the first of an exercise, are left to .ci/run.
+    Those beyond the first right and the first wrong one of an exercise are left to .ci/run.
     """
     kind, known, more = "right" if answers[0].is_right else "wrong", set(), []
     for answer in answers:
-        key = answer.exercise, answer.idea
-        more += [answer] * (key in known)
-        known.add(key)
+        more += [answer] * (answer.exercise in known)
+        known.add(answer.exercise)
     groups = [*batches([answer for answer in answers if answer not in more]), *batches(more)]
     return pytest.mark.parametrize("answer", [
         pytest.param(answer, id=f"{answer.exercise}-{answer.name}", marks=[

@@ -206,6 +206,7 @@ def labelled(panel):
     return bool(panel.get_xlabel()) and bool(panel.get_ylabel() or words or shared or panel.get_title())
 
 
+@pytest.mark.thorough  # `make notebooks` runs them too
 @each
 def test_it_runs_and_labels_its_figures(script, monkeypatch, capsys):
     figures = []

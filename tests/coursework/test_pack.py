@@ -322,13 +322,13 @@ def test_right_answers_get_all_points_in_it(unpacked, tmp_path):
     assert {e.id: verdicts[e.id]["points"] for e in chosen} == {e.id: e.points for e in chosen}, done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_its_own_tests_pass_in_it(unpacked):
     done = run(unpacked, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert done.returncode == 0 and "[100%]" in done.stdout, done.stdout[-2000:]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", ["10", "11", "12"])
 def test_notebooks_run_in_it(unpacked, number):
     """Those of part C, which draw from records; each as a plain script."""

@@ -19,7 +19,9 @@ KINDS = tuple(faults.KINDS)
 # In every kind and way; of the others `python -m tests.fuzz.faults` does that.
 THOROUGH = ("state", "pages", "cubin", "evals run")
 STEPS = 4  # of the shortest command, at least
-LONG = ("cases", "grader", "records")  # commands of many steps, each of which takes long
+# Commands of many steps, or whose steps take long.
+LONG = ("cases", "grader", "records", "verify server", "card of tiny-pixtral", "convert a GGUF file", "convert to hf",
+        "quantize", "streams")
 HELPERS = ("write_whole", "whole_folder", "write_figure")
 
 
@@ -35,7 +37,8 @@ def test_each_step_of_a_writing_command_may_fail(name):
     assert faults.inject(name, KINDS, old=True, named=False, every=10 if name in LONG else 3) >= STEPS
 
 
-@pytest.mark.parametrize("old, named", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("old, named", [(False, False), pytest.param(True, False, marks=pytest.mark.thorough),
+                                        pytest.param(False, True, marks=pytest.mark.thorough), (True, True)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", THOROUGH)
 def test_in_every_kind_and_way(name, kind, old, named):
