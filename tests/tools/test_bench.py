@@ -57,9 +57,10 @@ def test_limits_count_what_is_read_and_multiplied(small, monkeypatch):
     monkeypatch.setattr(limits, "POOL", 4)
     found = limits.measure_limits(small, 20, 1)
     D, F, n = CONFIG.dim, CONFIG.hidden_dim, CONFIG.n_layers  # 160 rows of wq, wk, wv and wo
+    scores = 2 * CONFIG.n_heads * CONFIG.head_dim * 20  # and values, of a token against all 20
     counted = {"decode 1": n * (160 * D + 2 * 3 * D * F) + 40 * D,
                "decode 8": (n * (160 * D + 4 * (1 - 0.5**8) * 3 * D * F) + 40 * D) / 8,
-               **dict.fromkeys(("prefill", "alike"), n * (160 * D + 2 * 3 * D * F) + 40 * D / 20)}
+               **dict.fromkeys(("prefill", "alike"), n * (160 * D + 2 * 3 * D * F + scores) + 40 * D / 20)}
     for name, products in counted.items():
         assert_close(1e9 / found[name], products, 0.0, 1e-12, name)
     assert_close(1e9 * found["short"], n * (160 * D + 4 * (1 - 0.5**16) * 3 * D * F) + 40 * D, 0.0, 1e-12)
@@ -70,6 +71,13 @@ def test_limits_count_what_is_read_and_multiplied(small, monkeypatch):
     ids = [trace[f"experts{layer:02}"] for layer in range(n)]
     assert as_routed == sorted((layer == e).sum() for layer in ids for e in range(4) if (layer == e).any())
     assert alike == [10] * 4 * n != as_routed
+
+
+def test_products_of_attention_are_those_of_its_blocks():
+    """Of 100 tokens: 64 queries of two heads against 64 keys, 36 against all; then the values. For each KV head."""
+    config = sizes(n_heads=4, n_kv_heads=2, head_dim=8)
+    expected = [((64, 8), 128), ((8, 64), 128), ((100, 8), 72), ((8, 100), 72)] * 2
+    assert limits.attention_products(100, config) == expected
 
 
 def test_a_dense_model_has_one_expert(tmp_path):

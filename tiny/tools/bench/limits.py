@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tiny.attention import block_size
 from tiny.experts import FILL
 
 SHORT, TOGETHER = 16, (1, 2, 8)  # tokens of a short prompt; sequences that decode together
@@ -22,7 +23,7 @@ POOL = 64 << 20  # numbers that a limit reads: 256 MB, more than the caches of m
 # The order of x and of the answer, and the number to whose multiples their rows are filled up.
 WAYS: tuple[tuple[Any, int], ...] = (("C", 1), ("F", 1), ("F", FILL))
 
-Product = tuple[tuple[int, int], int]  # of W (out, in) with x of so many rows
+Product = tuple[tuple[int, int], int]  # of W (out, in), weights or keys or values, with x of so many rows
 
 
 def clock() -> float:
@@ -83,13 +84,22 @@ def routed(model: Any, ids: np.ndarray) -> list[list[int]]:
     return [np.bincount(layer.ravel()).tolist() for layer in trace.layers]
 
 
+def attention_products(T: int, config: Any) -> list[Product]:
+    """Scores, and the weighted average of values, of a prompt of T tokens in one layer, in the model's own blocks."""
+    R, d = config.n_heads // config.n_kv_heads, config.head_dim
+    step = min(T, block_size(R, T, causal=True))
+    seen = [min(first + step, T) for first in range(0, T, step)]  # keys that a block of queries sees
+    blocks = [(min(step, T - first) * R, keys) for first, keys in zip(range(0, T, step), seen)]
+    return [(shape, rows) for rows, keys in blocks for shape in ((keys, d), (d, keys))] * config.n_kv_heads
+
+
 def measure_limits(folder: str, prefill: int, repeats: int) -> dict[str, float]:
     """What the products alone would allow: GFLOP/s, GB/s, and the figures of `measure_text`.
 
-    Of a prompt they are all products with weights, where each expert has the tokens that the router sends it; "alike"
-    is the same if every expert had as many. Of sequences that go on, the limit is to read each weight once that a step
-    needs, at the rate of products of one row; of n tokens, E (1 - (1 - K / E)^n) experts of a layer are needed if each
-    is chosen as often as any other.
+    Of a prompt they are all products, with weights and of attention; each expert has the tokens that the router sends
+    it, and "alike" is the same if every expert had as many. Of sequences that go on, the limit is to read each weight
+    once that a step needs, at the rate of products of one row; of n tokens, E (1 - (1 - K / E)^n) experts of a layer
+    are needed if each is chosen as often as any other.
     """
     import tiny
 
@@ -104,6 +114,7 @@ def measure_limits(folder: str, prefill: int, repeats: int) -> dict[str, float]:
 
     def prompt(layers: list[list[int]]) -> float:
         products = [(head, 1)] + [(shape, prefill) for shape in attention] * c.n_layers
+        products += attention_products(prefill, c) * c.n_layers
         products += [(shape, count) for layer in layers for count in layer if count for shape in expert]
         return alone(products, repeats, pool)
 

@@ -103,7 +103,7 @@ def table_rows(result: dict[str, dict], prefill: int) -> list[dict]:
              ("limit: products", limit["square"], "GFLOP/s", "NumPy's BLAS, 2048 x 2048 x 2048"),
              ("limit: products of an expert", limit["expert"], "GFLOP/s", "its tokens of the prompt, the faster order"),
              ("limit: products of one row", limit["row"], "GB/s", "float32 weights of an expert, read from memory"),
-             ("limit: prefill", limit["prefill"], "tokens/s", "all its products with weights alone"),
+             ("limit: prefill", limit["prefill"], "tokens/s", "all its products alone"),
              ("limit: prefill, experts used alike", limit["alike"], "tokens/s", "the same, each with as many tokens"),
              *((f"limit: decode, {count} together", limit[f"decode {count}"], "tokens/s",
                 "each needed float32 weight read once") for count in TOGETHER)]
