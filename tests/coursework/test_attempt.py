@@ -57,7 +57,9 @@ def test_a_run_of_the_book_is_what_it_is_compared_with(id, warm_emulator_too):
     assert not own_run.differ(table.values, table.values).any()
 
 
-@each
+@pytest.mark.parametrize("id", [
+    pytest.param(id, marks=[needs_compiler, pytest.mark.thorough]) if EXERCISES[id].is_kernel else id
+    for id in own_run.RUNS])  # A compiler takes its time.
 def test_a_picture_shows_mistakes(id, tmp_path, warm_emulator_too):
     """At least half of the wrong answers look wrong (a dtype cannot be seen); every right answer looks right."""
     right, seen = right_run(id), []

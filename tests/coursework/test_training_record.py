@@ -8,7 +8,7 @@ from tutorial.drawings.chapter_10 import recorded
 from tutorial.pages.training_record import EVERY, RECIPES, run, streams
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_first_steps_are_those_of_the_record():
     texts = streams()
     for name, recipe in RECIPES.items():

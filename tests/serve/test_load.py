@@ -266,7 +266,7 @@ def test_a_refused_body_is_read_while_it_comes(monkeypatch):
         assert wire.recv(12) == b"HTTP/1.1 413"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_memory_stays_flat(pixtral):
     """Requests of every kind in a row; what the process holds after a tenth of them is what it holds at the end."""
     url = data_url(Image.new("RGB", (48, 48), "red"))
